@@ -1,0 +1,111 @@
+"""The client SDK of Outrider: sessions, turns and streams of tokens over gRPC.
+
+    import outrider
+
+    with outrider.Client("127.0.0.1:7700") as client:
+        session = client.create_session()
+        for event in session.generate("def fib(n):", max_new_tokens=64, seed=7):
+            print(event.text, end="")
+
+`AsyncClient` has the same shape. Imports neither the services nor a model library.
+"""
+
+from outrider.aio import AsyncClient, AsyncReply, AsyncSession
+from outrider.errors import (
+    AccessError,
+    AlreadyExistsError,
+    CallCancelledError,
+    CallerError,
+    ClosedError,
+    DeadlineError,
+    ExhaustedError,
+    FencingError,
+    InternalError,
+    InvalidRequestError,
+    ModelMismatchError,
+    NonFiniteLogitsError,
+    NotFoundError,
+    NotImplementedYetError,
+    OutriderError,
+    PositionMismatchError,
+    ProtocolViolationError,
+    ServiceError,
+    StaleEpochError,
+    StoppedError,
+    StreamBrokenError,
+    TryLaterError,
+    TurnRunningError,
+    UnavailableError,
+    UnfinishedError,
+    UsageError,
+    VocabularyMismatchError,
+)
+from outrider.sync import Client, Reply, Session
+from outrider.types import (
+    AuditedShape,
+    ChatMessage,
+    Description,
+    DraftMode,
+    Event,
+    FinishReason,
+    Input,
+    Logprob,
+    LoopMode,
+    ModelDescription,
+    SessionInfo,
+    ShapeAudit,
+    Started,
+    Summary,
+    TokenSource,
+)
+
+__all__ = [
+    "AccessError",
+    "AlreadyExistsError",
+    "AsyncClient",
+    "AsyncReply",
+    "AsyncSession",
+    "AuditedShape",
+    "CallCancelledError",
+    "CallerError",
+    "ChatMessage",
+    "Client",
+    "ClosedError",
+    "DeadlineError",
+    "Description",
+    "DraftMode",
+    "Event",
+    "ExhaustedError",
+    "FencingError",
+    "FinishReason",
+    "Input",
+    "InternalError",
+    "InvalidRequestError",
+    "Logprob",
+    "LoopMode",
+    "ModelDescription",
+    "ModelMismatchError",
+    "NonFiniteLogitsError",
+    "NotFoundError",
+    "NotImplementedYetError",
+    "OutriderError",
+    "PositionMismatchError",
+    "ProtocolViolationError",
+    "Reply",
+    "ServiceError",
+    "Session",
+    "SessionInfo",
+    "ShapeAudit",
+    "StaleEpochError",
+    "Started",
+    "StoppedError",
+    "StreamBrokenError",
+    "Summary",
+    "TokenSource",
+    "TryLaterError",
+    "TurnRunningError",
+    "UnavailableError",
+    "UnfinishedError",
+    "UsageError",
+    "VocabularyMismatchError",
+]

@@ -1,0 +1,197 @@
+"""What async and sync sessions and replies share: the arguments of a turn, and what it brought.
+
+`aio.py` and `sync.py` add how to wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Generic, TypeVar
+
+from outrider import _request
+from outrider._calls import Calls
+from outrider._channel import Metadata
+from outrider._stream import TurnStream
+from outrider._wire import TurnMessage
+from outrider.errors import ClosedError, UnfinishedError
+from outrider.types import (
+    DraftMode,
+    Event,
+    Input,
+    LoopMode,
+    SessionInfo,
+    Started,
+    Summary,
+)
+
+ReplyT = TypeVar("ReplyT")
+
+
+class SessionHandle(Generic[ReplyT]):
+    """A session on the service, seen from here."""
+
+    def __init__(self, calls: Calls, info: SessionInfo) -> None:
+        self._calls = calls
+        self._id = info.id
+        self._position = info.position
+        self._closed = False
+
+    @property
+    def id(self) -> str:
+        """The id, made by the service."""
+        return self._id
+
+    @property
+    def position(self) -> int:
+        """Number of committed tokens, as far as this handle has seen."""
+        return self._position
+
+    def close(self) -> None:
+        """Ends the use of this handle. The session stays on the service; `delete` removes it."""
+        self._closed = True
+
+    def generate(
+        self,
+        input: Input,
+        *,
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        frequency_penalty: float | None = None,
+        presence_penalty: float | None = None,
+        logit_bias: Mapping[int, float] | None = None,
+        seed: int | None = None,
+        stop: str | Iterable[str] = (),
+        draft: DraftMode = "auto",
+        max_window: int | None = None,
+        logprobs: int | None = None,
+        request_id: str | None = None,
+        loop: LoopMode | None = None,
+        timeout_ms: int | None = None,
+        metadata: Metadata | None = None,
+    ) -> ReplyT:
+        """Prepares one turn and gives its reply; the call starts when the reply is first read.
+
+        What is None is left to the service, whose defaults stand in brackets.
+
+        Args:
+            input: Text, token ids, or chat messages (`ChatMessage` or {"role", "content"}).
+            max_new_tokens: The most tokens to generate, at least 1 [256].
+            temperature: Divides the logits, 0 to 100; 0 decides greedily [1.0].
+            top_k: Keep so many most probable tokens; 0 keeps all [0].
+            top_p: Keep the most probable tokens up to this mass, above 0 to 1 [1.0].
+            min_p: Keep tokens at least so many times as probable as the best, 0 to 1 [0].
+            repetition_penalty: Weakens tokens that the session holds, above 0 to 100 [1.0].
+            frequency_penalty: Taken off a logit for each use in this turn, -100 to 100 [0].
+            presence_penalty: Taken off a logit once used in this turn, -100 to 100 [0].
+            logit_bias: Added to the logits of token ids; at most 1024 entries.
+            seed: Keys the randomness, 0 to 2**64 - 1 [chosen; the summary names it].
+            stop: Texts that end the turn, at most 16 of 1 to 256 characters.
+            draft: Who may propose: "auto" (model and n-gram), "model", "ngram" or "off".
+            max_window: The most tokens to propose in a round, 0 to the target's width - 1.
+            logprobs: None for none; 0 for the chosen token's; 1 to 20 for so many of the most
+                probable tokens beside it.
+            request_id: Names the turn, unique within the session, at most 128 characters.
+            loop: How to pace draft and target, for measuring: "run_ahead" or "synchronous".
+            timeout_ms: Deadline of the whole reply, in milliseconds, at least 1; None for none.
+            metadata: Headers of this call, for example {"traceparent": "00-..."}.
+
+        Raises:
+            InvalidRequestError: A value that cannot be sent; `field` names it. Nothing was sent.
+            ClosedError: The session was closed.
+
+        Reading the reply raises what the service answers: InvalidRequestError, NotFoundError,
+        TurnRunningError, ModelMismatchError, AlreadyExistsError (the request id was used),
+        ExhaustedError, UnavailableError, DeadlineError, StreamBrokenError, InternalError.
+        """
+        self._check_open()
+        sampling = _request.sampling_params(
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            frequency_penalty=frequency_penalty,
+            presence_penalty=presence_penalty,
+            logit_bias=logit_bias,
+        )
+        request = _request.generate_request(
+            self._id,
+            input,
+            sampling,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            stop=stop,
+            draft=draft,
+            max_window=max_window,
+            logprobs=logprobs,
+            request_id=request_id,
+            loop=loop,
+        )
+        return self._reply(self._calls.turn(request, timeout_ms, metadata))
+
+    def _reply(self, stream: TurnStream) -> ReplyT:
+        """The reply over a stream that has not begun."""
+        raise NotImplementedError
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError(f"session {self._id} was closed here; open it again to use it")
+
+    def _moved_to(self, position: int) -> None:
+        self._position = position
+
+
+class ReplyState:
+    """What a reply has brought so far."""
+
+    def __init__(self, session: SessionHandle[ReplyT]) -> None:
+        self._moved_to = session._moved_to
+        self._started: Started | None = None
+        self._events: list[Event] = []
+        self._summary: Summary | None = None
+
+    @property
+    def started(self) -> Started | None:
+        """Request id, seed and prompt tokens, once the service has accepted the turn; else None."""
+        return self._started
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """The events so far."""
+        return tuple(self._events)
+
+    @property
+    def tokens(self) -> list[int]:
+        """The token ids so far."""
+        return [event.token for event in self._events]
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return "".join(event.text for event in self._events)
+
+    @property
+    def summary(self) -> Summary:
+        """What the turn came to. Raises `UnfinishedError` before the end of the reply."""
+        if self._summary is None:
+            raise UnfinishedError("the reply has no summary yet: read it to its end first")
+        return self._summary
+
+    def _accept(self, message: TurnMessage) -> Event | None:
+        """Takes a message in; gives it back if it is an event."""
+        if isinstance(message, Started):
+            self._started = message
+            self._moved_to(message.start_position)
+        elif isinstance(message, Summary):
+            self._summary = message
+            self._moved_to(message.position)
+        else:
+            self._events.append(message)
+            if self._started is not None:
+                self._moved_to(self._started.start_position + message.index + 1)
+            return message
+        return None

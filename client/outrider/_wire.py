@@ -1,0 +1,160 @@
+"""Answers of the service to the values that users hold.
+
+The only place, beside `_request.py` for the other direction, that knows the fields of messages.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC
+
+from outrider.types import (
+    AuditedShape,
+    Description,
+    Event,
+    FinishReason,
+    Logprob,
+    ModelDescription,
+    SessionInfo,
+    ShapeAudit,
+    Started,
+    Summary,
+    TokenSource,
+)
+from outrider.v1 import session_pb2, types_pb2
+
+TurnMessage = Started | Event | Summary
+
+_FINISH_REASONS = {
+    session_pb2.FINISH_REASON_END_TOKEN: FinishReason.END_TOKEN,
+    session_pb2.FINISH_REASON_STOP_STRING: FinishReason.STOP_STRING,
+    session_pb2.FINISH_REASON_LENGTH: FinishReason.LENGTH,
+    session_pb2.FINISH_REASON_CANCELLED: FinishReason.CANCELLED,
+    session_pb2.FINISH_REASON_FAILED: FinishReason.FAILED,
+}
+
+_SOURCES = {
+    session_pb2.TOKEN_SOURCE_DRAFT: TokenSource.DRAFT,
+    session_pb2.TOKEN_SOURCE_NGRAM: TokenSource.NGRAM,
+    session_pb2.TOKEN_SOURCE_TARGET: TokenSource.TARGET,
+}
+
+
+def turn_message(message: session_pb2.GenerateEvent) -> TurnMessage | None:
+    """One message of a turn's stream; None for a kind that is newer than this SDK."""
+    kind = message.WhichOneof("event")
+    if kind == "token":
+        return _event(message.token)
+    if kind == "started":
+        return _started(message.started)
+    if kind == "summary":
+        return _summary(message.summary)
+    return None
+
+
+def _started(started: session_pb2.TurnStarted) -> Started:
+    return Started(
+        request_id=started.request_id,
+        prompt_tokens=started.prompt_tokens,
+        start_position=started.start_position,
+        seed=started.seed,
+    )
+
+
+def _event(token: session_pb2.TokenEvent) -> Event:
+    asked = token.HasField("logprobs")
+    return Event(
+        index=token.index,
+        token=token.token,
+        text=token.text,
+        source=_SOURCES.get(token.source, TokenSource.UNKNOWN),
+        logprob=token.logprobs.logprob if asked else None,
+        top_logprobs=tuple(Logprob(top.token, top.logprob) for top in token.logprobs.top)
+        if asked
+        else (),
+    )
+
+
+def _summary(summary: session_pb2.TurnSummary) -> Summary:
+    return Summary(
+        finish_reason=_FINISH_REASONS.get(summary.finish_reason, FinishReason.UNKNOWN),
+        seed=summary.seed,
+        rounds=summary.rounds,
+        proposed=summary.proposed,
+        accepted=summary.accepted,
+        tokens=summary.tokens,
+        prompt_tokens=summary.prompt_tokens,
+        prefilled_tokens=summary.prefilled_tokens,
+        ttft_ms=summary.ttft_ms,
+        duration_ms=summary.duration_ms,
+        degraded=summary.degraded,
+        degraded_reason=summary.degraded_reason,
+        position=summary.position,
+    )
+
+
+def session_info(
+    session: session_pb2.Session,
+    tokens: tuple[int, ...] | None = None,
+    text: str | None = None,
+) -> SessionInfo:
+    """A session, with its tokens and text where the caller asked for them."""
+    return SessionInfo(
+        id=session.session_id,
+        position=session.position,
+        turn_count=session.turn_count,
+        turn_running=session.turn_running,
+        model_fingerprint=session.model_fingerprint,
+        create_time=session.create_time.ToDatetime(UTC),
+        update_time=session.update_time.ToDatetime(UTC),
+        tokens=tokens,
+        text=text,
+    )
+
+
+def description(answer: session_pb2.DescribeResponse) -> Description:
+    """What the service consists of."""
+    return Description(
+        target=_model(answer.target),
+        draft=_model(answer.draft) if answer.HasField("draft") else None,
+        draft_note=answer.draft_note,
+        max_window=answer.max_window,
+        version=answer.version,
+    )
+
+
+def _model(model: types_pb2.ModelDescription) -> ModelDescription:
+    return ModelDescription(
+        name=model.name,
+        architecture=model.architecture,
+        model_fingerprint=model.model_fingerprint,
+        vocabulary_fingerprint=model.vocabulary_fingerprint,
+        vocabulary_size=model.vocabulary_size,
+        end_token_ids=tuple(model.end_token_ids),
+        max_context_tokens=model.max_context_tokens,
+        width=model.width,
+        slots=model.slots,
+        parameter_count=model.parameter_count,
+        dtype=model.dtype,
+        device=model.device,
+        compiled=model.compiled,
+        compile_note=model.compile_note,
+        shape_audit=_audit(model.shape_audit),
+    )
+
+
+def _audit(audit: types_pb2.ShapeAudit) -> ShapeAudit:
+    return ShapeAudit(
+        all_interchangeable=audit.all_interchangeable,
+        reproducible=audit.reproducible,
+        shapes=tuple(
+            AuditedShape(
+                rows=shape.rows,
+                width=shape.width,
+                variation=shape.variation,
+                identical=shape.identical,
+                max_difference=shape.max_difference,
+                in_use=shape.in_use,
+            )
+            for shape in audit.shapes
+        ),
+    )

@@ -1,0 +1,191 @@
+"""The async face of the SDK: `AsyncClient`, `AsyncSession`, `AsyncReply`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Generator
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+from outrider._calls import Calls
+from outrider._channel import Channel, ChannelOptions, MetadataSource
+from outrider._handle import ReplyState, SessionHandle
+from outrider._stream import TurnStream
+from outrider.types import Description, Event, SessionInfo
+
+
+class AsyncClient:
+    """A connection to a session service, opened by the first call.
+
+    Every call may raise `UnavailableError`, `DeadlineError`, `InternalError`, and `ClosedError`
+    once the client is closed.
+
+    Args:
+        target: "HOST:PORT", or "unix:/path" for a Unix socket.
+        timeout_ms: Deadline of each call but `generate`, in milliseconds; None for none.
+        channel_options: gRPC channel options, which override the SDK's own.
+        credentials: For TLS; None connects without.
+        metadata: Headers of every call, or a function that makes them for each, so that a trace
+            context or a token can follow the caller.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        timeout_ms: int | None = 30_000,
+        channel_options: ChannelOptions = (),
+        credentials: grpc.ChannelCredentials | None = None,
+        metadata: MetadataSource | None = None,
+    ) -> None:
+        self._channel = Channel(
+            target,
+            timeout_ms=timeout_ms,
+            options=channel_options,
+            credentials=credentials,
+            metadata=metadata,
+        )
+        self._calls = Calls(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Cancels what runs and closes the connection. Sessions stay on the service."""
+        await self._channel.close()
+
+    async def create_session(self) -> AsyncSession:
+        """Creates an empty session. Raises `ExhaustedError` where the service takes no more."""
+        return AsyncSession(self._calls, await self._calls.create())
+
+    async def open_session(self, session_id: str) -> AsyncSession:
+        """A session that exists. Raises `NotFoundError`."""
+        return AsyncSession(self._calls, await self._calls.get(session_id, with_tokens=False))
+
+    async def get_session(self, session_id: str, *, with_tokens: bool = False) -> SessionInfo:
+        """Describes a session, with its tokens and text if asked. Raises `NotFoundError`."""
+        return await self._calls.get(session_id, with_tokens)
+
+    async def delete_session(self, session_id: str) -> None:
+        """Deletes a session. Raises `NotFoundError`, and `TurnRunningError` while a turn runs."""
+        await self._calls.delete(session_id)
+
+    async def sessions(self, *, page_size: int = 100) -> AsyncIterator[SessionInfo]:
+        """Every session, newest first, fetched by pages of 1 to 1000."""
+        page_token = ""
+        while True:
+            page, page_token = await self._calls.page(page_size, page_token)
+            for info in page:
+                yield info
+            if not page_token:
+                return
+
+    async def describe(self) -> Description:
+        """Describes the target, the draft and how the service uses them."""
+        return await self._calls.describe()
+
+
+class AsyncSession(SessionHandle["AsyncReply"]):
+    """A conversation, made by an `AsyncClient`; it runs one turn at a time."""
+
+    async def info(self, *, with_tokens: bool = False) -> SessionInfo:
+        """Asks the service, and brings `position` up to date. Raises `NotFoundError`."""
+        self._check_open()
+        info = await self._calls.get(self._id, with_tokens)
+        self._moved_to(info.position)
+        return info
+
+    async def rewind(self, position: int) -> None:
+        """Keeps the first `position` tokens and drops the rest.
+
+        Raises `InvalidRequestError` beyond the end, `TurnRunningError` while a turn runs,
+        `NotImplementedYetError` from a service without it.
+        """
+        self._check_open()
+        info = await self._calls.rewind(self._id, position)
+        self._moved_to(info.position)
+
+    async def fork(self, position: int | None = None) -> AsyncSession:
+        """A new session with the first `position` tokens of this one; None copies all.
+
+        Raises as `rewind` does.
+        """
+        self._check_open()
+        return AsyncSession(self._calls, await self._calls.fork(self._id, position))
+
+    async def delete(self) -> None:
+        """Deletes the session on the service and closes this handle.
+
+        Raises `NotFoundError`, and `TurnRunningError` while a turn runs.
+        """
+        self._check_open()
+        await self._calls.delete(self._id)
+        self.close()
+
+    def _reply(self, stream: TurnStream) -> AsyncReply:
+        return AsyncReply(self, stream)
+
+
+class AsyncReply(ReplyState):
+    """The reply of one turn: an async iterator of events, whose text and tokens grow as it is read.
+
+    Leaving `async with` early, `cancel`, and dropping the reply unread end the turn on the service
+    within one round; what was committed stays in the session.
+    """
+
+    def __init__(self, session: AsyncSession, stream: TurnStream) -> None:
+        super().__init__(session)
+        self._stream = stream
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        async for message in self._stream:
+            event = self._accept(message)
+            if event is not None:
+                return event
+        raise StopAsyncIteration
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.cancel()
+
+    def __del__(self) -> None:
+        # What is left of the call refers to itself and would wait for the collector of cycles.
+        with suppress(RuntimeError):  # the event loop is closed, and the call with it
+            self.cancel()
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        return self.read().__await__()
+
+    async def read(self) -> Self:
+        """Reads the reply to its end and gives it back."""
+        async for _ in self:
+            pass
+        return self
+
+    def cancel(self) -> None:
+        """Ends the turn; reading on raises `CallCancelledError`. Harmless after the end."""
+        self._stream.cancel()
+
+    async def aclose(self) -> None:
+        """The same as `cancel`, for `contextlib.aclosing`."""
+        self.cancel()

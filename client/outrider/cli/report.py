@@ -1,0 +1,91 @@
+"""What commands print beside tokens: values as JSON, sessions and models as lines for people."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import datetime
+
+from outrider.types import Description, Event, ModelDescription, SessionInfo, Started, Summary
+
+
+def json_line(value: Event | SessionInfo | Description, **extra: object) -> str:
+    """A value as one line of JSON; `extra` comes first."""
+    return _dump({**extra, **asdict(value)})
+
+
+def started_json(started: Started, session_id: str) -> str:
+    """The first line of a turn."""
+    return _dump({"type": "started", "session_id": session_id, **asdict(started)})
+
+
+def summary_json(summary: Summary) -> str:
+    """The last line of a turn, the derived figures included."""
+    derived = {"tokens_per_round": summary.tokens_per_round, "agreement": summary.agreement}
+    return _dump({"type": "summary", **asdict(summary), **derived})
+
+
+def session_row(info: SessionInfo) -> str:
+    """A session in one line of a list."""
+    state = "running" if info.turn_running else "idle"
+    return (
+        f"{info.id}  {info.position:>8} tokens  {info.turn_count:>5} turns  {state:<7}  "
+        f"{_time(info.update_time)}"
+    )
+
+
+def session_lines(info: SessionInfo) -> list[str]:
+    """A session in full."""
+    return [
+        f"id        {info.id}",
+        f"position  {info.position}",
+        f"turns     {info.turn_count}{' (one running)' if info.turn_running else ''}",
+        f"model     {info.model_fingerprint}",
+        f"created   {_time(info.create_time)}",
+        f"updated   {_time(info.update_time)}",
+        f"text      {(info.text or '')!r}",
+    ]
+
+
+def description_lines(description: Description) -> list[str]:
+    """What a service consists of."""
+    lines = [
+        f"version  {description.version}",
+        f"window   {description.max_window}",
+        *_model_lines("target", description.target),
+    ]
+    if description.draft is not None:
+        lines += _model_lines("draft", description.draft)
+    if description.draft is None or description.draft_note:
+        lines.append(f"draft    not used: {description.draft_note or 'there is none'}")
+    return lines
+
+
+def _model_lines(role: str, model: ModelDescription) -> list[str]:
+    audit = model.shape_audit
+    agreed = sum(shape.identical for shape in audit.shapes)
+    verdict = "interchangeable" if audit.all_interchangeable else "not all interchangeable"
+    compiled = "compiled" if model.compiled else f"eager ({model.compile_note})"
+    return [
+        f"{role:<8} {model.name} ({model.architecture}, {model.parameter_count:,} parameters)",
+        f"         {model.dtype} on {model.device}, {compiled}",
+        f"         width {model.width}, {model.slots} slots of {model.max_context_tokens} tokens, "
+        f"{model.vocabulary_size:,} token ids",
+        f"         shapes: {agreed} of {len(audit.shapes)} identical, {verdict}"
+        f"{', pinned to one' if audit.reproducible else ''}",
+        f"         model {model.model_fingerprint}, vocabulary {model.vocabulary_fingerprint}",
+    ]
+
+
+def _dump(fields: dict[str, object]) -> str:
+    return json.dumps(fields, ensure_ascii=False, default=_plain)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"{value!r} has no JSON form")
+
+
+def _time(moment: datetime) -> str:
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,244 @@
+"""The sync face of the SDK: `Client`, `Session`, `Reply`, the same shape as the async one.
+
+Every client has an event loop in a thread of its own, so it works in any thread, and in programs
+that have a running loop already. A reply's messages cross threads through one queue: what has
+arrived is taken without waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+
+import grpc
+
+from outrider._calls import Calls
+from outrider._channel import Channel, ChannelOptions, MetadataSource
+from outrider._handle import ReplyState, SessionHandle
+from outrider._loop import LoopThread
+from outrider._stream import TurnStream
+from outrider._wire import TurnMessage
+from outrider.errors import CallCancelledError
+from outrider.types import Description, Event, SessionInfo
+
+
+class Client:
+    """A connection to a session service, opened by the first call. May be shared by threads.
+
+    Every call may raise `UnavailableError`, `DeadlineError`, `InternalError`, and `ClosedError`
+    once the client is closed.
+
+    Args:
+        target: "HOST:PORT", or "unix:/path" for a Unix socket.
+        timeout_ms: Deadline of each call but `generate`, in milliseconds; None for none.
+        channel_options: gRPC channel options, which override the SDK's own.
+        credentials: For TLS; None connects without.
+        metadata: Headers of every call, or a function that makes them for each, so that a trace
+            context or a token can follow the caller; the function runs in the client's own thread,
+            with the caller's context variables.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        timeout_ms: int | None = 30_000,
+        channel_options: ChannelOptions = (),
+        credentials: grpc.ChannelCredentials | None = None,
+        metadata: MetadataSource | None = None,
+    ) -> None:
+        self._channel = Channel(
+            target,
+            timeout_ms=timeout_ms,
+            options=channel_options,
+            credentials=credentials,
+            metadata=metadata,
+        )
+        self._calls = Calls(self._channel)
+        self._loop = LoopThread()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Cancels what runs and closes the connection. Sessions stay on the service."""
+        self._loop.close(self._channel.close())
+
+    def create_session(self) -> Session:
+        """Creates an empty session. Raises `ExhaustedError` where the service takes no more."""
+        return Session(self._calls, self._loop.run(self._calls.create()), self._loop)
+
+    def open_session(self, session_id: str) -> Session:
+        """A session that exists. Raises `NotFoundError`."""
+        info = self._loop.run(self._calls.get(session_id, with_tokens=False))
+        return Session(self._calls, info, self._loop)
+
+    def get_session(self, session_id: str, *, with_tokens: bool = False) -> SessionInfo:
+        """Describes a session, with its tokens and text if asked. Raises `NotFoundError`."""
+        return self._loop.run(self._calls.get(session_id, with_tokens))
+
+    def delete_session(self, session_id: str) -> None:
+        """Deletes a session. Raises `NotFoundError`, and `TurnRunningError` while a turn runs."""
+        self._loop.run(self._calls.delete(session_id))
+
+    def sessions(self, *, page_size: int = 100) -> Iterator[SessionInfo]:
+        """Every session, newest first, fetched by pages of 1 to 1000."""
+        page_token = ""
+        while True:
+            page, page_token = self._loop.run(self._calls.page(page_size, page_token))
+            yield from page
+            if not page_token:
+                return
+
+    def describe(self) -> Description:
+        """Describes the target, the draft and how the service uses them."""
+        return self._loop.run(self._calls.describe())
+
+
+class Session(SessionHandle["Reply"]):
+    """A conversation, made by a `Client`; it runs one turn at a time."""
+
+    def __init__(self, calls: Calls, info: SessionInfo, loop: LoopThread) -> None:
+        super().__init__(calls, info)
+        self._loop = loop
+
+    def info(self, *, with_tokens: bool = False) -> SessionInfo:
+        """Asks the service, and brings `position` up to date. Raises `NotFoundError`."""
+        self._check_open()
+        info = self._loop.run(self._calls.get(self._id, with_tokens))
+        self._moved_to(info.position)
+        return info
+
+    def rewind(self, position: int) -> None:
+        """Keeps the first `position` tokens and drops the rest.
+
+        Raises `InvalidRequestError` beyond the end, `TurnRunningError` while a turn runs,
+        `NotImplementedYetError` from a service without it.
+        """
+        self._check_open()
+        info = self._loop.run(self._calls.rewind(self._id, position))
+        self._moved_to(info.position)
+
+    def fork(self, position: int | None = None) -> Session:
+        """A new session with the first `position` tokens of this one; None copies all.
+
+        Raises as `rewind` does.
+        """
+        self._check_open()
+        info = self._loop.run(self._calls.fork(self._id, position))
+        return Session(self._calls, info, self._loop)
+
+    def delete(self) -> None:
+        """Deletes the session on the service and closes this handle.
+
+        Raises `NotFoundError`, and `TurnRunningError` while a turn runs.
+        """
+        self._check_open()
+        self._loop.run(self._calls.delete(self._id))
+        self.close()
+
+    def _reply(self, stream: TurnStream) -> Reply:
+        return Reply(self, stream, self._loop)
+
+
+class Reply(ReplyState):
+    """The reply of one turn: an iterator of events, whose text and tokens grow as it is read.
+
+    Leaving `with` early, `cancel`, an interrupt while waiting, and dropping the reply unread end
+    the turn on the service within one round; what was committed stays in the session.
+    """
+
+    def __init__(self, session: Session, stream: TurnStream, loop: LoopThread) -> None:
+        super().__init__(session)
+        self._stream = stream
+        self._loop = loop
+        self._arrived: queue.SimpleQueue[TurnMessage | Exception | None] | None = None
+        self._failure: Exception | None = None
+        self._ended = False
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Event:
+        while not self._ended:
+            if self._failure is not None:
+                raise self._failure
+            arrived = self._wait()
+            if isinstance(arrived, Exception):
+                self._failure = arrived
+            elif arrived is None:
+                self._ended = True
+            else:
+                event = self._accept(arrived)
+                if event is not None:
+                    return event
+        raise StopIteration
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.cancel()
+
+    def __del__(self) -> None:
+        # The coroutine that reads the stream knows the queue alone, so a reply can be dropped.
+        self.cancel()
+
+    def read(self) -> Self:
+        """Reads the reply to its end and gives it back."""
+        for _ in self:
+            pass
+        return self
+
+    def cancel(self) -> None:
+        """Ends the turn; reading on raises `CallCancelledError`. Harmless after the end."""
+        if not self._ended and self._failure is None:
+            self._failure = CallCancelledError("the reply was cancelled")
+            self._loop.call_soon(self._stream.cancel)
+
+    def close(self) -> None:
+        """The same as `cancel`, for `contextlib.closing`."""
+        self.cancel()
+
+    def _wait(self) -> TurnMessage | Exception | None:
+        """The next thing that has arrived; starts the call where that has not happened."""
+        if self._arrived is None:
+            self._arrived = queue.SimpleQueue()
+            self._loop.submit(_forward(self._stream, self._arrived))
+        try:
+            return self._arrived.get()
+        except BaseException:
+            self.cancel()
+            raise
+
+
+async def _forward(
+    stream: TurnStream, arrived: queue.SimpleQueue[TurnMessage | Exception | None]
+) -> None:
+    """Puts a stream's messages into the queue, then its failure, or None at its end."""
+    try:
+        async for message in stream:
+            arrived.put(message)
+    except Exception as failure:  # whoever reads must not wait for ever, whatever went wrong
+        arrived.put(failure)
+    except asyncio.CancelledError:
+        arrived.put(CallCancelledError("the client was closed"))
+        raise
+    else:
+        arrived.put(None)

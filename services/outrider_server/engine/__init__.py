@@ -1,0 +1,1 @@
+"""Everything that touches torch: loading, the slot cache, the fixed-shape step, noise, sampling."""

@@ -1,0 +1,69 @@
+"""The slot cache: the keys and values of many sessions, allocated once.
+
+Owns the tensors and nothing else. A session's KV is a slot and a length; rolling back is a smaller length,
+kept by the caller, because stale entries are overwritten before anything can attend to them.
+"""
+
+from __future__ import annotations
+
+import torch
+from transformers import PreTrainedConfig
+from transformers.cache_utils import Cache, StaticLayer
+
+
+class SlotLayer(StaticLayer):
+    """One layer's keys and values, [S, K, L, D], written row by row at the step's places."""
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        super().__init__(max_cache_len=keys.shape[2])
+        self.keys = keys
+        self.values = values
+        self.places: torch.Tensor | None = None
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: object, **__: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Writes [R, K, W, D] at the places of the step; returns the whole layer, uncopied."""
+        assert self.places is not None, "place() comes before the forward pass"
+        slots, positions = self.places[:, 0, :, 0], self.places[:, 0, :, 1]
+        self.keys[slots, :, positions] = key_states.transpose(1, 2)
+        self.values[slots, :, positions] = value_states.transpose(1, 2)
+        return self.keys, self.values
+
+
+class SlotCache(Cache):
+    """The slot cache of a model: `slots` sessions of `length` positions each.
+
+    The library's own static cache has one length for the whole batch; here every row of a step has its
+    own places.
+    """
+
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        slots: int,
+        length: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        head_dim = getattr(config, "head_dim", None)
+        head_dim = head_dim or config.hidden_size // config.num_attention_heads
+
+        def allocate() -> torch.Tensor:
+            return torch.zeros((slots, heads, length, head_dim), dtype=dtype, device=device)
+
+        super().__init__(
+            layers=[SlotLayer(allocate(), allocate()) for _ in range(config.num_hidden_layers)]
+        )
+
+    def place(self, places: torch.Tensor) -> None:
+        """Says where the tokens of the next forward pass live: [R, 1, W, 2] (slot, position)."""
+        for layer in self.layers:
+            layer.places = places
+
+    @property
+    def byte_count(self) -> int:
+        """Size of all keys and values in bytes."""
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers)

@@ -1,0 +1,108 @@
+"""The draft's job: run ahead of what is committed, one guess a step, and roll back when contradicted.
+
+Owned by the device thread; commits reach it through the thread's inbox. How branches are counted is told
+in `speculation/guesses.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ..speculation.errors import NonFiniteLogits, OutriderError, PositionMismatch, StaleEpoch
+from ..speculation.types import Proposal
+from .engine import Engine
+from .slots import Slot
+from .step import NOT_FINITE, RowResult
+from .worker import Work
+
+Emit = Callable[[int, Proposal], None]
+"""Takes (branch, proposal), on the device thread."""
+
+
+class DraftJob:
+    """Drafts for one turn until it is closed or fails.
+
+    `committed_length` is what the session's ledger holds; guessing starts when commits have brought all of
+    it. `on_error` takes the error that ended the job, on the device thread.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        slot: Slot,
+        epoch: int,
+        committed_length: int,
+        lead: int,
+        emit: Emit,
+        on_error: Callable[[OutriderError], None],
+    ) -> None:
+        self.slot = slot
+        self.done = False
+        self._engine = engine
+        self._epoch = epoch
+        self._wanted_length = committed_length
+        self._lead = lead
+        self._emit = emit
+        self._on_error = on_error
+        self._tokens = list(slot.tokens)
+        self._committed = len(self._tokens)
+        self._branch = 0
+
+    def commit(self, start_position: int, tokens: Sequence[int]) -> None:
+        """Takes decided tokens; rolls back to the first guess that they contradict."""
+        try:
+            self._check(start_position, tokens)
+        except OutriderError as error:
+            self.fail(error)
+            return
+        for offset, token in enumerate(tokens):
+            position = start_position + offset
+            if position < len(self._tokens) and self._tokens[position] != token:
+                if position >= self._committed:
+                    self._branch += 1
+                del self._tokens[position:]
+                del self.slot.tokens[position:]
+            if position == len(self._tokens):
+                self._tokens.append(token)
+        self._committed = start_position + len(tokens)
+
+    def work(self) -> Work | None:
+        """A prefill chunk or the next guess; None at the lead's end or before the context is complete."""
+        if self.slot.epoch != self._epoch:
+            raise StaleEpoch("the session was taken over by a newer owner", self.slot.epoch)
+        length = len(self._tokens)
+        room = min(self._committed + self._lead, self._engine.limits.max_context_tokens) - length
+        if self._committed < max(self._wanted_length, 1) or room <= 0:
+            return None
+        start = min(len(self.slot.tokens), length - 1)
+        unread = length - start
+        if unread > self._engine.limits.width:
+            chunk = min(unread - 1, self._engine.limits.prefill_width)
+            return Work(start, tuple(self._tokens[start : start + chunk]), prefill=True)
+        return Work(start, tuple(self._tokens[start:]), prefill=False)
+
+    def take(self, work: Work, result: RowResult | None, batch_rows: int, seconds: float) -> None:
+        """Notes the guess that a step brought."""
+        if result is None:
+            return
+        guess = result.tokens[-1]
+        if guess == NOT_FINITE:
+            self.fail(NonFiniteLogits("the draft gave logits that are no numbers"))
+            return
+        position = len(self._tokens)
+        self._tokens.append(guess)
+        self._emit(self._branch, Proposal(position, (guess,)))
+
+    def fail(self, error: OutriderError) -> None:
+        """Ends the job and tells why."""
+        self.done = True
+        self._on_error(error)
+
+    def _check(self, start_position: int, tokens: Sequence[int]) -> None:
+        if not 0 <= start_position <= self._committed:
+            raise PositionMismatch(
+                f"the commit starts at position {start_position}; "
+                f"the draft knows {self._committed} committed tokens",
+                self._committed,
+            )
+        self._engine.check_tokens(start_position, tokens)

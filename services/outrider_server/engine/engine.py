@@ -1,0 +1,145 @@
+"""The engine of one model: slots, draws and steps behind one object that one thread owns.
+
+Opens sessions, checks what is asked of them before anything is computed, and runs batches of rows. Target
+and draft service are both built on it; it knows of neither.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ..speculation.description import ModelDescription, ShapeAudit
+from ..speculation.errors import InvalidRequest
+from ..speculation.types import Draw, tokens_digest
+from .audit import audit_shapes
+from .loading import LoadedModel
+from .slots import Slot, SlotTable
+from .step import Row, RowResult, StepLimits, StepRunner
+
+
+@dataclass(slots=True)
+class EngineCounters:
+    """What an engine has done since its start."""
+
+    verify_steps: int = 0
+    verify_rows: int = 0
+    prefill_steps: int = 0
+    prefilled_tokens: int = 0
+    device_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedSlot:
+    """A slot opened for a turn, and what its KV holds of the session's committed tokens."""
+
+    slot: Slot
+    length: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """The rows' results and the time that their step took."""
+
+    rows: list[RowResult]
+    seconds: float
+
+
+@dataclass(slots=True)
+class Engine:
+    """A loaded model over its slot cache. Not thread-safe: one thread owns it."""
+
+    loaded: LoadedModel
+    limits: StepLimits
+    compile_mode: str = "auto"
+    reproducible: bool = False
+    counters: EngineCounters = field(default_factory=EngineCounters)
+    runner: StepRunner = field(init=False)
+    table: SlotTable = field(init=False)
+    audit: ShapeAudit = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.runner = StepRunner(self.loaded, self.limits, self.compile_mode)
+        self.table = SlotTable(self.limits.slots)
+        self.audit = audit_shapes(self.runner, self.reproducible)
+
+    def open(self, session_id: str, epoch: int, committed_length: int, draw: Draw) -> OpenedSlot:
+        """Opens a session for one turn. KV beyond `committed_length` is dropped.
+
+        Raises InvalidRequest, or what `SlotTable.open` raises.
+        """
+        if not 1 <= len(session_id) <= 64:
+            raise InvalidRequest("session_id", "session_id must have 1 to 64 characters")
+        if epoch < 1:
+            raise InvalidRequest("epoch", "epoch must be at least 1")
+        if not 0 <= committed_length <= self.limits.max_context_tokens:
+            raise InvalidRequest(
+                "committed_length",
+                f"committed_length must be 0 to {self.limits.max_context_tokens}",
+            )
+        draw.sampling.check_vocabulary(self.loaded.vocabulary_size)
+        slot = self.table.open(session_id, epoch)
+        del slot.tokens[committed_length:]
+        self.runner.draws.write(slot.index, draw)
+        return OpenedSlot(slot, len(slot.tokens), tokens_digest(slot.tokens))
+
+    def describe(self) -> ModelDescription:
+        """The model as this engine holds it."""
+        loaded, runner = self.loaded, self.runner
+        return ModelDescription(
+            name=loaded.name,
+            architecture=loaded.architecture,
+            model_fingerprint=loaded.model_fingerprint,
+            vocabulary_fingerprint=loaded.vocabulary_fingerprint,
+            vocabulary_size=loaded.vocabulary_size,
+            end_token_ids=loaded.end_token_ids,
+            max_context_tokens=self.limits.max_context_tokens,
+            width=self.limits.width,
+            slots=self.limits.slots,
+            parameter_count=loaded.model.num_parameters(),
+            dtype=str(loaded.model.dtype).removeprefix("torch."),
+            device=runner.device.type,
+            compiled=runner.compiled,
+            compile_note=runner.compile_note,
+            shape_audit=self.audit,
+        )
+
+    def check_tokens(self, start_position: int, tokens: Sequence[int]) -> None:
+        """Raises InvalidRequest unless the tokens fit the context and the vocabulary."""
+        end, limit = start_position + len(tokens), self.limits.max_context_tokens
+        if end > limit:
+            raise InvalidRequest(
+                "start_position", f"the tokens end at position {end}; the context holds {limit}"
+            )
+        size = self.loaded.vocabulary_size
+        for token in tokens:
+            if not 0 <= token < size:
+                raise InvalidRequest(
+                    "tokens", f"token id {token} is outside the vocabulary of 0 to {size - 1}"
+                )
+
+    def prefill(self, slot: Slot, start_position: int, tokens: tuple[int, ...]) -> None:
+        """Reads at most `prefill_width` tokens into a slot."""
+        started = time.perf_counter()
+        self.runner.prefill(Row(slot.index, start_position, tokens))
+        slot.write(start_position, tokens)
+        self.counters.prefill_steps += 1
+        self.counters.prefilled_tokens += len(tokens)
+        self.counters.device_seconds += time.perf_counter() - started
+
+    def decide(self, rows: Sequence[tuple[Slot, int, tuple[int, ...]]]) -> BatchResult:
+        """One step over (slot, start position, tokens) rows, at most `width` tokens each."""
+        started = time.perf_counter()
+        bucket = next(size for size in self.audit.row_buckets if size >= len(rows))
+        results = self.runner.decide(
+            [Row(slot.index, start, tokens) for slot, start, tokens in rows], bucket
+        )
+        for slot, start, tokens in rows:
+            slot.write(start, tokens)
+        seconds = time.perf_counter() - started
+        self.counters.verify_steps += 1
+        self.counters.verify_rows += len(rows)
+        self.counters.device_seconds += seconds
+        return BatchResult(results, seconds)

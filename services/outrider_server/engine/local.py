@@ -1,0 +1,134 @@
+"""Local ports: the decode loop over models in this process, without any wire.
+
+The co-located system: what the services do, minus gRPC. Tests and the baseline benchmark use it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from ..speculation.errors import OutriderError
+from ..speculation.guesses import Guesses
+from ..speculation.types import Draw, Proposal, Step, Verdict, tokens_digest
+from .drafting import DraftJob
+from .engine import Engine, OpenedSlot
+from .verifying import VerifyJob
+from .worker import DeviceThread
+
+
+def usable_length(length: int, digest: bytes, tokens: Sequence[int]) -> int:
+    """How many of the session's tokens a slot holds, given what it says of itself."""
+    return length if tokens_digest(tokens[:length]) == digest else 0
+
+
+class LocalVerifier:
+    """Verifier over an engine in this process. Open one for each turn with `open`."""
+
+    def __init__(self, device: DeviceThread, opened: OpenedSlot, known_length: int) -> None:
+        self._device = device
+        self._opened = opened
+        self.known_length = known_length
+
+    @classmethod
+    async def open(
+        cls, device: DeviceThread, session_id: str, epoch: int, tokens: Sequence[int], draw: Draw
+    ) -> LocalVerifier:
+        """Opens the session's slot. Raises what `Engine.open` raises."""
+        opened = await device.call(
+            lambda engine: engine.open(session_id, epoch, len(tokens), draw)
+        )
+        return cls(device, opened, usable_length(opened.length, opened.digest, tokens))
+
+    async def verify(self, step: Step) -> Verdict:
+        """Runs one step on the device thread."""
+        slot = self._opened.slot
+        epoch = slot.epoch
+        job = await self._device.call(lambda engine: VerifyJob(engine, slot, epoch, step))
+        self._device.submit(job)
+        return (await asyncio.wrap_future(job.outcome)).verdict
+
+    async def close(self) -> None:
+        """Ends the turn; the KV stays."""
+        slot = self._opened.slot
+        await self._device.call(lambda engine: engine.table.close(slot, slot.epoch))
+
+
+class LocalDrafter:
+    """Drafter over an engine in this process. Open one for each turn with `open`."""
+
+    def __init__(self, device: DeviceThread, opened: OpenedSlot, tokens: Sequence[int]) -> None:
+        self._device = device
+        self._opened = opened
+        self._guesses = Guesses(tokens)
+        self._arrived = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._job: DraftJob | None = None
+        self._failed = False
+
+    @classmethod
+    async def open(
+        cls,
+        device: DeviceThread,
+        session_id: str,
+        epoch: int,
+        tokens: Sequence[int],
+        draw: Draw,
+        lead: int,
+    ) -> LocalDrafter:
+        """Opens the session's slot and starts to draft. Raises what `Engine.open` raises."""
+        opened = await device.call(
+            lambda engine: engine.open(session_id, epoch, len(tokens), draw)
+        )
+        drafter = cls(device, opened, tokens)
+        known = usable_length(opened.length, opened.digest, tokens)
+
+        def start(engine: Engine) -> DraftJob:
+            job = DraftJob(
+                engine, opened.slot, epoch, len(tokens), lead, drafter._emit, drafter._fail
+            )
+            job.commit(known, tokens[known:])
+            return job
+
+        drafter._job = await device.call(start)
+        device.submit(drafter._job)
+        return drafter
+
+    async def take(self, position: int, minimum: int, maximum: int) -> Proposal:
+        """Waits for `minimum` guesses unless the draft has failed."""
+        while len(self._guesses) < minimum and not self._failed:
+            self._arrived.clear()
+            await self._arrived.wait()
+        return Proposal(position, self._guesses.peek(maximum))
+
+    def commit(self, start_position: int, tokens: Sequence[int]) -> None:
+        """Notes decided tokens here and on the device thread."""
+        self._guesses.commit(start_position, tokens)
+        job = self._job
+        if job is not None:
+            self._device.wake(lambda: job.commit(start_position, tokens))
+
+    async def close(self) -> None:
+        """Ends drafting; the KV stays."""
+        job, slot = self._job, self._opened.slot
+
+        def end(engine: Engine) -> None:
+            if job is not None:
+                job.done = True
+            engine.table.close(slot, slot.epoch)
+
+        await self._device.call(end)
+
+    def _emit(self, branch: int, proposal: Proposal) -> None:
+        self._loop.call_soon_threadsafe(self._receive, branch, proposal)
+
+    def _receive(self, branch: int, proposal: Proposal) -> None:
+        self._guesses.receive(branch, proposal.start_position, proposal.tokens)
+        self._arrived.set()
+
+    def _fail(self, _: OutriderError) -> None:
+        def note() -> None:
+            self._failed = True
+            self._arrived.set()
+
+        self._loop.call_soon_threadsafe(note)

@@ -1,0 +1,102 @@
+"""Which session lives in which slot, and which tokens the slot holds.
+
+Pure bookkeeping, owned by the device thread. The tokens are kept here beside the KV so that two services
+can compare digests instead of trusting lengths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ..speculation.errors import Exhausted, PositionMismatch, StaleEpoch, TurnRunning
+
+
+@dataclass(slots=True)
+class Slot:
+    """One session's row in the cache. `tokens` are those whose KV is valid."""
+
+    index: int
+    session_id: str
+    epoch: int
+    tokens: list[int] = field(default_factory=list)
+    open: bool = False
+
+    def write(self, start_position: int, tokens: Sequence[int]) -> None:
+        """Notes tokens written at `start_position`; what stood there and after is gone."""
+        del self.tokens[start_position:]
+        self.tokens.extend(tokens)
+
+    def check_position(self, start_position: int) -> None:
+        """Raises PositionMismatch unless tokens may be written at `start_position`."""
+        if not 0 <= start_position <= len(self.tokens):
+            raise PositionMismatch(
+                f"the step starts at position {start_position}; "
+                f"the slot holds {len(self.tokens)} tokens",
+                len(self.tokens),
+            )
+
+
+class SlotTable:
+    """Sessions by id, least recently opened first."""
+
+    def __init__(self, slots: int) -> None:
+        self._free = list(range(slots - 1, -1, -1))
+        self._sessions: dict[str, Slot] = {}
+
+    def open(self, session_id: str, epoch: int) -> Slot:
+        """Gives the session a slot for one turn, its own if it has one.
+
+        A free slot first, else that of the session which has been idle longest, whose KV is dropped. Raises
+        StaleEpoch for an old epoch, TurnRunning when the same owner has the session open already, Exhausted
+        when every slot is open. A newer epoch takes an open session over.
+        """
+        slot = self._sessions.get(session_id)
+        if slot is not None:
+            _check_epoch(slot, epoch)
+            if slot.open and epoch == slot.epoch:
+                raise TurnRunning("the session is open in another stream; end that one first")
+            self._sessions[session_id] = self._sessions.pop(session_id)
+        else:
+            slot = Slot(self._claim(), session_id, epoch)
+            self._sessions[session_id] = slot
+        slot.epoch = epoch
+        slot.open = True
+        return slot
+
+    def close(self, slot: Slot, epoch: int) -> None:
+        """Ends a turn; the KV stays. A turn that was taken over closes nothing."""
+        if slot.epoch == epoch:
+            slot.open = False
+
+    def release(self, session_id: str, epoch: int) -> None:
+        """Forgets a session. Raises StaleEpoch, or TurnRunning while the session is open."""
+        slot = self._sessions.get(session_id)
+        if slot is None:
+            return
+        _check_epoch(slot, epoch)
+        if slot.open:
+            raise TurnRunning("the session is open in a stream; end that one first")
+        del self._sessions[session_id]
+        self._free.append(slot.index)
+
+    @property
+    def session_count(self) -> int:
+        """Sessions that hold a slot."""
+        return len(self._sessions)
+
+    def _claim(self) -> int:
+        if self._free:
+            return self._free.pop()
+        for session_id, slot in self._sessions.items():
+            if not slot.open:
+                del self._sessions[session_id]
+                return slot.index
+        raise Exhausted("every slot runs a turn; try again when one has ended")
+
+
+def _check_epoch(slot: Slot, epoch: int) -> None:
+    if epoch < slot.epoch:
+        raise StaleEpoch(
+            f"epoch {epoch} is out of date; the session is owned by epoch {slot.epoch}", slot.epoch
+        )

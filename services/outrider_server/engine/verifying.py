@@ -1,0 +1,95 @@
+"""The target's job: read what the slot lacks, then verify a proposal in one step."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from ..speculation.errors import InvalidRequest, NonFiniteLogits, OutriderError, StaleEpoch
+from ..speculation.types import Step, Verdict, decide
+from .engine import Engine
+from .slots import Slot
+from .step import NOT_FINITE, RowResult
+from .worker import Work
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A verdict and what it cost."""
+
+    verdict: Verdict
+    batch_rows: int
+    seconds: float
+
+
+class VerifyJob:
+    """Verifies one step. `outcome` resolves with a `Verified`, or with an OutriderError.
+
+    All context but its last token is read by prefill whatever is proposed, so that the shapes which a
+    token passes through do not depend on the proposal.
+    """
+
+    def __init__(self, engine: Engine, slot: Slot, epoch: int, step: Step) -> None:
+        self.slot = slot
+        self.outcome: Future[Verified] = Future()
+        self._engine = engine
+        self._epoch = epoch
+        self._step = step
+        self._read = 0
+        self._checked = False
+
+    @property
+    def done(self) -> bool:
+        """True when the outcome is there or nobody waits for it any more."""
+        return self.outcome.done()
+
+    def work(self) -> Work:
+        """The next prefill chunk, or the verify row. Raises OutriderError for a step that cannot run."""
+        if self.slot.epoch != self._epoch:
+            raise StaleEpoch("the session was taken over by a newer owner", self.slot.epoch)
+        if not self._checked:
+            self._check()
+        context = self._step.context_tokens
+        start = self._step.start_position + self._read
+        unread = len(context) - 1 - self._read
+        if unread:
+            chunk = min(unread, self._engine.limits.prefill_width)
+            return Work(start, context[self._read : self._read + chunk], prefill=True)
+        return Work(start, context[-1:] + self._step.proposed_tokens, prefill=False)
+
+    def take(self, work: Work, result: RowResult | None, batch_rows: int, seconds: float) -> None:
+        """Notes a chunk that was read, or resolves the outcome."""
+        if result is None:
+            self._read += len(work.tokens)
+            return
+        step = self._step
+        agreed = decide(step.proposed_tokens, result.tokens)
+        tokens = result.tokens[: agreed + 1]
+        if NOT_FINITE in tokens:
+            del self.slot.tokens[step.start_position :]
+            self.fail(
+                NonFiniteLogits("the target gave logits that are no numbers; nothing was decided")
+            )
+            return
+        del self.slot.tokens[step.decided_position + agreed :]
+        logprobs = result.logprobs[: agreed + 1]
+        verdict = Verdict(step.decided_position, agreed, tokens, logprobs)
+        if self.outcome.set_running_or_notify_cancel():
+            self.outcome.set_result(Verified(verdict, batch_rows, seconds))
+
+    def fail(self, error: OutriderError) -> None:
+        """Resolves the outcome with an error."""
+        if self.outcome.set_running_or_notify_cancel():
+            self.outcome.set_exception(error)
+
+    def _check(self) -> None:
+        step, width = self._step, self._engine.limits.width
+        if not step.context_tokens:
+            raise InvalidRequest("context_tokens", "a step needs at least one context token")
+        if len(step.proposed_tokens) >= width:
+            raise InvalidRequest(
+                "proposed_tokens", f"a step takes at most {width - 1} proposed tokens"
+            )
+        self.slot.check_position(step.start_position)
+        self._engine.check_tokens(step.start_position, step.context_tokens + step.proposed_tokens)
+        self._checked = True

@@ -1,0 +1,180 @@
+"""The device thread: the only thread that touches the engine.
+
+Everything that changes slots or runs steps comes through its inbox. Between steps it batches whatever rows
+are waiting; there are no timers, the time of a step is the batching window. Verify rows go first, and at
+most one prefill chunk runs between two verify steps, so a long prompt delays the others by one chunk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from ..speculation.errors import InternalError, OutriderError
+from .engine import Engine
+from .slots import Slot
+from .step import RowResult
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a job wants next: tokens read at a position, with or without decisions."""
+
+    start_position: int
+    tokens: tuple[int, ...]
+    prefill: bool
+
+
+class Job(Protocol):
+    """Something that wants rows. All methods run on the device thread."""
+
+    slot: Slot
+
+    @property
+    def done(self) -> bool:
+        """True when the job wants nothing any more."""
+        ...
+
+    def work(self) -> Work | None:
+        """What to run next; None while there is nothing to do. Raises OutriderError."""
+        ...
+
+    def take(self, work: Work, result: RowResult | None, batch_rows: int, seconds: float) -> None:
+        """The work was run; `result` is None for prefill."""
+        ...
+
+    def fail(self, error: OutriderError) -> None:
+        """The work cannot be run; the job is done."""
+        ...
+
+
+Ready = tuple[Job, Work]
+
+
+def choose(ready: Sequence[Ready], max_rows: int, prefilled_last: bool) -> list[Ready]:
+    """Decides the next step: a batch of verify rows, or one prefill chunk. Pure.
+
+    Prefill runs when no verify row waits, and alternates with verify steps when both wait.
+    """
+    verify = [entry for entry in ready if not entry[1].prefill]
+    prefill = [entry for entry in ready if entry[1].prefill]
+    if prefill and (not verify or not prefilled_last):
+        return prefill[:1]
+    return verify[:max_rows]
+
+
+class DeviceThread:
+    """Runs an engine in a thread of its own. Start it with `start`, end it with `stop`."""
+
+    def __init__(self, build: Callable[[], Engine]) -> None:
+        self._build = build
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._jobs: list[Job] = []
+        self._prefilled_last = False
+        self._stopping = False
+        self._engine: Engine | None = None
+        self._started: Future[Engine] = Future()
+        self._thread = threading.Thread(target=self._run, name="outrider-device", daemon=True)
+
+    async def start(self) -> Engine:
+        """Builds the engine in the thread: loading, compiling, audit. Raises what building raises."""
+        self._thread.start()
+        return await asyncio.wrap_future(self._started)
+
+    async def stop(self) -> None:
+        """Ends the thread after the step that runs. Jobs that are left fail."""
+        self._inbox.put(self._request_stop)
+        await asyncio.to_thread(self._thread.join)
+
+    async def call(self, function: Callable[[Engine], T]) -> T:
+        """Runs a function on the device thread between two steps."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                assert self._engine is not None
+                future.set_result(function(self._engine))
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._inbox.put(run)
+        return await asyncio.wrap_future(future)
+
+    def submit(self, job: Job) -> None:
+        """Adds a job; from any thread."""
+        self._inbox.put(lambda: self._jobs.append(job))
+
+    def wake(self, change: Callable[[], None]) -> None:
+        """Runs a small change of a job's state on the device thread; from any thread."""
+        self._inbox.put(change)
+
+    def _request_stop(self) -> None:
+        self._stopping = True
+
+    def _run(self) -> None:
+        try:
+            self._engine = self._build()
+        except BaseException as error:
+            self._started.set_exception(error)
+            return
+        self._started.set_result(self._engine)
+        ready: list[Ready] = []
+        while not self._stopping:
+            self._drain_inbox(wait=not ready)
+            ready = self._ready()
+            if ready:
+                self._step(self._engine, ready)
+        for job in self._jobs:
+            job.fail(InternalError("the service is stopping; try again elsewhere"))
+
+    def _drain_inbox(self, wait: bool) -> None:
+        if wait:
+            self._inbox.get()()
+        while not self._inbox.empty():
+            self._inbox.get()()
+
+    def _ready(self) -> list[Ready]:
+        ready: list[Ready] = []
+        for job in self._jobs:
+            try:
+                work = None if job.done else job.work()
+            except OutriderError as error:
+                job.fail(error)
+                continue
+            if work is not None:
+                ready.append((job, work))
+        self._jobs = [job for job in self._jobs if not job.done]
+        return ready
+
+    def _step(self, engine: Engine, ready: list[Ready]) -> None:
+        batch = choose(ready, engine.audit.row_buckets[-1], self._prefilled_last)
+        self._prefilled_last = batch[0][1].prefill
+        try:
+            self._run_batch(engine, batch)
+        except Exception as error:
+            for job, _ in batch:
+                job.fail(InternalError(f"the step failed with {type(error).__name__}"))
+        # Those that were not chosen go first next time.
+        served = {id(job) for job, _ in batch}
+        self._jobs.sort(key=lambda job: id(job) in served)
+
+    def _run_batch(self, engine: Engine, batch: list[Ready]) -> None:
+        if self._prefilled_last:
+            ((job, work),) = batch
+            engine.prefill(job.slot, work.start_position, work.tokens)
+            job.take(work, None, 1, 0.0)
+            return
+        result = engine.decide(
+            [(job.slot, work.start_position, work.tokens) for job, work in batch]
+        )
+        for (job, work), row in zip(batch, result.rows, strict=True):
+            job.take(work, row, len(batch), result.seconds)

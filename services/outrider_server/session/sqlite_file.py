@@ -1,0 +1,118 @@
+"""One SQLite file and the one thread that touches it, so that no disk wait reaches the event loop.
+
+Owns opening, versions, transactions and what the errors of the store mean. Must not know what the
+tables hold. Write-ahead log with `synchronous=FULL`: a write returns when its commit is on the
+disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from outrider_server.speculation.errors import InternalError, Unavailable
+
+Result = TypeVar("Result")
+
+
+class SqliteFile:
+    """Runs transactions one after the other. Raises Unavailable, with nothing changed, when the
+    file is locked for longer than the timeout, or the disk is full or fails."""
+
+    def __init__(
+        self, path: Path, schema: Sequence[str], version: int, busy_timeout_ms: int
+    ) -> None:
+        """Opens the file, or writes `schema` into a new one. Raises InternalError, leaving the
+        file as it is, when it holds anything else."""
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        opening = self._thread.submit(_open, path, schema, version, busy_timeout_ms)
+        try:
+            self._connection = opening.result()
+        except BaseException:
+            self._thread.shutdown()
+            raise
+
+    async def read(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        """Runs `work`, all of whose queries see the same state."""
+        return await self._transact("BEGIN", work)
+
+    async def write(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        """Runs `work` while no other writer does; commits it, or nothing of it when it raises."""
+        return await self._transact("BEGIN IMMEDIATE", work)
+
+    async def aclose(self) -> None:
+        """Waits for the transactions under way and closes the file."""
+        await asyncio.wrap_future(self._thread.submit(self._connection.close))
+        self._thread.shutdown()
+
+    async def _transact(self, begin: str, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        def transaction() -> Result:
+            with _store_errors(), _transaction(self._connection, begin):
+                return work(self._connection)
+
+        return await asyncio.wrap_future(self._thread.submit(transaction))
+
+
+def _open(
+    path: Path, schema: Sequence[str], version: int, busy_timeout_ms: int
+) -> sqlite3.Connection:
+    with _store_errors():
+        connection = sqlite3.connect(path, timeout=busy_timeout_ms / 1000, isolation_level=None)
+    try:
+        with _store_errors():
+            with _transaction(connection, "BEGIN"):
+                _is_written(connection, path, version)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA foreign_keys = ON")
+            with _transaction(connection, "BEGIN IMMEDIATE"):
+                if not _is_written(connection, path, version):
+                    for statement in schema:
+                        connection.execute(statement)
+                    connection.execute(f"PRAGMA user_version = {version}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _is_written(connection: sqlite3.Connection, path: Path, version: int) -> bool:
+    """True for a file of this version, False for an empty one; raises for anything else."""
+    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if found > version:
+        raise InternalError(
+            f"{path} was written by a newer Outrider (schema {found}; this one knows {version})"
+        )
+    if bool(found) != bool(tables):
+        raise InternalError(f"{path} is no file of Outrider's")
+    return bool(found)
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection, begin: str) -> Iterator[None]:
+    connection.execute(begin)
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        # SQLite has already rolled back after some failures of the disk.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def _store_errors() -> Iterator[None]:
+    """Full, locked and failing disks are OperationalErrors, and may pass; a bad file stays bad."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise Unavailable("the ledger cannot be used now; try again later") from error
+    except sqlite3.Error as error:
+        raise InternalError("the ledger's file is damaged") from error

@@ -1,0 +1,62 @@
+"""What a service says about its model, free of torch and of the wire."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeFinding:
+    """One audited shape of a step, and how far its logits are from the reference's."""
+
+    rows: int
+    width: int
+    variation: str
+    identical: bool
+    max_difference: float
+    in_use: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeAudit:
+    """What the audit at start-up found, and the row buckets that may be used."""
+
+    reproducible: bool
+    row_buckets: tuple[int, ...]
+    findings: tuple[ShapeFinding, ...]
+
+    @property
+    def all_interchangeable(self) -> bool:
+        """True when every audited shape agreed with the reference bit for bit."""
+        return all(finding.identical for finding in self.findings)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDescription:
+    """A model as a service holds it; the fields are those of the proto of the same name."""
+
+    name: str
+    architecture: str
+    model_fingerprint: str
+    vocabulary_fingerprint: str
+    vocabulary_size: int
+    end_token_ids: tuple[int, ...]
+    max_context_tokens: int
+    width: int
+    slots: int
+    parameter_count: int
+    dtype: str
+    device: str
+    compiled: bool
+    compile_note: str
+    shape_audit: ShapeAudit
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerFiles:
+    """The files that turn text into tokens and back."""
+
+    tokenizer_json: bytes
+    chat_template: str
+    begin_token: str
+    end_token: str

@@ -1,0 +1,58 @@
+"""What the decode loop needs of the world: four small interfaces.
+
+Remote ports over gRPC make the distributed system, local ports over a model in this process make a
+co-located one, and tests bring their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from .types import Accepted, Proposal, Round, Step, Verdict
+
+
+class Verifier(Protocol):
+    """The target: decides tokens."""
+
+    async def verify(self, step: Step) -> Verdict:
+        """Runs one step. Repeating it gives the same verdict. Raises OutriderError."""
+        ...
+
+
+class Drafter(Protocol):
+    """Proposes tokens. It may be slow, wrong or dead: that costs time, never correctness.
+
+    No method raises; a drafter that has failed proposes nothing.
+    """
+
+    async def take(self, position: int, minimum: int, maximum: int) -> Proposal:
+        """Takes guesses for the positions from `position` on.
+
+        Waits, within the drafter's patience, until `minimum` are there; returns at most `maximum`,
+        possibly none. What is returned stays the drafter's guess until a commit confirms it.
+        """
+        ...
+
+    def commit(self, start_position: int, tokens: Sequence[int]) -> None:
+        """Tells which tokens were decided for the positions from `start_position` on."""
+        ...
+
+
+class TurnEnd(Protocol):
+    """Knows where a turn ends: end tokens, stop strings, limits."""
+
+    def accept(self, tokens: Sequence[int]) -> Accepted:
+        """Takes the next decided tokens; says how many belong to the turn and whether it ends."""
+        ...
+
+
+class Recorder(Protocol):
+    """The ledger, as the loop sees it."""
+
+    async def record(self, decided: Round) -> None:
+        """Writes a round durably; when it returns, the round's tokens may be shown.
+
+        Raises OutriderError with nothing written.
+        """
+        ...

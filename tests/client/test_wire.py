@@ -1,0 +1,253 @@
+"""No field is lost between messages and values, in either direction."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from datetime import UTC, datetime
+from typing import Any
+
+import outrider
+import pytest
+from google.protobuf.descriptor import FieldDescriptor
+from outrider import _wire
+from outrider.v1 import session_pb2, types_pb2
+
+from .fake_service import token_with_logprobs
+
+
+def filled(kind: Any, counter: Any = None) -> Any:
+    """A message whose every field is set, each to a value of its own; enums to their last value."""
+    counter = counter or itertools.count(1)
+    message = kind()
+    for field in kind.DESCRIPTOR.fields:
+        if field.message_type is None:
+            value = _scalar(field, next(counter))
+            if field.is_repeated:
+                getattr(message, field.name).append(value)
+            else:
+                setattr(message, field.name, value)
+        elif field.message_type.full_name == "google.protobuf.Timestamp":
+            getattr(message, field.name).FromSeconds(next(counter))
+        else:
+            inner = filled(field.message_type._concrete_class, counter)
+            if field.is_repeated:
+                getattr(message, field.name).append(inner)
+            else:
+                getattr(message, field.name).CopyFrom(inner)
+    return message
+
+
+def _scalar(field: FieldDescriptor, number: int) -> Any:
+    if field.type == FieldDescriptor.TYPE_STRING:
+        return f"text {number}"
+    if field.type == FieldDescriptor.TYPE_BOOL:
+        return True
+    if field.type == FieldDescriptor.TYPE_ENUM:
+        return field.enum_type.values[-1].number
+    return number
+
+
+def assert_same(message: Any, value: Any, renamed: dict[str, str] | None = None) -> None:
+    """Every field of the message stands in the value under its name."""
+    for field in message.DESCRIPTOR.fields:
+        name = (renamed or {}).get(field.name, field.name)
+        got, sent = getattr(value, name), getattr(message, field.name)
+        if field.is_repeated:
+            assert len(got) == len(sent) == 1
+            got, sent = got[0], sent[0]
+        if isinstance(got, datetime):
+            assert got == datetime.fromtimestamp(sent.seconds, UTC)
+        elif dataclasses.is_dataclass(got):
+            assert_same(sent, got)
+        elif field.enum_type is not None:
+            assert field.enum_type.values_by_number[sent].name.lower().endswith(got)
+        else:
+            assert got == sent, field.name
+
+
+def test_a_summary_keeps_every_field():
+    turn = filled(session_pb2.TurnSummary)
+    assert_same(turn, _wire.turn_message(session_pb2.GenerateEvent(summary=turn)))
+
+
+def test_a_start_keeps_every_field():
+    turn = filled(session_pb2.TurnStarted)
+    assert_same(turn, _wire.turn_message(session_pb2.GenerateEvent(started=turn)))
+
+
+def test_a_description_keeps_every_field():
+    answer = filled(session_pb2.DescribeResponse)
+    assert_same(answer, _wire.description(answer))
+
+
+def test_a_session_keeps_every_field():
+    session = filled(session_pb2.Session)
+    assert_same(session, _wire.session_info(session), renamed={"session_id": "id"})
+
+
+def test_a_missing_draft_is_none():
+    assert _wire.description(session_pb2.DescribeResponse()).draft is None
+
+
+def test_an_event_keeps_its_logprobs():
+    event = _wire.turn_message(token_with_logprobs(4, (9, -0.25), (8, -2.0)))
+    tops = (outrider.Logprob(9, -0.25), outrider.Logprob(8, -2.0))
+    expected = outrider.Event(4, 104, "a", outrider.TokenSource.TARGET, -0.5, tops)
+    assert event == expected
+
+
+def test_an_event_without_logprobs_has_none():
+    event = _wire.turn_message(session_pb2.GenerateEvent(token=session_pb2.TokenEvent(index=0)))
+    assert (event.logprob, event.top_logprobs) == (None, ())
+
+
+@pytest.mark.parametrize(
+    ("enum", "values"),
+    [
+        (session_pb2.FinishReason, outrider.FinishReason),
+        (session_pb2.TokenSource, outrider.TokenSource),
+    ],
+)
+def test_every_enum_value_has_its_own_word(enum, values):
+    words = [value.name.lower() for value in enum.DESCRIPTOR.values]
+    assert all(
+        sum(word.endswith(value) for word in words) == 1 for value in set(values) - {"unknown"}
+    )
+    assert len(values) == len(words)
+
+
+def test_values_newer_than_the_sdk_are_unknown():
+    event = session_pb2.TokenEvent(source=99)
+    assert _wire.turn_message(session_pb2.GenerateEvent(token=event)).source == "unknown"
+    turn = session_pb2.TurnSummary(finish_reason=99)
+    assert _wire.turn_message(session_pb2.GenerateEvent(summary=turn)).finish_reason == "unknown"
+
+
+async def sent(client, service, content="hi", **arguments) -> session_pb2.GenerateRequest:
+    """The request that reaches the service."""
+    session = await client.create_session()
+    service.requests.get()
+    await session.generate(content, **arguments)
+    return service.requests.get()
+
+
+async def test_arguments_left_out_are_left_to_the_service(client, service):
+    request = await sent(client, service)
+    expected = session_pb2.GenerateRequest(
+        session_id="s0", text="hi", sampling={}, draft=session_pb2.DRAFT_MODE_AUTO
+    )
+    assert request == expected
+
+
+async def test_every_argument_reaches_its_field(client, service):
+    sampling = {
+        "temperature": 0.5,
+        "top_k": 3,
+        "top_p": 0.75,
+        "min_p": 0.25,
+        "repetition_penalty": 1.5,
+        "frequency_penalty": -1.0,
+        "presence_penalty": 2.0,
+        "logit_bias": {5: -1.5, 6: 1.0},
+    }
+    plain = {"max_new_tokens": 9, "seed": 2**64 - 1, "max_window": 0, "logprobs": 0}
+    request = await sent(
+        client,
+        service,
+        stop=["a", "b"],
+        draft="ngram",
+        loop="synchronous",
+        request_id="mine",
+        **sampling,
+        **plain,
+    )
+    expected = session_pb2.GenerateRequest(
+        session_id="s0",
+        text="hi",
+        sampling=types_pb2.SamplingParams(**sampling),
+        stop=["a", "b"],
+        draft=session_pb2.DRAFT_MODE_NGRAM,
+        loop=session_pb2.LOOP_MODE_SYNCHRONOUS,
+        request_id="mine",
+        **plain,
+    )
+    assert request == expected
+    unset = set(request.DESCRIPTOR.fields_by_name) - {
+        field.name for field, _ in request.ListFields()
+    }
+    assert unset == {"tokens", "chat"}
+
+
+async def test_zero_logprobs_and_none_differ_on_the_wire(client, service):
+    assert (await sent(client, service, logprobs=0)).HasField("logprobs")
+    assert not (await sent(client, service, logprobs=None)).HasField("logprobs")
+
+
+@pytest.mark.parametrize("content", [[1, 2], (1, 2), range(1, 3)])
+async def test_integers_are_sent_as_tokens(client, service, content):
+    assert list((await sent(client, service, content)).tokens.tokens) == [1, 2]
+
+
+async def test_messages_and_dictionaries_are_sent_as_chat(client, service):
+    content = [outrider.ChatMessage("system", "be"), {"role": "user", "content": "hi"}]
+    messages = (await sent(client, service, content)).chat.messages
+    assert [(m.role, m.content) for m in messages] == [("system", "be"), ("user", "hi")]
+
+
+async def test_a_single_stop_text_is_not_taken_apart(client, service):
+    assert list((await sent(client, service, stop="end")).stop) == ["end"]
+
+
+async def test_an_empty_text_is_the_services_to_refuse(client, service):
+    assert (await sent(client, service, "")).WhichOneof("input") == "text"
+
+
+@pytest.mark.parametrize(
+    ("field", "content", "arguments"),
+    [
+        ("input", 5, {}),
+        ("input", b"bytes", {}),
+        ("input", [], {}),
+        ("input", {"role": "user", "content": "hi"}, {}),
+        ("input", [1, "two"], {}),
+        ("input", [1.5], {}),
+        ("input", [2**31], {}),
+        ("input", [{"role": "user"}], {}),
+        ("input", [{"role": "user", "content": "x"}, 3], {}),
+        ("input.content", [{"role": "user", "content": 3}], {}),
+        ("input", "\ud800", {}),
+        ("seed", "hi", {"seed": -1}),
+        ("seed", "hi", {"seed": 2**64}),
+        ("seed", "hi", {"seed": 1.0}),
+        ("max_new_tokens", "hi", {"max_new_tokens": 2**40}),
+        ("max_window", "hi", {"max_window": "8"}),
+        ("logprobs", "hi", {"logprobs": 1.5}),
+        ("sampling.temperature", "hi", {"temperature": "hot"}),
+        ("sampling.top_p", "hi", {"top_p": 10**400}),
+        ("sampling.top_k", "hi", {"top_k": 0.5}),
+        ("sampling.logit_bias", "hi", {"logit_bias": [1]}),
+        ("sampling.logit_bias", "hi", {"logit_bias": {"a": 1.0}}),
+        ("draft", "hi", {"draft": "both"}),
+        ("draft", "hi", {"draft": None}),
+        ("loop", "hi", {"loop": "fast"}),
+        ("stop", "hi", {"stop": 3}),
+        ("stop", "hi", {"stop": [3]}),
+        ("request_id", "hi", {"request_id": 3}),
+    ],
+)
+async def test_what_a_message_cannot_carry_is_refused_at_once(
+    client, service, field, content, arguments
+):
+    session = await client.create_session()
+    service.requests.get()
+    with pytest.raises(outrider.InvalidRequestError) as caught:
+        session.generate(content, **arguments)
+    assert caught.value.field == field
+    assert caught.value.reason == "INVALID_REQUEST"
+    assert service.requests.empty()
+
+
+async def test_ranges_are_the_services_to_check(client, service):
+    request = await sent(client, service, temperature=-3.0, top_k=-1, max_new_tokens=0)
+    assert (request.sampling.temperature, request.sampling.top_k) == (-3.0, -1)

@@ -1,0 +1,150 @@
+"""The tokenizer: what users write is text, and only the template writes control tokens."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from outrider_server.session.text import RenderedText, Tokenizer
+from tokenizers import Tokenizer as RawTokenizer
+from tokenizers import models, pre_tokenizers
+
+from .sample_tokenizers import (
+    BEGIN,
+    END,
+    FAMILIES,
+    LINES,
+    THINK,
+    TURN,
+    byte_fallback,
+    byte_fallback_raw,
+    byte_level,
+    byte_level_raw,
+    wrapped,
+)
+
+CONTROL_LIKE = st.lists(
+    st.sampled_from([BEGIN, END, TURN, "<unk>", THINK, "<", "|", ">", "the", " ", "\n", "\u2603"]),
+    max_size=8,
+).map("".join)
+texts = st.one_of(st.text(st.characters(exclude_categories=["Cs"]), max_size=40), CONTROL_LIKE)
+
+
+def control_ids(tokenizer: Tokenizer) -> set[int]:
+    ids = {tokenizer._raw.token_to_id(text) for text in tokenizer.control_texts}
+    return {token for token in ids if token is not None}
+
+
+@given(text=texts)
+def test_decoding_what_was_encoded_gives_the_text(text):
+    tokenizer = byte_level()
+    assert tokenizer.decode(tokenizer.encode(text, begin=False), special=True) == text
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+@given(text=texts)
+def test_sentencepiece_decoding_gives_the_text_but_for_spaces(legacy, text):
+    """Its own normalisation adds and drops spaces at the beginning, and after control tokens."""
+    tokenizer = byte_fallback(legacy)
+    decoded = tokenizer.decode(tokenizer.encode(text, begin=False), special=True)
+    assert decoded.replace(" ", "") == text.replace(" ", "")
+
+
+@pytest.mark.parametrize("make", FAMILIES.values(), ids=FAMILIES.keys())
+@given(text=texts)
+def test_users_cannot_write_control_tokens(make, text):
+    tokenizer = make()
+    unknown = tokenizer._raw.token_to_id("<unk>")
+    tokens = tokenizer.encode(text, begin=False)
+    assert control_ids(tokenizer).isdisjoint(set(tokens) - {unknown})
+
+
+@pytest.mark.parametrize("make", FAMILIES.values(), ids=FAMILIES.keys())
+@pytest.mark.parametrize("text", LINES[:3])
+def test_ordinary_text_is_encoded_as_the_library_does(make, text):
+    tokenizer = make()
+    assert tokenizer.encode(text, begin=False) == tokenizer._raw.encode(text).ids
+
+
+def test_the_begin_token_comes_first_where_asked_for():
+    tokenizer = byte_level()
+    plain = tokenizer.encode("the dog", begin=False)
+    assert tokenizer.encode("the dog", begin=True) == [tokenizer.begin_token_id, *plain]
+
+
+def test_a_model_without_a_begin_token_gets_none():
+    tokenizer = Tokenizer(byte_level_raw().to_str())
+    assert tokenizer.begin_token_id is None
+    assert tokenizer.encode("dog", begin=True) == tokenizer.encode("dog", begin=False)
+
+
+def test_a_rendered_text_begins_with_one_begin_token_or_none():
+    tokenizer = byte_level()
+    dog = tokenizer.encode("dog", begin=False)
+    for text in ("dog", f"{BEGIN}dog"):
+        rendered = RenderedText(text)
+        assert tokenizer.encode_rendered(rendered, begin=False) == dog
+        assert tokenizer.encode_rendered(rendered, begin=True) == [tokenizer.begin_token_id, *dog]
+
+
+def test_templates_write_control_tokens_and_messages_spell_them():
+    tokenizer = byte_level()
+    rendered = RenderedText(f"{TURN}{TURN}{TURN}", ((len(TURN), 2 * len(TURN)),))
+    tokens = tokenizer.encode_rendered(rendered, begin=False)
+    turn = byte_level_raw().token_to_id(TURN)
+    assert tokens == [turn, *tokenizer.encode(TURN, begin=False), turn]
+    assert tokens.count(turn) == 2
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_spelling_a_control_token_adds_no_space_to_what_users_wrote(legacy):
+    tokenizer = wrapped(byte_fallback_raw(legacy))
+    tokens = tokenizer.encode(f"dog{END}", begin=False)
+    assert tokenizer.decode(tokens, special=False) == f"dog{END}"
+
+
+def test_an_added_token_is_a_control_token_when_the_template_writes_it():
+    think = byte_level_raw().token_to_id(THINK)
+    assert think in byte_level().encode(THINK, begin=False)
+    guarded = wrapped(byte_level_raw(), chat_template=f"...{THINK}...")
+    assert think not in guarded.encode(THINK, begin=False)
+    assert guarded.decode([think], special=False) == THINK
+
+
+def test_a_vocabulary_that_knows_a_control_token_as_a_word_still_spells_it():
+    words = {"<unk>": 0, END: 1, "<": 2, "/": 3, "s": 4, ">": 5, "dog": 6}
+    raw = RawTokenizer(models.WordLevel(words, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    raw.add_special_tokens([END])
+    assert Tokenizer(raw.to_str()).encode(f"dog {END} dog", begin=False) == [6, 2, 3, 4, 5, 6]
+
+
+def test_unknown_characters_stay_the_unknown_token():
+    tokenizer = FAMILIES["metaspace"]()
+    assert tokenizer._raw.token_to_id("<unk>") in tokenizer.encode("dog \u2603", begin=False)
+
+
+def test_decoding_shows_special_tokens_only_where_asked_for():
+    tokenizer = byte_level()
+    tokens = tokenizer.encode("dog", begin=True)
+    assert tokenizer.decode(tokens, special=False) == "dog"
+    assert tokenizer.decode(tokens, special=True) == f"{BEGIN}dog"
+
+
+def test_truncation_and_padding_of_the_file_are_ignored():
+    raw = RawTokenizer.from_str(byte_level_raw().to_str())
+    raw.enable_truncation(2)
+    raw.enable_padding(length=50)
+    assert wrapped(raw).encode(LINES[0], begin=False) == byte_level().encode(LINES[0], begin=False)
+
+
+def test_the_vocabulary_counts_added_tokens():
+    assert byte_level().vocabulary_size == byte_level_raw().token_to_id(THINK) + 1
+
+
+def test_a_file_without_meaning_is_refused():
+    with pytest.raises(ValueError, match="cannot be read"):
+        Tokenizer("{}")
+
+
+def test_a_begin_token_that_is_not_in_the_file_is_refused():
+    with pytest.raises(ValueError, match="lacks"):
+        Tokenizer(byte_level_raw().to_str(), begin_token="<nothing>")
