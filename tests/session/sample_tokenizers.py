@@ -3,6 +3,7 @@
 import functools
 import json
 
+from hypothesis import settings
 from outrider_server.session.text import Tokenizer
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as RawTokenizer
@@ -12,6 +13,8 @@ LINES = [
     "The quick brown fox jumps over the lazy dog, and then over the dog again.",
     "user assistant system [INST] the weather is fine today, is it not? \N{REPLACEMENT CHARACTER}",
 ] * 3
+# The first example trains a tokenizer, and a busy machine is no failure.
+no_deadline = settings(deadline=None)
 BEGIN, END, TURN, THINK = "<s>", "</s>", "<|turn|>", "<think>"
 
 

@@ -9,7 +9,7 @@ from outrider_server.session.chat import ChatMessage, ChatTemplate
 from outrider_server.session.text import RenderedText
 from outrider_server.speculation.errors import InvalidRequest
 
-from .sample_tokenizers import BEGIN, END, THINK, TURN, byte_level_raw, wrapped
+from .sample_tokenizers import BEGIN, END, THINK, TURN, byte_level_raw, no_deadline, wrapped
 
 IM_STYLE = """\
 {%- for message in messages %}
@@ -129,6 +129,7 @@ HOSTILE = st.lists(
 
 
 @pytest.mark.parametrize("style", STYLES.values(), ids=STYLES.keys())
+@no_deadline
 @given(content=HOSTILE)
 def test_messages_cannot_write_control_tokens(style, content):
     tokenizer = wrapped(byte_level_raw(), chat_template=style)
@@ -144,6 +145,7 @@ def test_messages_cannot_write_control_tokens(style, content):
 
 
 @pytest.mark.parametrize("style", STYLES.values(), ids=STYLES.keys())
+@no_deadline
 @given(content=HOSTILE)
 def test_guarding_messages_does_not_change_their_text(style, content):
     template = ChatTemplate(style, BEGIN, END)
@@ -196,7 +198,7 @@ def test_the_templates_own_refusal_is_passed_on_in_one_line():
         "{{ messages.append(1) }}",
         "{{ ''.__class__.__mro__ }}",
         "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
-        "{% macro twice(n) %}{% if n %}{{ twice(n - 1) }}{{ twice(n - 1) }}{% endif %}{% endmacro %}"
+        "{% macro twice(n) %}{% if n %}{{ twice(n - 1) ~ twice(n - 1) }}{% endif %}{% endmacro %}"
         "{{ twice(60) }}",
         "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
         "{% set r = range(99999) | list %}{% for a in r %}{% for b in r %}{% endfor %}{% endfor %}",

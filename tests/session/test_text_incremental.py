@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from outrider_server.session.text import IncrementalText, Tokenizer
 
-from .sample_tokenizers import BEGIN, FAMILIES, LINES, byte_fallback, byte_level, metaspace
+from .sample_tokenizers import (
+    BEGIN,
+    FAMILIES,
+    LINES,
+    byte_fallback,
+    byte_level,
+    metaspace,
+    no_deadline,
+)
 
 HALF = "\N{REPLACEMENT CHARACTER}"
 RICH_TEXT = "the dog \u00e9\u4e2d\U0001f600 \U0001f468\u200d\U0001f469 fox\u0301 \u05d0"
@@ -53,6 +61,7 @@ def fallback_text(tokenizer: Tokenizer, tokens: list[int]) -> str:
     return "".join(piece.decode(errors="replace") for _, piece in stretches).removeprefix(" ")
 
 
+@no_deadline
 @given(data=st.data())
 def test_byte_level_pieces_are_what_decoding_at_once_adds(data):
     tokenizer = byte_level()
@@ -63,6 +72,7 @@ def test_byte_level_pieces_are_what_decoding_at_once_adds(data):
     assert "".join(pieces(tokenizer, context, tokens)) == added(before, after)
 
 
+@no_deadline
 @given(data=st.data())
 def test_metaspace_pieces_are_what_decoding_at_once_adds(data):
     tokenizer = metaspace()
@@ -74,6 +84,7 @@ def test_metaspace_pieces_are_what_decoding_at_once_adds(data):
 
 
 @pytest.mark.parametrize("legacy", [True, False])
+@no_deadline
 @given(data=st.data())
 def test_byte_fallback_pieces_are_the_bytes_with_the_invalid_replaced(legacy, data):
     tokenizer = byte_fallback(legacy)
@@ -85,6 +96,7 @@ def test_byte_fallback_pieces_are_the_bytes_with_the_invalid_replaced(legacy, da
 
 
 @by_family
+@no_deadline
 @given(context=rich_texts, text=rich_texts)
 def test_pieces_of_text_are_what_decoding_at_once_adds(make, context, text):
     tokenizer = make()
@@ -95,6 +107,7 @@ def test_pieces_of_text_are_what_decoding_at_once_adds(make, context, text):
 
 
 @by_family
+@no_deadline
 @given(text=rich_texts)
 def test_half_a_character_is_never_shown(make, text):
     tokenizer = make()
@@ -104,6 +117,7 @@ def test_half_a_character_is_never_shown(make, text):
     assert shown[-1] == ""
 
 
+@no_deadline
 @given(data=st.data())
 def test_nothing_but_the_last_character_is_held_back(data):
     tokenizer = byte_level()

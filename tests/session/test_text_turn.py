@@ -10,7 +10,7 @@ from outrider_server.session.text import IncrementalText, Tokenizer, TurnText
 from outrider_server.speculation.errors import InvalidRequest
 from outrider_server.speculation.types import Accepted, FinishReason
 
-from .sample_tokenizers import END, byte_fallback, byte_level
+from .sample_tokenizers import END, byte_fallback, byte_level, no_deadline
 
 ALPHABET = "ab\u00e9\U0001f600"
 stops_lists = st.lists(st.text(ALPHABET, min_size=1, max_size=4), max_size=4)
@@ -73,6 +73,7 @@ def turns(draw):
     return tokenizer, tokens, draw(stops_lists), draw(st.integers(1, 40))
 
 
+@no_deadline
 @given(turns())
 def test_a_turn_is_what_the_plain_rule_says(drawn):
     tokenizer, tokens, stops, limit = drawn
@@ -81,6 +82,7 @@ def test_a_turn_is_what_the_plain_rule_says(drawn):
     assert text.accept(tokens) == reference(tokenizer, tokens, stops, end, limit)
 
 
+@no_deadline
 @given(turns(), st.data())
 def test_grouping_tokens_into_calls_changes_nothing(drawn, data):
     tokenizer, tokens, stops, limit = drawn
@@ -100,6 +102,7 @@ def test_grouping_tokens_into_calls_changes_nothing(drawn, data):
     assert Accepted(len(texts), texts, reason) == whole
 
 
+@no_deadline
 @given(st.text("ab", max_size=30), stops_lists, st.data())
 def test_cutting_a_text_into_pieces_changes_nothing(text, stops, data):
     whole = StopStrings(stops)

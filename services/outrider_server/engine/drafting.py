@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..speculation.errors import NonFiniteLogits, OutriderError, PositionMismatch, StaleEpoch
+from ..speculation.errors import NonFiniteLogits, OutriderError, PositionMismatch
 from ..speculation.types import Proposal
 from .engine import Engine
 from .slots import Slot
@@ -30,7 +30,7 @@ class DraftJob:
         self,
         engine: Engine,
         slot: Slot,
-        epoch: int,
+        lease: int,
         committed_length: int,
         lead: int,
         emit: Emit,
@@ -39,7 +39,7 @@ class DraftJob:
         self.slot = slot
         self.done = False
         self._engine = engine
-        self._epoch = epoch
+        self._lease = lease
         self._wanted_length = committed_length
         self._lead = lead
         self._emit = emit
@@ -68,8 +68,7 @@ class DraftJob:
 
     def work(self) -> Work | None:
         """A prefill chunk or the next guess; None at the lead's end or before the context is complete."""
-        if self.slot.epoch != self._epoch:
-            raise StaleEpoch("the session was taken over by a newer owner", self.slot.epoch)
+        self.slot.check_lease(self._lease)
         length = len(self._tokens)
         room = min(self._committed + self._lead, self._engine.limits.max_context_tokens) - length
         if self._committed < max(self._wanted_length, 1) or room <= 0:

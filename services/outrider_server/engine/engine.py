@@ -35,6 +35,7 @@ class OpenedSlot:
     """A slot opened for a turn, and what its KV holds of the session's committed tokens."""
 
     slot: Slot
+    lease: int
     length: int
     digest: bytes
 
@@ -83,7 +84,7 @@ class Engine:
         slot = self.table.open(session_id, epoch)
         del slot.tokens[committed_length:]
         self.runner.draws.write(slot.index, draw)
-        return OpenedSlot(slot, len(slot.tokens), tokens_digest(slot.tokens))
+        return OpenedSlot(slot, slot.lease, len(slot.tokens), tokens_digest(slot.tokens))
 
     def describe(self) -> ModelDescription:
         """The model as this engine holds it."""

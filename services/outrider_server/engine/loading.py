@@ -20,7 +20,12 @@ from ..speculation.description import TokenizerFiles
 from ..speculation.errors import ModelRefused
 from .attention import NAME
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES: dict[str, torch.dtype | str] = {
+    "auto": "auto",
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 SAMPLE_BYTES = 1 << 16
 SAMPLES = 64

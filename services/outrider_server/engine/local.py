@@ -10,16 +10,11 @@ from collections.abc import Sequence
 
 from ..speculation.errors import OutriderError
 from ..speculation.guesses import Guesses
-from ..speculation.types import Draw, Proposal, Step, Verdict, tokens_digest
+from ..speculation.types import Draw, Proposal, Step, Verdict, usable_length
 from .drafting import DraftJob
 from .engine import Engine, OpenedSlot
 from .verifying import VerifyJob
 from .worker import DeviceThread
-
-
-def usable_length(length: int, digest: bytes, tokens: Sequence[int]) -> int:
-    """How many of the session's tokens a slot holds, given what it says of itself."""
-    return length if tokens_digest(tokens[:length]) == digest else 0
 
 
 class LocalVerifier:
@@ -35,23 +30,19 @@ class LocalVerifier:
         cls, device: DeviceThread, session_id: str, epoch: int, tokens: Sequence[int], draw: Draw
     ) -> LocalVerifier:
         """Opens the session's slot. Raises what `Engine.open` raises."""
-        opened = await device.call(
-            lambda engine: engine.open(session_id, epoch, len(tokens), draw)
-        )
+        opened = await device.call(lambda engine: engine.open(session_id, epoch, len(tokens), draw))
         return cls(device, opened, usable_length(opened.length, opened.digest, tokens))
 
     async def verify(self, step: Step) -> Verdict:
         """Runs one step on the device thread."""
-        slot = self._opened.slot
-        epoch = slot.epoch
-        job = await self._device.call(lambda engine: VerifyJob(engine, slot, epoch, step))
+        job = VerifyJob(self._device.engine, self._opened.slot, self._opened.lease, step)
         self._device.submit(job)
         return (await asyncio.wrap_future(job.outcome)).verdict
 
     async def close(self) -> None:
         """Ends the turn; the KV stays."""
-        slot = self._opened.slot
-        await self._device.call(lambda engine: engine.table.close(slot, slot.epoch))
+        opened = self._opened
+        await self._device.call(lambda engine: engine.table.close(opened.slot, opened.lease))
 
 
 class LocalDrafter:
@@ -77,21 +68,22 @@ class LocalDrafter:
         lead: int,
     ) -> LocalDrafter:
         """Opens the session's slot and starts to draft. Raises what `Engine.open` raises."""
-        opened = await device.call(
-            lambda engine: engine.open(session_id, epoch, len(tokens), draw)
-        )
+        opened = await device.call(lambda engine: engine.open(session_id, epoch, len(tokens), draw))
         drafter = cls(device, opened, tokens)
         known = usable_length(opened.length, opened.digest, tokens)
 
-        def start(engine: Engine) -> DraftJob:
-            job = DraftJob(
-                engine, opened.slot, epoch, len(tokens), lead, drafter._emit, drafter._fail
-            )
-            job.commit(known, tokens[known:])
-            return job
-
-        drafter._job = await device.call(start)
-        device.submit(drafter._job)
+        job = DraftJob(
+            device.engine,
+            opened.slot,
+            opened.lease,
+            len(tokens),
+            lead,
+            drafter._emit,
+            drafter._fail,
+        )
+        drafter._job = job
+        device.wake(lambda: job.commit(known, tokens[known:]))
+        device.submit(job)
         return drafter
 
     async def take(self, position: int, minimum: int, maximum: int) -> Proposal:
@@ -110,12 +102,12 @@ class LocalDrafter:
 
     async def close(self) -> None:
         """Ends drafting; the KV stays."""
-        job, slot = self._job, self._opened.slot
+        job, opened = self._job, self._opened
 
         def end(engine: Engine) -> None:
             if job is not None:
                 job.done = True
-            engine.table.close(slot, slot.epoch)
+            engine.table.close(opened.slot, opened.lease)
 
         await self._device.call(end)
 

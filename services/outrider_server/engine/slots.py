@@ -21,6 +21,8 @@ class Slot:
     epoch: int
     tokens: list[int] = field(default_factory=list)
     open: bool = False
+    lease: int = 0
+    """Counts openings: a stream whose lease is not the latest has been taken over."""
 
     def write(self, start_position: int, tokens: Sequence[int]) -> None:
         """Notes tokens written at `start_position`; what stood there and after is gone."""
@@ -36,6 +38,11 @@ class Slot:
                 len(self.tokens),
             )
 
+    def check_lease(self, lease: int) -> None:
+        """Raises StaleEpoch when another stream has opened the session since."""
+        if lease != self.lease:
+            raise StaleEpoch("the session was opened by another stream", self.epoch)
+
 
 class SlotTable:
     """Sessions by id, least recently opened first."""
@@ -47,26 +54,23 @@ class SlotTable:
     def open(self, session_id: str, epoch: int) -> Slot:
         """Gives the session a slot for one turn, its own if it has one.
 
-        A free slot first, else that of the session which has been idle longest, whose KV is dropped. Raises
-        StaleEpoch for an old epoch, TurnRunning when the same owner has the session open already, Exhausted
-        when every slot is open. A newer epoch takes an open session over.
+        A free slot first, else that of the session which has been idle longest, whose KV is dropped. A
+        session that is open is taken over: the stream that had it can run nothing more. Raises StaleEpoch
+        for an old epoch, Exhausted when every slot is open.
         """
-        slot = self._sessions.get(session_id)
-        if slot is not None:
-            _check_epoch(slot, epoch)
-            if slot.open and epoch == slot.epoch:
-                raise TurnRunning("the session is open in another stream; end that one first")
-            self._sessions[session_id] = self._sessions.pop(session_id)
-        else:
+        slot = self._sessions.pop(session_id, None)
+        if slot is None:
             slot = Slot(self._claim(), session_id, epoch)
-            self._sessions[session_id] = slot
+        self._sessions[session_id] = slot
+        _check_epoch(slot, epoch)
         slot.epoch = epoch
         slot.open = True
+        slot.lease += 1
         return slot
 
-    def close(self, slot: Slot, epoch: int) -> None:
+    def close(self, slot: Slot, lease: int) -> None:
         """Ends a turn; the KV stays. A turn that was taken over closes nothing."""
-        if slot.epoch == epoch:
+        if slot.lease == lease:
             slot.open = False
 
     def release(self, session_id: str, epoch: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from ..speculation.errors import InvalidRequest, NonFiniteLogits, OutriderError, StaleEpoch
+from ..speculation.errors import InvalidRequest, NonFiniteLogits, OutriderError
 from ..speculation.types import Step, Verdict, decide
 from .engine import Engine
 from .slots import Slot
@@ -29,11 +29,11 @@ class VerifyJob:
     token passes through do not depend on the proposal.
     """
 
-    def __init__(self, engine: Engine, slot: Slot, epoch: int, step: Step) -> None:
+    def __init__(self, engine: Engine, slot: Slot, lease: int, step: Step) -> None:
         self.slot = slot
         self.outcome: Future[Verified] = Future()
         self._engine = engine
-        self._epoch = epoch
+        self._lease = lease
         self._step = step
         self._read = 0
         self._checked = False
@@ -45,8 +45,7 @@ class VerifyJob:
 
     def work(self) -> Work:
         """The next prefill chunk, or the verify row. Raises OutriderError for a step that cannot run."""
-        if self.slot.epoch != self._epoch:
-            raise StaleEpoch("the session was taken over by a newer owner", self.slot.epoch)
+        self.slot.check_lease(self._lease)
         if not self._checked:
             self._check()
         context = self._step.context_tokens

@@ -88,6 +88,12 @@ class DeviceThread:
         self._thread.start()
         return await asyncio.wrap_future(self._started)
 
+    @property
+    def engine(self) -> Engine:
+        """The engine, once started: to be read by other threads, never changed."""
+        assert self._engine is not None, "the device thread has not started"
+        return self._engine
+
     async def stop(self) -> None:
         """Ends the thread after the step that runs. Jobs that are left fail."""
         self._inbox.put(self._request_stop)
@@ -101,8 +107,7 @@ class DeviceThread:
             if not future.set_running_or_notify_cancel():
                 return
             try:
-                assert self._engine is not None
-                future.set_result(function(self._engine))
+                future.set_result(function(self.engine))
             except BaseException as error:
                 future.set_exception(error)
 

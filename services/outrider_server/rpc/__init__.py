@@ -1,0 +1,1 @@
+"""gRPC plumbing: statuses, messages, channels, servers, telemetry. Decides nothing about tokens."""

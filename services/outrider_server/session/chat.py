@@ -31,7 +31,7 @@ from outrider_server.speculation.errors import InvalidRequest
 from .text import RenderedText
 
 ROLES = ("system", "user", "assistant")
-MAX_STEPS = 500_000
+MAX_STEPS = 200_000
 MAX_OUTPUT_CHARACTERS = 8 * 2**20
 MAX_REFUSAL_CHARACTERS = 200
 STEPS = "outrider_steps"

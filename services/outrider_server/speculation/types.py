@@ -235,3 +235,11 @@ def tokens_digest(tokens: Sequence[int]) -> bytes:
     """BLAKE2b-128 of the ids as little-endian uint32: how two services compare what they hold."""
     packed = struct.pack(f"<{len(tokens)}I", *tokens)
     return hashlib.blake2b(packed, digest_size=16).digest()
+
+
+def usable_length(length: int, digest: bytes, tokens: Sequence[int]) -> int:
+    """How many of a session's `tokens` a slot holds, given the length and digest that its service names.
+
+    0 where the digest is of other tokens.
+    """
+    return length if tokens_digest(tokens[:length]) == digest else 0

@@ -1,0 +1,5 @@
+"""`python -m outrider_server` is `outrider-server`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,227 @@
+"""The command `outrider-server`: options in, configurations out. Errors are one line and exit status 2."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import config as configuration
+from .models import DRAFT_FOLDER, TARGET_FOLDER
+from .speculation.errors import StartupError
+from .speculation.types import LoopMode
+
+NO_DRAFT = "none"
+
+app = typer.Typer(
+    help="Serve large language models by distributed speculative decoding.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Compile(enum.StrEnum):
+    """Whether steps are compiled."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
+class Dtype(enum.StrEnum):
+    """Element type of weights and cache."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+class Loop(enum.StrEnum):
+    """How the loop paces draft and target."""
+
+    RUN_AHEAD = "run-ahead"
+    SYNCHRONOUS = "synchronous"
+
+    def mode(self) -> LoopMode:
+        """The loop's own name for it."""
+        return LoopMode(self.value.replace("-", "_"))
+
+
+Listen = Annotated[str, typer.Option(help="HOST:PORT or unix:PATH; port 0 takes a free one.")]
+DtypeOption = Annotated[Dtype, typer.Option(help="auto keeps the checkpoint's own.")]
+Device = Annotated[str, typer.Option(help="A torch device, for example cpu or cuda:0.")]
+Slots = Annotated[int, typer.Option(help="Sessions whose KV state is kept.")]
+Rows = Annotated[int, typer.Option(help="The most sequences in one step; 0 takes the slots.")]
+Context = Annotated[int, typer.Option(help="Longest session in tokens; 0 takes the model's.")]
+CompileOption = Annotated[Compile, typer.Option(help="auto compiles where it pays.")]
+Reproducible = Annotated[bool, typer.Option(help="Use one shape of step only.")]
+Threads = Annotated[int, typer.Option(help="CPU threads of the model; 0 leaves a core free.")]
+Width = Annotated[int, typer.Option(help="Tokens a row of a verify step; a multiple of 8.")]
+PrefillWidth = Annotated[int, typer.Option(help="Tokens a prefill step; a multiple of 8.")]
+Ledger = Annotated[Path | None, typer.Option(help="The SQLite ledger's file.")]
+Window = Annotated[int, typer.Option(help="The most tokens proposed in one round.")]
+Lead = Annotated[int, typer.Option(help="How far the draft may run ahead, in tokens.")]
+LoopOption = Annotated[Loop, typer.Option(help="How to pace draft and target.")]
+
+
+@app.command()
+def target(
+    model: Annotated[Path, typer.Option(help="Folder of the target model.")] = TARGET_FOLDER,
+    listen: Listen = f"127.0.0.1:{configuration.TARGET_PORT}",
+    dtype: DtypeOption = Dtype.AUTO,
+    device: Device = "cpu",
+    slots: Slots = 8,
+    rows: Rows = 0,
+    width: Width = 8,
+    prefill_width: PrefillWidth = 64,
+    max_context_tokens: Context = 0,
+    compile: CompileOption = Compile.AUTO,
+    reproducible: Reproducible = False,
+    threads: Threads = 0,
+) -> None:
+    """Run the target service: the large model, which decides every token."""
+    from .wiring import run_target
+
+    engine = configuration.EngineConfig(
+        folder=model,
+        dtype=dtype.value,
+        device=device,
+        slots=slots,
+        rows=rows or slots,
+        width=width,
+        prefill_width=prefill_width,
+        max_context_tokens=max_context_tokens,
+        compile=compile.value,
+        reproducible=reproducible,
+        threads=threads,
+    )
+    _run(run_target(configuration.TargetConfig(listen=listen, engine=engine)))
+
+
+@app.command()
+def draft(
+    model: Annotated[Path, typer.Option(help="Folder of the draft model.")] = DRAFT_FOLDER,
+    listen: Listen = f"127.0.0.1:{configuration.DRAFT_PORT}",
+    dtype: DtypeOption = Dtype.AUTO,
+    device: Device = "cpu",
+    slots: Slots = 8,
+    rows: Rows = 0,
+    prefill_width: PrefillWidth = 64,
+    max_context_tokens: Context = 0,
+    compile: CompileOption = Compile.AUTO,
+    threads: Threads = 1,
+) -> None:
+    """Run the draft service: the small model, which guesses ahead."""
+    from .wiring import run_draft
+
+    engine = configuration.EngineConfig(
+        folder=model,
+        dtype=dtype.value,
+        device=device,
+        slots=slots,
+        rows=rows or slots,
+        width=configuration.DRAFT_WIDTH,
+        prefill_width=prefill_width,
+        max_context_tokens=max_context_tokens,
+        compile=compile.value,
+        threads=threads,
+    )
+    _run(run_draft(configuration.DraftConfig(listen=listen, engine=engine)))
+
+
+@app.command()
+def session(
+    target: Annotated[str, typer.Option(help="Address of the target service.")] = (
+        f"127.0.0.1:{configuration.TARGET_PORT}"
+    ),
+    draft: Annotated[str, typer.Option(help="Address of the draft service, or none.")] = (
+        f"127.0.0.1:{configuration.DRAFT_PORT}"
+    ),
+    listen: Listen = f"127.0.0.1:{configuration.SESSION_PORT}",
+    ledger: Ledger = None,
+    window: Window = 4,
+    lead: Lead = 12,
+    loop: LoopOption = Loop.SYNCHRONOUS,
+) -> None:
+    """Run the session service: the public API, the ledger and the decode loop."""
+    from .wiring import run_session
+
+    _run(
+        run_session(
+            configuration.SessionConfig(
+                listen=listen,
+                target=target,
+                draft=None if draft == NO_DRAFT else draft,
+                ledger=ledger or configuration.default_ledger(),
+                window=window,
+                lead=lead,
+                loop=loop.mode(),
+            )
+        )
+    )
+
+
+@app.command()
+def up(
+    target: Annotated[Path, typer.Option(help="Folder of the target model.")] = TARGET_FOLDER,
+    draft: Annotated[str, typer.Option(help="Folder of the draft model, or none.")] = str(
+        DRAFT_FOLDER
+    ),
+    listen: Listen = f"127.0.0.1:{configuration.SESSION_PORT}",
+    ledger: Ledger = None,
+    slots: Slots = 8,
+    rows: Rows = 0,
+    max_context_tokens: Context = 0,
+    compile: CompileOption = Compile.AUTO,
+    window: Window = 4,
+    lead: Lead = 12,
+    loop: LoopOption = Loop.SYNCHRONOUS,
+) -> None:
+    """Run all three services on this machine."""
+    from .up import run_up
+
+    engine = [f"--slots={slots}", f"--rows={rows}", f"--compile={compile.value}"]
+    engine += [f"--max-context-tokens={max_context_tokens}", "--listen=127.0.0.1:0"]
+    sessions = [f"--listen={listen}", f"--window={window}", f"--lead={lead}", f"--loop={loop}"]
+    sessions += [f"--ledger={ledger}"] if ledger else []
+    drafts = None if draft == NO_DRAFT else [*engine, f"--model={draft}"]
+    sys.exit(_run(run_up(sessions, [*engine, f"--model={target}"], drafts)))
+
+
+@app.command()
+def demo() -> None:
+    """Watch the three services stream text, with and without speculation."""
+    from .demo import run_demo
+
+    sys.exit(_run(run_demo()))
+
+
+def _run(service: Coroutine[Any, Any, Any]) -> Any:
+    try:
+        return asyncio.run(service)
+    except StartupError as error:
+        _refuse(error)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _refuse(error: StartupError) -> None:
+    print(f"outrider-server: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+def main() -> None:
+    """The command's entry point."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    try:
+        app()
+    except StartupError as error:
+        _refuse(error)

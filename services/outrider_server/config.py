@@ -1,0 +1,130 @@
+"""The configuration of every service: parsed once, checked when made, never changed.
+
+A value that cannot work raises StartupError with one sentence, before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from .models import DRAFT_FOLDER, TARGET_FOLDER
+from .speculation.errors import StartupError
+from .speculation.types import LoopMode
+
+SESSION_PORT = 7700
+TARGET_PORT = 7710
+DRAFT_PORT = 7720
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+COMPILE_MODES = ("auto", "on", "off")
+DRAFT_WIDTH = 2
+"""A draft reads its last guess and one more token in one step: after full agreement it lacks two."""
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise StartupError(message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """A model and the static shapes around it."""
+
+    folder: Path
+    dtype: str = "auto"
+    """One of DTYPES; auto keeps the checkpoint's own."""
+    device: str = "cpu"
+    slots: int = 8
+    rows: int = 8
+    """The most sequences in one step."""
+    width: int = 8
+    """Tokens a row: a window of width - 1 proposals and one more."""
+    prefill_width: int = 64
+    max_context_tokens: int = 0
+    """0 takes what the model was made for."""
+    compile: str = "auto"
+    reproducible: bool = False
+    threads: int = 0
+    """CPU threads of the model; 0 leaves one core to the other services."""
+
+    def __post_init__(self) -> None:
+        _require(self.dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}")
+        _require(
+            self.compile in COMPILE_MODES, f"compile must be one of {', '.join(COMPILE_MODES)}"
+        )
+        _require(1 <= self.slots <= 4096, "slots must be 1 to 4096")
+        _require(1 <= self.rows <= self.slots, f"rows must be 1 to the {self.slots} slots")
+        _require(1 <= self.width <= 64, "width must be 1 to 64")
+        _require(
+            self.prefill_width % 8 == 0 and 8 <= self.prefill_width <= 4096,
+            "prefill width must be a multiple of 8, 8 to 4096",
+        )
+        _require(self.max_context_tokens >= 0, "max context tokens must not be negative")
+        _require(self.threads >= 0, "threads must not be negative")
+
+    @property
+    def row_buckets(self) -> tuple[int, ...]:
+        """Numbers of rows that a step may have, ascending: powers of four, and the most."""
+        sizes = {self.rows}
+        size = 1
+        while size < self.rows:
+            sizes.add(size)
+            size *= 4
+        return tuple(sorted(sizes))
+
+    @property
+    def thread_count(self) -> int:
+        """CPU threads of the model."""
+        return self.threads or max(1, (os.cpu_count() or 1) - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetConfig:
+    """The target service."""
+
+    listen: str = f"127.0.0.1:{TARGET_PORT}"
+    engine: EngineConfig = EngineConfig(folder=TARGET_FOLDER)
+    drain_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        _require(
+            self.engine.width % 8 == 0,
+            "the target's width must be a multiple of 8; other widths change its bits",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftConfig:
+    """The draft service."""
+
+    listen: str = f"127.0.0.1:{DRAFT_PORT}"
+    engine: EngineConfig = EngineConfig(folder=DRAFT_FOLDER, width=DRAFT_WIDTH, threads=1)
+    drain_seconds: float = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionConfig:
+    """The session service."""
+
+    ledger: Path
+    listen: str = f"127.0.0.1:{SESSION_PORT}"
+    target: str = f"127.0.0.1:{TARGET_PORT}"
+    draft: str | None = f"127.0.0.1:{DRAFT_PORT}"
+    window: int = 4
+    lead: int = 12
+    loop: LoopMode = LoopMode.SYNCHRONOUS
+    target_timeout_ms: int = 120_000
+    """How long to wait for the target at start-up."""
+    drain_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.window <= 63, "window must be 0 to 63")
+        _require(1 <= self.lead <= 64, "lead must be 1 to 64")
+        _require(self.target_timeout_ms >= 1, "target timeout must be at least 1 ms")
+
+
+def default_ledger() -> Path:
+    """Where the ledger lives unless told otherwise."""
+    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(base) / "outrider" / "ledger.db"

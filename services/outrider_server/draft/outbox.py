@@ -1,0 +1,61 @@
+"""Guesses on their way from the device thread to a stream, joined to as few messages as wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from ..speculation.errors import OutriderError
+from ..speculation.types import Proposal
+
+
+class Outbox:
+    """What a drafting job has for its stream. `put`, `fail` from any thread, the rest on the loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[tuple[int, Proposal]] = deque()
+        self._changed = asyncio.Event()
+        self._ended = False
+        self._error: OutriderError | None = None
+
+    def put(self, branch: int, proposal: Proposal) -> None:
+        """Adds a guess."""
+        self._loop.call_soon_threadsafe(self._add, branch, proposal)
+
+    def fail(self, error: OutriderError) -> None:
+        """Ends the outbox with an error."""
+        self._loop.call_soon_threadsafe(self.end, error)
+
+    def end(self, error: OutriderError | None = None) -> None:
+        """Ends the outbox; what waits is dropped, since nobody will hear it in time."""
+        self._ended = True
+        self._error = self._error or error
+        self._changed.set()
+
+    async def take(self) -> tuple[int, Proposal] | None:
+        """The next guesses of one branch without a gap, as one proposal; None at the end.
+
+        Raises the error that ended the outbox.
+        """
+        while not self._waiting and not self._ended:
+            self._changed.clear()
+            await self._changed.wait()
+        if self._error is not None:
+            raise self._error
+        if self._ended:
+            return None
+        branch, first = self._waiting.popleft()
+        tokens = list(first.tokens)
+        while self._waiting:
+            next_branch, following = self._waiting[0]
+            end = first.start_position + len(tokens)
+            if next_branch != branch or following.start_position != end:
+                break
+            tokens += following.tokens
+            self._waiting.popleft()
+        return branch, Proposal(first.start_position, tuple(tokens))
+
+    def _add(self, branch: int, proposal: Proposal) -> None:
+        self._waiting.append((branch, proposal))
+        self._changed.set()

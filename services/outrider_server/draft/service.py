@@ -1,0 +1,108 @@
+"""DraftService over an engine: one drafting job a stream, fed with commits, emptied of proposals."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+from outrider.v1 import draft_pb2, draft_pb2_grpc
+
+from ..engine.drafting import DraftJob
+from ..engine.engine import OpenedSlot
+from ..engine.host import EngineHost
+from ..rpc import telemetry
+from ..rpc.model_service import ModelServicer
+from ..rpc.wire import sampling_from_proto
+from ..speculation.errors import InvalidRequest, VocabularyMismatch
+from ..speculation.types import Draw
+from .outbox import Outbox
+
+MAX_LEAD = 64
+
+
+class DraftServicer(ModelServicer, draft_pb2_grpc.DraftServiceServicer):
+    """Drafts for as many turns as there are slots."""
+
+    def __init__(self, host: EngineHost) -> None:
+        super().__init__(host)
+        self._engine = host
+        self._tracer = telemetry.tracer()
+
+    async def Draft(
+        self,
+        requests: AsyncIterator[draft_pb2.DraftRequest],
+        context: grpc.aio.ServicerContext,
+    ) -> AsyncIterator[draft_pb2.DraftResponse]:
+        """One turn: `open`, then proposals until the caller ends the stream."""
+        opening = await anext(aiter(requests), None)
+        if opening is None or opening.WhichOneof("message") != "open":
+            raise InvalidRequest("open", "the first message of the stream must be open")
+        message = opening.open
+        self._check(message)
+        draw = Draw(sampling_from_proto(message.sampling), message.seed, message.generated_from)
+        opened = await self._engine.open(
+            message.session_id, message.epoch, message.committed_length, draw
+        )
+        caller = telemetry.incoming_context(context.invocation_metadata())
+        with self._tracer.start_as_current_span(telemetry.DRAFT_SPAN, caller):
+            answer = draft_pb2.DraftOpened(length=opened.length, digest=opened.digest)
+            yield draft_pb2.DraftResponse(opened=answer)
+            async for proposal in self._draft(opened, message, requests):
+                yield draft_pb2.DraftResponse(proposal=proposal)
+
+    def _check(self, message: draft_pb2.DraftOpen) -> None:
+        if message.vocabulary_fingerprint != self._engine.engine.loaded.vocabulary_fingerprint:
+            raise VocabularyMismatch(
+                "the draft's vocabulary is not the target's; use another draft"
+            )
+        if not 1 <= message.lead <= MAX_LEAD:
+            raise InvalidRequest("lead", f"lead must be 1 to {MAX_LEAD}")
+
+    async def _draft(
+        self,
+        opened: OpenedSlot,
+        message: draft_pb2.DraftOpen,
+        requests: AsyncIterator[draft_pb2.DraftRequest],
+    ) -> AsyncIterator[draft_pb2.Proposal]:
+        """Runs the job; ends when the caller does, raises what ended the job otherwise."""
+        outbox = Outbox()
+        job = DraftJob(
+            self._engine.engine,
+            opened.slot,
+            opened.lease,
+            message.committed_length,
+            message.lead,
+            outbox.put,
+            outbox.fail,
+        )
+        self._engine.device.submit(job)
+        reader = asyncio.create_task(self._read_commits(job, requests, outbox))
+        try:
+            while (taken := await outbox.take()) is not None:
+                branch, proposal = taken
+                yield draft_pb2.Proposal(
+                    branch=branch, start_position=proposal.start_position, tokens=proposal.tokens
+                )
+            await reader
+        finally:
+            reader.cancel()
+            self._engine.device.wake(lambda: setattr(job, "done", True))
+            self._engine.close(opened)
+
+    async def _read_commits(
+        self,
+        job: DraftJob,
+        requests: AsyncIterator[draft_pb2.DraftRequest],
+        outbox: Outbox,
+    ) -> None:
+        try:
+            async for request in requests:
+                if request.WhichOneof("message") != "commit":
+                    raise InvalidRequest("commit", "after open, every message must be a commit")
+                start, tokens = request.commit.start_position, tuple(request.commit.tokens)
+                self._engine.device.wake(
+                    lambda start=start, tokens=tokens: job.commit(start, tokens)
+                )
+        finally:
+            outbox.end()

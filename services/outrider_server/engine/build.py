@@ -1,0 +1,56 @@
+"""Builds an engine from plain arguments: loads the model, settles its shapes, compiles and audits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from ..speculation.errors import StartupError
+from .engine import Engine
+from .loading import load_model
+from .step import StepLimits
+
+
+def engine_builder(
+    folder: Path,
+    *,
+    dtype: str,
+    device: str,
+    slots: int,
+    row_buckets: tuple[int, ...],
+    width: int,
+    prefill_width: int,
+    max_context_tokens: int,
+    compile_mode: str,
+    reproducible: bool,
+    threads: int,
+) -> Callable[[], Engine]:
+    """What a device thread runs to get its engine. It raises StartupError for what cannot be served."""
+
+    def build() -> Engine:
+        torch.set_num_threads(threads)
+        try:
+            torch_device = torch.device(device)
+            torch.zeros(1, device=torch_device)
+        except (RuntimeError, AssertionError) as error:
+            raise StartupError(f"device {device} cannot be used on this machine") from error
+        loaded = load_model(folder, dtype, torch_device)
+        positions = loaded.max_positions or max_context_tokens
+        if not positions:
+            raise StartupError("the model names no longest context; set max context tokens")
+        if max_context_tokens > positions:
+            raise StartupError(
+                f"a context of {max_context_tokens} tokens is longer than the model's {positions}"
+            )
+        limits = StepLimits(
+            slots=slots,
+            max_context_tokens=max_context_tokens or positions,
+            width=width,
+            prefill_width=prefill_width,
+            row_buckets=row_buckets,
+        )
+        return Engine(loaded, limits, compile_mode, reproducible)
+
+    return build

@@ -1,0 +1,70 @@
+"""The life of a server process: bind, report ready, drain on SIGTERM, stop.
+
+Health and reflection come with every server. Draining: health turns NOT_SERVING, new calls are refused,
+running ones get the grace period to end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Sequence
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from ..speculation.errors import StartupError
+from .channels import MAX_MESSAGE_BYTES, SERVER_OPTIONS
+from .interceptor import ErrorInterceptor
+
+
+class Server:
+    """A gRPC server with health, reflection and translated errors.
+
+    `max_request_bytes` bounds one message; a larger one is refused with RESOURCE_EXHAUSTED.
+    """
+
+    def __init__(
+        self, service_names: Sequence[str], max_request_bytes: int = MAX_MESSAGE_BYTES
+    ) -> None:
+        options = (*SERVER_OPTIONS, ("grpc.max_receive_message_length", max_request_bytes))
+        self.grpc = grpc.aio.server(interceptors=[ErrorInterceptor()], options=options)
+        self._health = health.aio.HealthServicer()
+        self._names = ("", *service_names)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
+        shown = (*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(shown, self.grpc)
+
+    async def start(self, listen: str) -> str:
+        """Binds and serves; returns the address bound, with the port that was chosen for port 0.
+
+        Raises StartupError when the address cannot be bound.
+        """
+        try:
+            port = self.grpc.add_insecure_port(listen)
+        except RuntimeError as error:
+            raise StartupError(
+                f"cannot listen on {listen}; is the port in use, or the address wrong?"
+            ) from error
+        await self.grpc.start()
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        return listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
+
+    async def drain(self, grace_seconds: float) -> None:
+        """Refuses new calls, lets running ones end within the grace period, then cuts them off."""
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self.grpc.stop(grace_seconds)
+
+    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for name in self._names:
+            await self._health.set(name, status)
+
+
+async def wait_for_stop_signal() -> None:
+    """Returns when SIGTERM or SIGINT arrives."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await stop.wait()

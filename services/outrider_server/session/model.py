@@ -1,0 +1,34 @@
+"""What the session service knows of the target's model: learnt from the target, no files of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..speculation.description import ModelDescription, TokenizerFiles
+from ..speculation.errors import StartupError
+from .chat import ChatTemplate
+from .text import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """The target's description, its tokenizer and its chat template."""
+
+    description: ModelDescription
+    tokenizer: Tokenizer
+    chat: ChatTemplate
+
+    @classmethod
+    def of(cls, description: ModelDescription, files: TokenizerFiles) -> ServedModel:
+        """Raises StartupError when the tokenizer cannot be used."""
+        try:
+            tokenizer = Tokenizer(
+                files.tokenizer_json.decode(),
+                begin_token=files.begin_token,
+                end_token=files.end_token,
+                chat_template=files.chat_template,
+            )
+        except ValueError as error:
+            raise StartupError(f"the target's tokenizer cannot be used: {error}") from error
+        chat = ChatTemplate(files.chat_template, files.begin_token, files.end_token)
+        return cls(description, tokenizer, chat)

@@ -1,0 +1,153 @@
+"""A turn as it was asked for, checked before anything is computed or written."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import uuid
+from dataclasses import asdict, dataclass
+
+from outrider.v1 import session_pb2
+
+from ..rpc.wire import sampling_from_proto
+from ..speculation.errors import InvalidRequest
+from ..speculation.types import MAX_LOGPROBS, DraftMode, LoopMode, SamplingParams
+from .chat import ChatMessage
+from .model import ServedModel
+from .stops import StopStrings
+
+DEFAULT_MAX_NEW_TOKENS = 256
+MAX_REQUEST_ID_CHARACTERS = 128
+
+_DRAFT_MODES = {
+    session_pb2.DRAFT_MODE_UNSPECIFIED: DraftMode.AUTO,
+    session_pb2.DRAFT_MODE_AUTO: DraftMode.AUTO,
+    session_pb2.DRAFT_MODE_MODEL: DraftMode.MODEL,
+    session_pb2.DRAFT_MODE_NGRAM: DraftMode.NGRAM,
+    session_pb2.DRAFT_MODE_OFF: DraftMode.OFF,
+}
+_LOOP_MODES = {
+    session_pb2.LOOP_MODE_UNSPECIFIED: None,
+    session_pb2.LOOP_MODE_RUN_AHEAD: LoopMode.RUN_AHEAD,
+    session_pb2.LOOP_MODE_SYNCHRONOUS: LoopMode.SYNCHRONOUS,
+}
+
+TurnInput = str | tuple[int, ...] | tuple[ChatMessage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRequest:
+    """One turn, with every default filled in."""
+
+    session_id: str
+    input: TurnInput
+    max_new_tokens: int
+    sampling: SamplingParams
+    seed: int
+    stop: tuple[str, ...]
+    draft: DraftMode
+    max_window: int | None
+    logprobs: int | None
+    request_id: str
+    loop: LoopMode | None
+
+    def parameters(self) -> str:
+        """What the tokens depend on beside target and prompt, as JSON for the ledger."""
+        sampling = asdict(self.sampling) | {"logit_bias": dict(self.sampling.logit_bias)}
+        return json.dumps(
+            {
+                "sampling": sampling,
+                "seed": self.seed,
+                "stop": self.stop,
+                "max_new_tokens": self.max_new_tokens,
+            }
+        )
+
+
+def parse_turn(message: session_pb2.GenerateRequest, model: ServedModel) -> TurnRequest:
+    """Checks a request against everything but its session. Raises InvalidRequest naming the field."""
+    description = model.description
+    sampling = sampling_from_proto(message.sampling)
+    sampling.check_vocabulary(description.vocabulary_size)
+    max_new_tokens = (
+        message.max_new_tokens if message.HasField("max_new_tokens") else DEFAULT_MAX_NEW_TOKENS
+    )
+    _require(max_new_tokens >= 1, "max_new_tokens", "max_new_tokens must be at least 1")
+    stop = tuple(message.stop)
+    StopStrings(stop)
+    max_window = message.max_window if message.HasField("max_window") else None
+    _require(
+        max_window is None or 0 <= max_window < description.width,
+        "max_window",
+        f"max_window must be 0 to {description.width - 1}",
+    )
+    logprobs = message.logprobs if message.HasField("logprobs") else None
+    _require(
+        logprobs is None or 0 <= logprobs <= MAX_LOGPROBS,
+        "logprobs",
+        f"logprobs must be 0 to {MAX_LOGPROBS}",
+    )
+    _require(message.draft in _DRAFT_MODES, "draft", "draft must be a value of DraftMode")
+    _require(message.loop in _LOOP_MODES, "loop", "loop must be a value of LoopMode")
+    _require(
+        len(message.request_id) <= MAX_REQUEST_ID_CHARACTERS,
+        "request_id",
+        f"request_id must have at most {MAX_REQUEST_ID_CHARACTERS} characters",
+    )
+    return TurnRequest(
+        session_id=message.session_id,
+        input=_parse_input(message, description.vocabulary_size),
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        seed=message.seed if message.HasField("seed") else secrets.randbits(53),
+        stop=stop,
+        draft=_DRAFT_MODES[message.draft],
+        max_window=max_window,
+        logprobs=logprobs,
+        request_id=message.request_id or uuid.uuid4().hex,
+        loop=_LOOP_MODES[message.loop],
+    )
+
+
+def _parse_input(message: session_pb2.GenerateRequest, vocabulary_size: int) -> TurnInput:
+    kind = message.WhichOneof("input")
+    if kind == "text":
+        _require(bool(message.text), "text", "text is empty; send at least one character")
+        return message.text
+    if kind == "tokens":
+        tokens = tuple(message.tokens.tokens)
+        _require(bool(tokens), "tokens", "tokens is empty; send at least one token id")
+        for token in tokens:
+            _require(
+                0 <= token < vocabulary_size,
+                "tokens",
+                f"token id {token} is outside the vocabulary of 0 to {vocabulary_size - 1}",
+            )
+        return tokens
+    if kind == "chat":
+        messages = message.chat.messages
+        _require(bool(messages), "chat", "chat is empty; send at least one message")
+        return tuple(ChatMessage(entry.role, entry.content) for entry in messages)
+    raise InvalidRequest("input", "the turn has no input; set text, tokens or chat")
+
+
+def encode_input(turn_input: TurnInput, model: ServedModel, *, begin: bool) -> tuple[int, ...]:
+    """The tokens that the input adds to a session, which `begin` says is empty.
+
+    Raises InvalidRequest when the chat template refuses the messages, or nothing is left.
+    """
+    if isinstance(turn_input, str):
+        return tuple(model.tokenizer.encode(turn_input, begin=begin))
+    tokens = tuple(entry for entry in turn_input if isinstance(entry, int))
+    if tokens:
+        return tokens
+    messages = [entry for entry in turn_input if isinstance(entry, ChatMessage)]
+    rendered = model.chat.render(messages, control_texts=model.tokenizer.control_texts)
+    encoded = tuple(model.tokenizer.encode_rendered(rendered, begin=begin))
+    _require(bool(encoded), "chat", "the chat template rendered nothing; send other messages")
+    return encoded
+
+
+def _require(holds: bool, field: str, message: str) -> None:
+    if not holds:
+        raise InvalidRequest(field, message)

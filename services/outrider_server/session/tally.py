@@ -1,0 +1,94 @@
+"""What a turn came to: counted round by round, told in its summary."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from ..rpc.telemetry import SOURCE, TurnMetrics
+from ..speculation.types import FinishReason, Round, TokenSource
+
+
+@dataclass(frozen=True, slots=True)
+class TurnStarted:
+    """A turn that was accepted, its input committed."""
+
+    request_id: str
+    prompt_tokens: int
+    start_position: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class TurnSummary:
+    """The fields of the proto of the same name."""
+
+    finish_reason: FinishReason
+    seed: int
+    rounds: int
+    proposed: int
+    accepted: int
+    tokens: int
+    prompt_tokens: int
+    prefilled_tokens: int
+    ttft_ms: float
+    duration_ms: float
+    degraded: bool
+    degraded_reason: str
+    position: int
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts a turn's rounds. `started_at` is the request's arrival on the monotonic clock, in seconds."""
+
+    metrics: TurnMetrics
+    started_at: float = field(default_factory=time.monotonic)
+    rounds: int = 0
+    proposed: int = 0
+    accepted: int = 0
+    tokens: int = 0
+    prefilled_tokens: int = 0
+    ttft_ms: float = 0.0
+
+    def add(self, decided: Round) -> None:
+        """Counts a recorded round."""
+        if not self.rounds:
+            self.ttft_ms = self.elapsed_ms()
+            self.prefilled_tokens = decided.context
+            self.metrics.first_token.record(self.ttft_ms / 1000)
+        self.rounds += 1
+        self.proposed += decided.proposed
+        self.accepted += decided.agreed
+        self.tokens += len(decided.tokens)
+        self.metrics.rounds.add(1)
+        self.metrics.proposed.add(decided.proposed)
+        self.metrics.agreed.add(decided.agreed)
+        for source in TokenSource:
+            count = decided.sources.count(source)
+            if count:
+                self.metrics.tokens.add(count, {SOURCE: source.value})
+
+    def elapsed_ms(self) -> float:
+        """Milliseconds since the request arrived."""
+        return (time.monotonic() - self.started_at) * 1000
+
+    def summary(
+        self, finish_reason: FinishReason, started: TurnStarted, trouble: str
+    ) -> TurnSummary:
+        """The summary of the turn, which has ended. `trouble` says what was wrong with the draft."""
+        return TurnSummary(
+            finish_reason=finish_reason,
+            seed=started.seed,
+            rounds=self.rounds,
+            proposed=self.proposed,
+            accepted=self.accepted,
+            tokens=self.tokens,
+            prompt_tokens=started.prompt_tokens,
+            prefilled_tokens=self.prefilled_tokens,
+            ttft_ms=self.ttft_ms,
+            duration_ms=self.elapsed_ms(),
+            degraded=bool(trouble),
+            degraded_reason=trouble,
+            position=started.start_position + self.tokens,
+        )

@@ -1,0 +1,254 @@
+"""Runs turns: from a checked request to recorded rounds and a summary.
+
+Joins the parts around the decode loop: the session's tokens from the ledger, the target, the drafters, the
+end of the turn, the telemetry. The loop itself is `speculation/decoder.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from ..rpc.telemetry import TurnMetrics
+from ..speculation.decoder import decode_ahead, decode_synchronously
+from ..speculation.drafters import ComposedDrafter, NoDrafter
+from ..speculation.errors import InvalidRequest, ModelMismatch
+from ..speculation.lifecycle import Lifecycle, TurnEvent, TurnState
+from ..speculation.ngram import NgramDrafter
+from ..speculation.ports import Drafter
+from ..speculation.turn import Turn
+from ..speculation.types import DraftMode, Draw, FinishReason, LoopMode, Round
+from .draft_link import DraftedTurn, DraftLink, RemoteDrafter
+from .ledger import Ledger, LedgerToken, NewTurn, TurnRecord
+from .live import LiveSessions
+from .model import ServedModel
+from .requests import TurnRequest, encode_input
+from .tally import Tally, TurnStarted, TurnSummary
+from .target_link import TargetLink
+from .text import TurnText
+from .trace import TurnTrace
+
+OWNER = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LoopSettings:
+    """How the loop paces draft and target, unless a request says otherwise."""
+
+    window: int = 4
+    lead: int = 12
+    mode: LoopMode = LoopMode.SYNCHRONOUS
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenTurn:
+    """A turn whose prompt is committed. `tokens` are the session's, the prompt included."""
+
+    request: TurnRequest
+    record: TurnRecord
+    epoch: int
+    tokens: tuple[int, ...]
+
+    @property
+    def draw(self) -> Draw:
+        request = self.request
+        return Draw(request.sampling, request.seed, len(self.tokens), request.logprobs)
+
+
+class LedgerRecorder:
+    """The ledger as the decode loop sees it: appends each round where the last one ended."""
+
+    def __init__(self, ledger: Ledger, session_id: str, epoch: int) -> None:
+        self._ledger = ledger
+        self._session_id = session_id
+        self._epoch = epoch
+
+    async def record(self, decided: Round) -> None:
+        """Commits the round's tokens."""
+        logprobs = decided.logprobs or (None,) * len(decided.tokens)
+        tokens = [
+            LedgerToken(*entry)
+            for entry in zip(decided.tokens, decided.sources, logprobs, strict=True)
+        ]
+        await self._ledger.append(self._session_id, self._epoch, decided.start_position, tokens)
+
+
+class TurnRunner:
+    """Runs the turns of all sessions of this process."""
+
+    def __init__(
+        self,
+        model: ServedModel,
+        target: TargetLink,
+        draft: DraftLink | None,
+        ledger: Ledger,
+        live: LiveSessions,
+        settings: LoopSettings,
+    ) -> None:
+        self._model = model
+        self._target = target
+        self._draft = draft
+        self._ledger = ledger
+        self._live = live
+        self._settings = settings
+        self._metrics = TurnMetrics()
+
+    async def run(
+        self, request: TurnRequest, trace: TurnTrace
+    ) -> AsyncIterator[TurnStarted | Round | TurnSummary]:
+        """Yields `TurnStarted`, the rounds as they are recorded, and the summary.
+
+        Raises OutriderError; what was yielded before stands. Closing the iterator cancels the turn.
+        """
+        self._live.claim(request.session_id)
+        life = Lifecycle()
+        tally = Tally(self._metrics)
+        opened: _OpenTurn | None = None
+        try:
+            opened = await self._begin(request)
+            life.move(TurnEvent.PROMPT_RECORDED)
+            started = TurnStarted(
+                opened.record.request_id,
+                opened.record.prompt_tokens,
+                opened.record.generated_from,
+                request.seed,
+            )
+            yield started
+            async with aclosing(self._decode(opened, tally, life, trace)) as decoding:
+                async for decided in decoding:
+                    if isinstance(decided, Round):
+                        yield decided
+                    else:
+                        yield tally.summary(decided.finish_reason, started, decided.trouble)
+        except (asyncio.CancelledError, GeneratorExit):
+            if not life.ended:
+                life.move(TurnEvent.CALLER_GONE)
+            raise
+        except BaseException as error:
+            self._live.lost(request.session_id, error)
+            if not life.ended:
+                life.move(TurnEvent.ERROR)
+            raise
+        finally:
+            self._metrics.turns.add(1, {"outrider.turn.state": life.state.value})
+            trace.end(tally.tokens, life.state)
+            if opened is not None and life.state is not TurnState.FINISHED:
+                self._live.end_in_background(self._abandon(opened, life.state))
+            else:
+                self._live.free(request.session_id)
+
+    async def _begin(self, request: TurnRequest) -> _OpenTurn:
+        """Checks the request against its session and commits the prompt."""
+        session_id, model = request.session_id, self._model
+        session = await self._ledger.get_session(session_id, OWNER)
+        if session.model_fingerprint != model.description.model_fingerprint:
+            raise ModelMismatch("the session was made with another target; create a new session")
+        prompt = encode_input(request.input, model, begin=session.length == 0)
+        limit = model.description.max_context_tokens
+        if session.length + len(prompt) >= limit:
+            raise InvalidRequest(
+                "input",
+                f"the input has {len(prompt)} tokens and the session {session.length}; together they "
+                f"must be less than the context of {limit}",
+            )
+        epoch = await self._live.epoch(session_id)
+        tokens = await self._ledger.tokens(session_id)
+        new = NewTurn(request.request_id, prompt, request.parameters())
+        record = await self._ledger.begin_turn(session_id, epoch, len(tokens), new)
+        return _OpenTurn(request, record, epoch, (*tokens, *prompt))
+
+    async def _decode(
+        self, opened: _OpenTurn, tally: Tally, life: Lifecycle, trace: TurnTrace
+    ) -> AsyncIterator[Round | _Ending]:
+        """Yields the rounds, then how the turn ended."""
+        request, tokens = opened.request, opened.tokens
+        with trace.current():
+            verifier = await self._target.open_turn(
+                request.session_id, opened.epoch, tokens, opened.draw
+            )
+            drafter, model_drafter, trouble = self._open_drafter(opened)
+        recorder = LedgerRecorder(self._ledger, request.session_id, opened.epoch)
+        turn = self._turn(request, tokens, verifier.known_length)
+        mode = request.loop or self._settings.mode
+        decode = decode_ahead if mode is LoopMode.RUN_AHEAD else decode_synchronously
+        try:
+            async with aclosing(decode(turn, verifier, drafter, recorder)) as rounds:
+                async for decided in rounds:
+                    tally.add(decided)
+                    trace.round(decided)
+                    if decided.finish_reason is None:
+                        life.move(TurnEvent.ROUND_RECORDED)
+                    else:
+                        await self._finish(opened, decided.finish_reason)
+                        life.move(TurnEvent.LAST_ROUND_RECORDED)
+                    yield decided
+        finally:
+            verifier.close()
+            if model_drafter is not None:
+                trouble = trouble or model_drafter.trouble
+                model_drafter.close()
+        assert turn.finish_reason is not None, "the loop ends with the turn"
+        yield _Ending(turn.finish_reason, trouble)
+
+    def _turn(self, request: TurnRequest, tokens: Sequence[int], known_length: int) -> Turn:
+        description = self._model.description
+        room = description.max_context_tokens - len(tokens)
+        window = self._settings.window if request.max_window is None else request.max_window
+        end = TurnText(
+            self._model.tokenizer,
+            tokens,
+            stop=request.stop,
+            end_tokens=description.end_token_ids,
+            max_new_tokens=request.max_new_tokens,
+            room=room,
+        )
+        window = min(window, description.width - 1)
+        return Turn(tokens, known_length, window, end, min(request.max_new_tokens, room))
+
+    def _open_drafter(self, opened: _OpenTurn) -> tuple[Drafter, RemoteDrafter | None, str]:
+        """The turn's drafter, the part of it that is a model, and what is wrong already."""
+        request, settings = opened.request, self._settings
+        window = settings.window if request.max_window is None else request.max_window
+        if request.draft is DraftMode.OFF or window == 0:
+            return NoDrafter(), None, ""
+        if request.draft is DraftMode.NGRAM or self._draft is None:
+            missing = request.draft is DraftMode.MODEL
+            trouble = "the service has no draft; it proposes from n-grams" if missing else ""
+            return NgramDrafter(opened.tokens), None, trouble
+        mode = request.loop or settings.mode
+        lead = window if mode is LoopMode.SYNCHRONOUS else max(settings.lead, window)
+        model = self._draft.open_turn(
+            DraftedTurn(
+                request.session_id,
+                opened.epoch,
+                opened.tokens,
+                opened.draw,
+                lead,
+                self._model.description.vocabulary_fingerprint,
+            )
+        )
+        if request.draft is DraftMode.MODEL:
+            return model, model, ""
+        return ComposedDrafter(NgramDrafter(opened.tokens), model), model, ""
+
+    async def _finish(self, opened: _OpenTurn, finish_reason: FinishReason) -> None:
+        record = opened.record
+        await self._ledger.finish_turn(
+            record.session_id, opened.epoch, record.turn_index, finish_reason
+        )
+
+    async def _abandon(self, opened: _OpenTurn, state: TurnState) -> None:
+        """Writes the end of a turn that nobody listens to any more, then frees the session."""
+        reason = FinishReason.CANCELLED if state is TurnState.CANCELLED else FinishReason.FAILED
+        try:
+            await self._finish(opened, reason)
+        finally:
+            self._live.free(opened.record.session_id)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    finish_reason: FinishReason
+    trouble: str

@@ -1,0 +1,93 @@
+"""The public messages: records, rounds and summaries as protos."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from outrider.v1 import session_pb2
+
+from ..rpc.wire import logprobs_to_proto
+from ..speculation.types import FinishReason, Round, TokenSource
+from .ledger import SessionRecord
+from .tally import TurnStarted, TurnSummary
+
+_SOURCES = {
+    TokenSource.DRAFT: session_pb2.TOKEN_SOURCE_DRAFT,
+    TokenSource.NGRAM: session_pb2.TOKEN_SOURCE_NGRAM,
+    TokenSource.TARGET: session_pb2.TOKEN_SOURCE_TARGET,
+}
+_FINISH_REASONS = {
+    FinishReason.END_TOKEN: session_pb2.FINISH_REASON_END_TOKEN,
+    FinishReason.STOP_STRING: session_pb2.FINISH_REASON_STOP_STRING,
+    FinishReason.LENGTH: session_pb2.FINISH_REASON_LENGTH,
+    FinishReason.CANCELLED: session_pb2.FINISH_REASON_CANCELLED,
+    FinishReason.FAILED: session_pb2.FINISH_REASON_FAILED,
+}
+
+
+def session_to_proto(record: SessionRecord, running: bool) -> session_pb2.Session:
+    """A session."""
+    return session_pb2.Session(
+        session_id=record.session_id,
+        position=record.length,
+        turn_count=record.turn_count,
+        turn_running=running,
+        model_fingerprint=record.model_fingerprint,
+        create_time=_timestamp(record.created_us),
+        update_time=_timestamp(record.updated_us),
+    )
+
+
+def started_to_proto(started: TurnStarted) -> session_pb2.GenerateEvent:
+    """The first event of a turn."""
+    return session_pb2.GenerateEvent(
+        started=session_pb2.TurnStarted(
+            request_id=started.request_id,
+            prompt_tokens=started.prompt_tokens,
+            start_position=started.start_position,
+            seed=started.seed,
+        )
+    )
+
+
+def round_to_protos(decided: Round, first_index: int) -> Iterator[session_pb2.GenerateEvent]:
+    """One event for each token of a round; the first has index `first_index`."""
+    for offset, token in enumerate(decided.tokens):
+        logprobs = decided.logprobs[offset] if decided.logprobs else None
+        yield session_pb2.GenerateEvent(
+            token=session_pb2.TokenEvent(
+                index=first_index + offset,
+                token=token,
+                text=decided.texts[offset],
+                source=_SOURCES[decided.sources[offset]],
+                logprobs=None if logprobs is None else logprobs_to_proto(logprobs),
+            )
+        )
+
+
+def summary_to_proto(summary: TurnSummary) -> session_pb2.GenerateEvent:
+    """The last event of a turn."""
+    return session_pb2.GenerateEvent(
+        summary=session_pb2.TurnSummary(
+            finish_reason=_FINISH_REASONS[summary.finish_reason],
+            seed=summary.seed,
+            rounds=summary.rounds,
+            proposed=summary.proposed,
+            accepted=summary.accepted,
+            tokens=summary.tokens,
+            prompt_tokens=summary.prompt_tokens,
+            prefilled_tokens=summary.prefilled_tokens,
+            ttft_ms=summary.ttft_ms,
+            duration_ms=summary.duration_ms,
+            degraded=summary.degraded,
+            degraded_reason=summary.degraded_reason,
+            position=summary.position,
+        )
+    )
+
+
+def _timestamp(microseconds: int) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromMicroseconds(microseconds)
+    return stamp

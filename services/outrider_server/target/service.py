@@ -1,0 +1,70 @@
+"""TargetService over an engine: opens slots, turns steps into jobs, answers with verdicts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+from opentelemetry import trace
+from outrider.v1 import target_pb2, target_pb2_grpc
+
+from ..engine.engine import OpenedSlot
+from ..engine.host import EngineHost
+from ..engine.verifying import VerifyJob
+from ..rpc import telemetry
+from ..rpc.model_service import ModelServicer
+from ..rpc.wire import draw_from_open, step_from_proto, verdict_to_proto
+from ..speculation.errors import InvalidRequest
+
+
+class TargetServicer(ModelServicer, target_pb2_grpc.TargetServiceServicer):
+    """Verifies steps for as many turns as there are slots."""
+
+    def __init__(self, host: EngineHost) -> None:
+        super().__init__(host)
+        self._engine = host
+        self._tracer = telemetry.tracer()
+
+    async def Verify(
+        self,
+        requests: AsyncIterator[target_pb2.VerifyRequest],
+        context: grpc.aio.ServicerContext,
+    ) -> AsyncIterator[target_pb2.VerifyResponse]:
+        """One turn: `open`, then a verdict for every step."""
+        opening = await anext(aiter(requests), None)
+        if opening is None or opening.WhichOneof("message") != "open":
+            raise InvalidRequest("open", "the first message of the stream must be open")
+        message = opening.open
+        opened = await self._engine.open(
+            message.session_id, message.epoch, message.committed_length, draw_from_open(message)
+        )
+        caller = telemetry.incoming_context(context.invocation_metadata())
+        try:
+            answer = target_pb2.VerifyOpened(length=opened.length, digest=opened.digest)
+            yield target_pb2.VerifyResponse(opened=answer)
+            async for request in requests:
+                if request.WhichOneof("message") != "step":
+                    raise InvalidRequest("step", "after open, every message must be a step")
+                with self._tracer.start_as_current_span(telemetry.VERIFY_SPAN, caller) as span:
+                    verdict = await self._verify(opened, request.step, span)
+                yield target_pb2.VerifyResponse(verdict=verdict)
+        finally:
+            self._engine.close(opened)
+
+    async def _verify(
+        self, opened: OpenedSlot, message: target_pb2.VerifyStep, span: trace.Span
+    ) -> target_pb2.Verdict:
+        job = VerifyJob(self._engine.engine, opened.slot, opened.lease, step_from_proto(message))
+        self._engine.device.submit(job)
+        done = await asyncio.wrap_future(job.outcome)
+        if span.is_recording():
+            span.set_attributes(
+                {
+                    telemetry.POSITION: done.verdict.start_position,
+                    telemetry.PROPOSED: len(message.proposed_tokens),
+                    telemetry.AGREED: done.verdict.agreed,
+                    telemetry.BATCH_ROWS: done.batch_rows,
+                }
+            )
+        return verdict_to_proto(done.verdict, done.batch_rows, done.seconds)

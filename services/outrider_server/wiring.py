@@ -1,0 +1,143 @@
+"""The processes: builds each service from its configuration, serves, drains, stops.
+
+The only place that knows all the parts. Each `run_*` prints `ready ADDRESS` when it serves and returns after
+SIGTERM or SIGINT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from outrider.v1 import session_pb2, target_pb2
+from outrider.v1.draft_pb2 import DESCRIPTOR as DRAFT_FILE
+
+from .config import DraftConfig, EngineConfig, SessionConfig, TargetConfig
+from .rpc import telemetry
+from .rpc.serve import Server, wait_for_stop_signal
+from .speculation.errors import InternalError, StartupError, Unavailable
+
+TARGET_SERVICE = target_pb2.DESCRIPTOR.services_by_name["TargetService"].full_name
+DRAFT_SERVICE = DRAFT_FILE.services_by_name["DraftService"].full_name
+SESSION_SERVICE = session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
+
+MAX_PUBLIC_REQUEST_BYTES = 4 << 20
+
+
+async def run_target(config: TargetConfig) -> None:
+    """The target service until it is told to stop. Raises StartupError."""
+    from outrider.v1 import target_pb2_grpc
+
+    from .target.service import TargetServicer
+
+    host = await _start_engine(config.engine, "target")
+    server = Server([TARGET_SERVICE])
+    target_pb2_grpc.add_TargetServiceServicer_to_server(TargetServicer(host), server.grpc)
+    await _serve(server, config.listen, config.drain_seconds, "target", host.device.stop)
+
+
+async def run_draft(config: DraftConfig) -> None:
+    """The draft service until it is told to stop. Raises StartupError."""
+    from outrider.v1 import draft_pb2_grpc
+
+    from .draft.service import DraftServicer
+
+    host = await _start_engine(config.engine, "draft")
+    server = Server([DRAFT_SERVICE])
+    draft_pb2_grpc.add_DraftServiceServicer_to_server(DraftServicer(host), server.grpc)
+    await _serve(server, config.listen, config.drain_seconds, "draft", host.device.stop)
+
+
+async def run_session(config: SessionConfig) -> None:
+    """The session service until it is told to stop. Raises StartupError."""
+    from outrider.v1 import session_pb2_grpc
+
+    from .session.draft_link import DraftLink
+    from .session.model import ServedModel
+    from .session.service import SessionServicer
+    from .session.sqlite_ledger import SqliteLedger
+    from .session.target_link import TargetLink
+    from .session.turns import LoopSettings
+
+    target = TargetLink(config.target)
+    try:
+        model = ServedModel.of(*await target.describe(config.target_timeout_ms))
+    except Unavailable as error:
+        raise StartupError(f"the target at {config.target} does not answer") from error
+    try:
+        config.ledger.parent.mkdir(parents=True, exist_ok=True)
+        ledger = SqliteLedger(config.ledger)
+    except (OSError, InternalError, Unavailable) as error:
+        raise StartupError(f"the ledger {config.ledger} cannot be opened: {error}") from error
+    draft = DraftLink(config.draft) if config.draft else None
+    settings = LoopSettings(config.window, config.lead, config.loop)
+    servicer = SessionServicer(model, target, draft, ledger, settings)
+
+    async def stop() -> None:
+        await servicer.settle()
+        await ledger.aclose()
+        await target.close()
+        if draft is not None:
+            await draft.close()
+
+    server = Server([SESSION_SERVICE], MAX_PUBLIC_REQUEST_BYTES)
+    session_pb2_grpc.add_SessionServiceServicer_to_server(servicer, server.grpc)
+    await _serve(server, config.listen, config.drain_seconds, "session", stop)
+
+
+async def _serve(
+    server: Server,
+    listen: str,
+    drain_seconds: float,
+    name: str,
+    stop: Callable[[], Awaitable[None]],
+) -> None:
+    stop_telemetry = telemetry.set_up(f"outrider-{name}")
+    try:
+        address = await server.start(listen)
+        print(f"ready {address}", flush=True)
+        await wait_for_stop_signal()
+        await server.drain(drain_seconds)
+    finally:
+        await stop()
+        stop_telemetry()
+
+
+async def _start_engine(config: EngineConfig, name: str):  # type: ignore[no-untyped-def]
+    """An engine host, its counters observed. Imports torch, which the session service never does."""
+    from .engine.build import engine_builder
+    from .engine.host import EngineHost
+    from .engine.worker import DeviceThread
+
+    device = DeviceThread(
+        engine_builder(
+            config.folder,
+            dtype=config.dtype,
+            device=config.device,
+            slots=config.slots,
+            row_buckets=config.row_buckets,
+            width=config.width,
+            prefill_width=config.prefill_width,
+            max_context_tokens=config.max_context_tokens,
+            compile_mode=config.compile,
+            reproducible=config.reproducible,
+            threads=config.thread_count,
+        )
+    )
+    counters = (await device.start()).counters
+    telemetry.observe(
+        {
+            f"outrider.{name}.steps": ("{step}", "Steps run", lambda: counters.verify_steps),
+            f"outrider.{name}.rows": ("{row}", "Rows in them", lambda: counters.verify_rows),
+            f"outrider.{name}.prefilled_tokens": (
+                "{token}",
+                "Tokens read by prefill",
+                lambda: counters.prefilled_tokens,
+            ),
+            f"outrider.{name}.device_time": (
+                "s",
+                "Time that steps took on the device",
+                lambda: counters.device_seconds,
+            ),
+        }
+    )
+    return EngineHost(device)
