@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import grpc
 from outrider.v1 import draft_pb2, draft_pb2_grpc
@@ -45,11 +46,16 @@ class DraftServicer(ModelServicer, draft_pb2_grpc.DraftServiceServicer):
             message.session_id, message.epoch, message.committed_length, draw
         )
         caller = telemetry.incoming_context(context.invocation_metadata())
-        with self._tracer.start_as_current_span(telemetry.DRAFT_SPAN, caller):
+        span = self._tracer.start_span(telemetry.DRAFT_SPAN, caller)
+        try:
             answer = draft_pb2.DraftOpened(length=opened.length, digest=opened.digest)
             yield draft_pb2.DraftResponse(opened=answer)
-            async for proposal in self._draft(opened, message, requests):
-                yield draft_pb2.DraftResponse(proposal=proposal)
+            async with aclosing(self._draft(opened, message, requests)) as proposals:
+                async for proposal in proposals:
+                    yield draft_pb2.DraftResponse(proposal=proposal)
+        finally:
+            self._engine.close(opened)
+            span.end()
 
     def _check(self, message: draft_pb2.DraftOpen) -> None:
         if message.vocabulary_fingerprint != self._engine.engine.loaded.vocabulary_fingerprint:
@@ -88,7 +94,6 @@ class DraftServicer(ModelServicer, draft_pb2_grpc.DraftServiceServicer):
         finally:
             reader.cancel()
             self._engine.device.wake(lambda: setattr(job, "done", True))
-            self._engine.close(opened)
 
     async def _read_commits(
         self,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ from ..speculation.description import ModelDescription
 from ..speculation.errors import OutriderError, ProtocolViolation
 from ..speculation.guesses import Guesses
 from ..speculation.types import Draw, Proposal, usable_length
+
+log = logging.getLogger("outrider.session")
 
 PEER = "draft"
 PATIENCE_MS = 250
@@ -127,7 +130,7 @@ class RemoteDrafter:
             missing = draft_pb2.DraftCommit(start_position=known, tokens=self._turn.tokens[known:])
             await self._call.write(draft_pb2.DraftRequest(commit=missing))
             sender = asyncio.create_task(self._send_commits())
-            async for response in self._call:
+            while (response := await self._call.read()) is not grpc.aio.EOF:
                 proposal = response.proposal
                 self._guesses.receive(proposal.branch, proposal.start_position, proposal.tokens)
                 self._late = False
@@ -137,6 +140,9 @@ class RemoteDrafter:
             self.trouble = str(from_rpc_error(error, PEER))
         except OutriderError as error:
             self.trouble = str(error)
+        except Exception:
+            log.exception("talking to the draft failed")
+            self.trouble = "the session service lost the draft"
         finally:
             self._over = True
             self._arrived.set()

@@ -1,0 +1,90 @@
+"""Engines of the bundled pair and of a draft that knows nothing, shared by the promise tests."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from outrider_server.engine.build import engine_builder
+from outrider_server.engine.worker import DeviceThread
+from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER
+from transformers import LlamaConfig, LlamaForCausalLM
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Two engines share the machine; threads that spin for each other's cores would only slow them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def device_thread(
+    folder: Path,
+    *,
+    dtype: str,
+    width: int,
+    compile_mode: str = "off",
+    rows: tuple[int, ...] = (1, 6),
+) -> DeviceThread:
+    """A device thread, not started, over a model folder."""
+    return DeviceThread(
+        engine_builder(
+            folder,
+            dtype=dtype,
+            device="cpu",
+            slots=8,
+            row_buckets=rows,
+            width=width,
+            prefill_width=64,
+            max_context_tokens=512,
+            compile_mode=compile_mode,
+            reproducible=False,
+            threads=1,
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def untrained_draft(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a draft with random weights and the bundled vocabulary."""
+    folder = tmp_path_factory.mktemp("untrained")
+    torch.manual_seed(5)
+    config = LlamaConfig(
+        vocab_size=4096,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(DRAFT_FOLDER / name, folder / name)
+    return folder
+
+
+@pytest.fixture
+async def drafts(untrained_draft: Path) -> AsyncIterator[dict[str, DeviceThread]]:
+    """The bundled draft and the untrained one, running."""
+    threads = {
+        "bundled": device_thread(DRAFT_FOLDER, dtype="bfloat16", width=2),
+        "untrained": device_thread(untrained_draft, dtype="bfloat16", width=2),
+    }
+    for thread in threads.values():
+        await thread.start()
+    yield threads
+    for thread in threads.values():
+        await thread.stop()
+
+
+def target_thread(dtype: str, compile_mode: str = "off") -> DeviceThread:
+    """The bundled target, not started."""
+    return device_thread(TARGET_FOLDER, dtype=dtype, width=8, compile_mode=compile_mode)

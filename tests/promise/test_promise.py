@@ -1,0 +1,186 @@
+"""The promise: the tokens are the target's, bit for bit, whoever drafts and however the loop runs.
+
+The reference of every sequence is the target alone: no draft, window 0, the plain loop, nothing beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import pytest
+from outrider_server.engine.local import LocalVerifier
+from outrider_server.engine.worker import DeviceThread
+from outrider_server.models import TARGET_FOLDER, held_out_prompts
+from outrider_server.speculation.decoder import decode_ahead, decode_synchronously
+from outrider_server.speculation.turn import Turn
+from outrider_server.speculation.types import (
+    Accepted,
+    Draw,
+    FinishReason,
+    Round,
+    SamplingParams,
+    TokenSource,
+)
+from tokenizers import Tokenizer
+
+from .conftest import target_thread
+from .drafters import KINDS, TurnAt, open_drafter
+
+SAMPLINGS = {
+    "greedy": SamplingParams(temperature=0.0),
+    "temperature 0.7": SamplingParams(temperature=0.7),
+    "temperature 1.0": SamplingParams(temperature=1.0),
+    "top-k": SamplingParams(temperature=1.0, top_k=20),
+    "top-p": SamplingParams(temperature=1.0, top_p=0.9),
+    "min-p": SamplingParams(temperature=1.0, min_p=0.05),
+    "repetition penalty": SamplingParams(temperature=0.7, repetition_penalty=1.3),
+    "logit bias": SamplingParams(temperature=0.7, logit_bias={11: 4.0, 12: -4.0}),
+}
+NEW_TOKENS = 20
+LOOPS = {"plain": decode_synchronously, "ahead": decode_ahead}
+_session_numbers = itertools.count()
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One sequence to compare."""
+
+    sampling: str
+    prompt: int
+    kind: str
+    window: int
+    loop: str
+
+
+class Limit:
+    """Ends a turn after a number of tokens."""
+
+    def __init__(self, tokens: int) -> None:
+        self._left = tokens
+
+    def accept(self, tokens: tuple[int, ...]) -> Accepted:
+        kept = min(self._left, len(tokens))
+        self._left -= kept
+        return Accepted(kept, ("",) * kept, None if self._left else FinishReason.LENGTH)
+
+
+class Nowhere:
+    """Records nothing."""
+
+    async def record(self, decided: Round) -> None:
+        del decided
+
+
+class Bench:
+    """Runs sequences on one target and remembers what it says alone."""
+
+    def __init__(self, target: DeviceThread, drafts: dict[str, DeviceThread]) -> None:
+        tokenizer = Tokenizer.from_file(str(TARGET_FOLDER / "tokenizer.json"))
+        self._prompts = [tuple(tokenizer.encode(text).ids[:60]) for text in held_out_prompts()]
+        self._target = target
+        self._drafts = drafts
+        self._truths: dict[tuple[str, int], tuple[int, ...]] = {}
+        self.compared = 0
+        self.agreed = 0
+
+    async def compare(self, cases: Iterable[Case]) -> None:
+        """Runs cases at once; asserts that each equals the target alone."""
+        todo = list(cases)
+        truths = [await self._truth(case) for case in todo]
+        outcomes = await asyncio.gather(*map(self._run, todo, truths))
+        for case, truth, tokens in zip(todo, truths, outcomes, strict=True):
+            assert tokens == truth, f"{case}: differs from the target alone"
+            self.compared += 1
+
+    async def _truth(self, case: Case) -> tuple[int, ...]:
+        key = (case.sampling, case.prompt)
+        if key not in self._truths:
+            alone = Case(case.sampling, case.prompt, "none", 0, "plain")
+            self._truths[key] = await self._run(alone, ())
+        return self._truths[key]
+
+    async def _run(self, case: Case, truth: tuple[int, ...]) -> tuple[int, ...]:
+        prompt = self._prompts[case.prompt]
+        draw = Draw(SAMPLINGS[case.sampling], seed=case.prompt + 17, generated_from=len(prompt))
+        at = TurnAt(f"session {next(_session_numbers)}", prompt, draw, truth)
+        verifier = await LocalVerifier.open(self._target, at.session_id, 1, prompt, draw)
+        lead = case.window if case.loop == "plain" else case.window + 6
+        drafter = await open_drafter(case.kind, at, self._drafts, lead)
+        turn = Turn(prompt, verifier.known_length, case.window, Limit(NEW_TOKENS), NEW_TOKENS)
+        tokens: list[int] = []
+        async with aclosing(LOOPS[case.loop](turn, verifier, drafter, Nowhere())) as rounds:
+            async for decided in rounds:
+                tokens += decided.tokens
+                self.agreed += sum(source is not TokenSource.TARGET for source in decided.sources)
+        await drafter.close()
+        await verifier.close()
+        return tuple(tokens)
+
+
+def single_cases() -> list[Case]:
+    """Every sampling with every drafter and both loops; windows take turns."""
+    windows = itertools.cycle(range(8))
+    combinations = itertools.product(SAMPLINGS, KINDS, LOOPS)
+    return [
+        Case(sampling, prompt % 5, kind, next(windows), loop)
+        for prompt, (sampling, kind, loop) in enumerate(combinations)
+    ]
+
+
+def window_cases() -> list[Case]:
+    """Every window with the bundled draft, greedy and sampled, both loops."""
+    combinations = itertools.product(("greedy", "temperature 1.0"), range(8), LOOPS)
+    return [Case(sampling, 5, "bundled", window, loop) for sampling, window, loop in combinations]
+
+
+def crowds() -> list[list[Case]]:
+    """Six sessions at once, each with another sampling, draft, window and loop."""
+    samplings, kinds = itertools.cycle(SAMPLINGS), itertools.cycle(KINDS)
+    loops, windows = itertools.cycle(LOOPS), itertools.cycle((7, 3, 5, 0, 4, 1, 6, 2))
+    return [
+        [
+            Case(next(samplings), prompt % 7, next(kinds), next(windows), next(loops))
+            for prompt in range(6 * group, 6 * group + 6)
+        ]
+        for group in range(22)
+    ]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+async def test_tokens_are_the_targets_with_any_draft_window_loop_and_neighbours(
+    dtype: str, drafts: dict[str, DeviceThread], record_property: pytest.RecordProperty
+) -> None:
+    """260 sequences for each dtype, 520 in all, against the target alone."""
+    target = target_thread(dtype)
+    await target.start()
+    bench = Bench(target, drafts)
+    for case in single_cases() + window_cases():
+        await bench.compare([case])
+    for crowd in crowds():
+        await bench.compare(crowd)
+    await target.stop()
+    record_property("sequences", bench.compared)
+    assert bench.compared >= 250
+    assert bench.agreed > bench.compared, "the comparison needs proposals that were accepted"
+
+
+async def test_tokens_are_the_targets_when_its_steps_are_compiled(
+    drafts: dict[str, DeviceThread],
+) -> None:
+    """The same over compiled steps, which have other bits than eager ones, for a part of the cases."""
+    target = target_thread("bfloat16", compile_mode="on")
+    engine = await target.start()
+    if not engine.runner.compiled:
+        await target.stop()
+        pytest.skip(f"steps are not compiled: {engine.runner.compile_note}")
+    bench = Bench(target, drafts)
+    for case in single_cases()[::4]:
+        await bench.compare([case])
+    for crowd in crowds()[:6]:
+        await bench.compare(crowd)
+    await target.stop()
+    assert bench.agreed > bench.compared

@@ -1,0 +1,70 @@
+"""Tiny random Llamas on the bundled tokenizer, saved as complete local folders in a moment."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from outrider_server.models import TARGET_FOLDER
+from transformers import LlamaConfig, LlamaForCausalLM
+
+VOCABULARY_SIZE = 4096
+END_TOKEN = 0
+CONTEXT_TOKENS = 768
+DRAFT_NOISE = 0.02
+"""Agrees with the target often, and often not."""
+
+Change = Callable[[LlamaForCausalLM], None]
+
+
+def save_model(folder: Path, *, seed: int = 1, change: Change | None = None) -> Path:
+    """A random model, the same for the same seed; `change` is applied before it is saved."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY_SIZE,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=CONTEXT_TOKENS,
+        initializer_range=0.3,
+        bos_token_id=END_TOKEN,
+        eos_token_id=END_TOKEN,
+        tie_word_embeddings=False,
+    )
+    model = LlamaForCausalLM(config).eval()
+    if change is not None:
+        with torch.no_grad():
+            change(model)
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(TARGET_FOLDER / name, folder / name)
+    return folder
+
+
+def blur(model: LlamaForCausalLM) -> None:
+    """Moves every weight a little: a draft that agrees with the unmoved model often."""
+    torch.manual_seed(2)
+    for weights in model.parameters():
+        weights.add_(torch.randn_like(weights) * weights.std() * DRAFT_NOISE)
+
+
+def spoil(model: LlamaForCausalLM) -> None:
+    """Makes every logit NaN."""
+    model.lm_head.weight.fill_(float("nan"))
+
+
+def rename_a_token(folder: Path) -> Path:
+    """Gives the tokenizer of a folder another vocabulary of the same size."""
+    path = folder / "tokenizer.json"
+    state = json.loads(path.read_text())
+    vocabulary = state["model"]["vocab"]
+    last = max(vocabulary, key=vocabulary.get)
+    vocabulary[last + "z"] = vocabulary.pop(last)
+    state["model"]["merges"] = state["model"]["merges"][:-1]
+    path.write_text(json.dumps(state))
+    return folder
