@@ -70,6 +70,20 @@ async def serving(
         await server.grpc.stop(None)
 
 
+def open_slots(host: EngineHost) -> list[str]:
+    """The sessions that a turn has open."""
+    return [slot.session_id for slot in host.engine.table._sessions.values() if slot.open]
+
+
+async def until_closed(host: EngineHost) -> None:
+    """Returns when no turn has a slot open."""
+
+    async def closed() -> bool:
+        return not await host.device.call(lambda _: open_slots(host))
+
+    await until(closed)
+
+
 @asynccontextmanager
 async def serving_target(host: EngineHost, listen: str) -> AsyncIterator[Server]:
     """A target service."""
@@ -77,14 +91,19 @@ async def serving_target(host: EngineHost, listen: str) -> AsyncIterator[Server]
     add = target_pb2_grpc.add_TargetServiceServicer_to_server
     async with serving(listen, lambda server: add(servicer, server)) as server:
         yield server
+    await until_closed(host)
 
 
 @asynccontextmanager
-async def serving_draft(servicer: Any, listen: str) -> AsyncIterator[Server]:
-    """A draft service of any servicer."""
+async def serving_draft(draft: Any, listen: str) -> AsyncIterator[Server]:
+    """A draft service: of an engine, or of a servicer of the test's own."""
+    is_engine = isinstance(draft, EngineHost)
+    servicer = DraftServicer(draft) if is_engine else draft
     add = draft_pb2_grpc.add_DraftServiceServicer_to_server
     async with serving(listen, lambda server: add(servicer, server)) as server:
         yield server
+    if is_engine:
+        await until_closed(draft)
 
 
 @dataclass
@@ -119,10 +138,14 @@ async def serving_session(
             model, target_link, draft_link, ledger, settings or LoopSettings()
         )
         stack.push_async_callback(servicer.settle)
-        add = session_pb2_grpc.add_SessionServiceServicer_to_server
-        limit = wiring.MAX_PUBLIC_REQUEST_BYTES
         server = await stack.enter_async_context(
-            serving(listen, lambda grpc_server: add(servicer, grpc_server), max_request_bytes=limit)
+            serving(
+                listen,
+                lambda grpc_server: session_pb2_grpc.add_SessionServiceServicer_to_server(
+                    servicer, grpc_server
+                ),
+                max_request_bytes=wiring.MAX_PUBLIC_REQUEST_BYTES,
+            )
         )
         client = await stack.enter_async_context(
             outrider.AsyncClient(listen, channel_options=OWN_CONNECTION)
@@ -153,8 +176,7 @@ class Stack:
 
     async def start_draft(self, draft: Any) -> None:
         """Serves the draft: an engine, or a servicer of the test's own."""
-        servicer = DraftServicer(draft) if isinstance(draft, EngineHost) else draft
-        await self._start("draft", serving_draft(servicer, self.draft))
+        await self._start("draft", serving_draft(draft, self.draft))
 
     async def start_session(
         self, name: str = "session", *, with_draft: bool = True, **settings: Any

@@ -17,7 +17,7 @@ class DraftRequest(_message.Message):
     def __init__(self, open: _Optional[_Union[DraftOpen, _Mapping]] = ..., commit: _Optional[_Union[DraftCommit, _Mapping]] = ...) -> None: ...
 
 class DraftOpen(_message.Message):
-    __slots__ = ("session_id", "epoch", "committed_length", "sampling", "seed", "generated_from", "lead", "vocabulary_fingerprint")
+    __slots__ = ("session_id", "epoch", "committed_length", "sampling", "seed", "generated_from", "lead", "vocabulary_fingerprint", "burst")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_LENGTH_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +26,7 @@ class DraftOpen(_message.Message):
     GENERATED_FROM_FIELD_NUMBER: _ClassVar[int]
     LEAD_FIELD_NUMBER: _ClassVar[int]
     VOCABULARY_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    BURST_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     epoch: int
     committed_length: int
@@ -34,7 +35,8 @@ class DraftOpen(_message.Message):
     generated_from: int
     lead: int
     vocabulary_fingerprint: str
-    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., committed_length: _Optional[int] = ..., sampling: _Optional[_Union[_types_pb2.SamplingParams, _Mapping]] = ..., seed: _Optional[int] = ..., generated_from: _Optional[int] = ..., lead: _Optional[int] = ..., vocabulary_fingerprint: _Optional[str] = ...) -> None: ...
+    burst: int
+    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., committed_length: _Optional[int] = ..., sampling: _Optional[_Union[_types_pb2.SamplingParams, _Mapping]] = ..., seed: _Optional[int] = ..., generated_from: _Optional[int] = ..., lead: _Optional[int] = ..., vocabulary_fingerprint: _Optional[str] = ..., burst: _Optional[int] = ...) -> None: ...
 
 class DraftCommit(_message.Message):
     __slots__ = ("start_position", "tokens")

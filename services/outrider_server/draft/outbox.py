@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
+from collections.abc import Callable
 
 from ..speculation.errors import OutriderError
 from ..speculation.types import Proposal
@@ -21,11 +23,11 @@ class Outbox:
 
     def put(self, branch: int, proposal: Proposal) -> None:
         """Adds a guess."""
-        self._loop.call_soon_threadsafe(self._add, branch, proposal)
+        self._tell(self._add, branch, proposal)
 
     def fail(self, error: OutriderError) -> None:
         """Ends the outbox with an error."""
-        self._loop.call_soon_threadsafe(self.end, error)
+        self._tell(self.end, error)
 
     def end(self, error: OutriderError | None = None) -> None:
         """Ends the outbox; what waits is dropped, since nobody will hear it in time."""
@@ -55,6 +57,11 @@ class Outbox:
             tokens += following.tokens
             self._waiting.popleft()
         return branch, Proposal(first.start_position, tuple(tokens))
+
+    def _tell(self, change: Callable[..., None], *arguments: object) -> None:
+        # The loop closes before the device thread ends; nobody listens then.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(change, *arguments)
 
     def _add(self, branch: int, proposal: Proposal) -> None:
         self._waiting.append((branch, proposal))

@@ -64,6 +64,8 @@ class DraftServicer(ModelServicer, draft_pb2_grpc.DraftServiceServicer):
             )
         if not 1 <= message.lead <= MAX_LEAD:
             raise InvalidRequest("lead", f"lead must be 1 to {MAX_LEAD}")
+        if not 0 <= message.burst <= message.lead:
+            raise InvalidRequest("burst", "burst must be 0 to lead")
 
     async def _draft(
         self,
@@ -81,6 +83,7 @@ class DraftServicer(ModelServicer, draft_pb2_grpc.DraftServiceServicer):
             message.lead,
             outbox.put,
             outbox.fail,
+            max(1, message.burst),
         )
         self._engine.device.submit(job)
         reader = asyncio.create_task(self._read_commits(job, requests, outbox))
@@ -93,7 +96,7 @@ class DraftServicer(ModelServicer, draft_pb2_grpc.DraftServiceServicer):
             await reader
         finally:
             reader.cancel()
-            self._engine.device.wake(lambda: setattr(job, "done", True))
+            self._engine.device.wake(job.end)
 
     async def _read_commits(
         self,

@@ -63,6 +63,12 @@ class SlotCache(Cache):
         for layer in self.layers:
             layer.places = places
 
+    def wipe(self, slot: int) -> None:
+        """Zeroes a slot. What is no number would spoil every sum over the slot, masked or not."""
+        for layer in self.layers:
+            layer.keys[slot].zero_()
+            layer.values[slot].zero_()
+
     @property
     def byte_count(self) -> int:
         """Size of all keys and values in bytes."""

@@ -23,7 +23,8 @@ class DraftJob:
     """Drafts for one turn until it is closed or fails.
 
     `committed_length` is what the session's ledger holds; guessing starts when commits have brought all of
-    it. `on_error` takes the error that ended the job, on the device thread.
+    it, the first of which may be empty: until then the slot may hold other tokens than the session.
+    `on_error` takes the error that ended the job, on the device thread.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class DraftJob:
         lead: int,
         emit: Emit,
         on_error: Callable[[OutriderError], None],
+        burst: int = 1,
     ) -> None:
         self.slot = slot
         self.done = False
@@ -42,11 +44,14 @@ class DraftJob:
         self._lease = lease
         self._wanted_length = committed_length
         self._lead = lead
+        self._burst = burst
         self._emit = emit
         self._on_error = on_error
         self._tokens = list(slot.tokens)
         self._committed = len(self._tokens)
+        self._sent = self._committed
         self._branch = 0
+        self._told = False
 
     def commit(self, start_position: int, tokens: Sequence[int]) -> None:
         """Takes decided tokens; rolls back to the first guess that they contradict."""
@@ -58,20 +63,24 @@ class DraftJob:
         for offset, token in enumerate(tokens):
             position = start_position + offset
             if position < len(self._tokens) and self._tokens[position] != token:
-                if position >= self._committed:
+                # The session counts what it has seen: a guess that was never sent ends no branch.
+                if self._committed <= position < self._sent:
                     self._branch += 1
+                self._sent = min(self._sent, position)
                 del self._tokens[position:]
                 del self.slot.tokens[position:]
             if position == len(self._tokens):
                 self._tokens.append(token)
         self._committed = start_position + len(tokens)
+        self._told = True
 
     def work(self) -> Work | None:
         """A prefill chunk or the next guess; None at the lead's end or before the context is complete."""
         self.slot.check_lease(self._lease)
         length = len(self._tokens)
         room = min(self._committed + self._lead, self._engine.limits.max_context_tokens) - length
-        if self._committed < max(self._wanted_length, 1) or room <= 0:
+        told = self._told and self._committed >= max(self._wanted_length, 1)
+        if not told or room <= 0:
             return None
         start = min(len(self.slot.tokens), length - 1)
         unread = length - start
@@ -86,16 +95,32 @@ class DraftJob:
             return
         guess = result.tokens[-1]
         if guess == NOT_FINITE:
+            self._engine.wipe(self.slot)
             self.fail(NonFiniteLogits("the draft gave logits that are no numbers"))
             return
-        position = len(self._tokens)
         self._tokens.append(guess)
-        self._emit(self._branch, Proposal(position, (guess,)))
+        length = len(self._tokens)
+        if length - self._sent >= self._burst or length >= self._end():
+            self._emit(self._branch, Proposal(self._sent, tuple(self._tokens[self._sent :])))
+            self._sent = length
+
+    def end(self) -> None:
+        """Ends the job and drops what the slot holds beyond the committed tokens.
+
+        Guesses left in the slot would stand where the next turn's input belongs, and cost its whole KV.
+        """
+        if not self.done and self.slot.lease == self._lease:
+            del self.slot.tokens[self._committed :]
+        self.done = True
 
     def fail(self, error: OutriderError) -> None:
         """Ends the job and tells why."""
         self.done = True
         self._on_error(error)
+
+    def _end(self) -> int:
+        """The position that the job may not guess for."""
+        return min(self._committed + self._lead, self._engine.limits.max_context_tokens)
 
     def _check(self, start_position: int, tokens: Sequence[int]) -> None:
         if not 0 <= start_position <= self._committed:

@@ -121,9 +121,15 @@ class Engine:
                     "tokens", f"token id {token} is outside the vocabulary of 0 to {size - 1}"
                 )
 
+    def wipe(self, slot: Slot) -> None:
+        """Drops what a slot holds, after its model gave no number."""
+        slot.tokens.clear()
+        self.runner.cache.wipe(slot.index)
+
     def prefill(self, slot: Slot, start_position: int, tokens: tuple[int, ...]) -> None:
         """Reads at most `prefill_width` tokens into a slot."""
         started = time.perf_counter()
+        del slot.tokens[start_position:]  # a step that fails may have written over their KV
         self.runner.prefill(Row(slot.index, start_position, tokens))
         slot.write(start_position, tokens)
         self.counters.prefill_steps += 1
@@ -134,6 +140,8 @@ class Engine:
         """One step over (slot, start position, tokens) rows, at most `width` tokens each."""
         started = time.perf_counter()
         bucket = next(size for size in self.audit.row_buckets if size >= len(rows))
+        for slot, start, _ in rows:
+            del slot.tokens[start:]
         results = self.runner.decide(
             [Row(slot.index, start, tokens) for slot, start, tokens in rows], bucket
         )

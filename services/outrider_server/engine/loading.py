@@ -57,7 +57,7 @@ def load_model(folder: Path, dtype: str, device: torch.device) -> LoadedModel:
         _check_layers(folder, config)
         # The library switches the default device while it loads, for all threads of the process.
         with _loading:
-            model = AutoModelForCausalLM.from_pretrained(
+            model, found = AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=config,
                 dtype=DTYPES[dtype],
@@ -65,6 +65,12 @@ def load_model(folder: Path, dtype: str, device: torch.device) -> LoadedModel:
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
+                output_loading_info=True,
+            )
+        if found["missing_keys"]:
+            missing = sorted(found["missing_keys"])
+            raise ModelRefused(
+                f"model folder {folder} lacks {len(missing)} of the model's weights ({missing[0]})"
             )
     except ModelRefused:
         raise
@@ -131,6 +137,13 @@ def _check_layers(folder: Path, config: Any) -> None:
     if kinds != {"full_attention"}:
         raise ModelRefused(
             f"model folder {folder} has layers of kind {', '.join(sorted(kinds))}; "
+            "the slot cache serves full attention only"
+        )
+    window = getattr(config, "sliding_window", None)
+    longest = getattr(config, "max_position_embeddings", None) or window
+    if window and window < longest and not getattr(config, "layer_types", None):
+        raise ModelRefused(
+            f"model folder {folder} attends to a sliding window of {window} tokens; "
             "the slot cache serves full attention only"
         )
 

@@ -66,6 +66,7 @@ class LocalDrafter:
         tokens: Sequence[int],
         draw: Draw,
         lead: int,
+        burst: int = 1,
     ) -> LocalDrafter:
         """Opens the session's slot and starts to draft. Raises what `Engine.open` raises."""
         opened = await device.call(lambda engine: engine.open(session_id, epoch, len(tokens), draw))
@@ -80,9 +81,11 @@ class LocalDrafter:
             lead,
             drafter._emit,
             drafter._fail,
+            burst,
         )
         drafter._job = job
-        device.wake(lambda: job.commit(known, tokens[known:]))
+        missing = tuple(tokens[known:])
+        device.wake(lambda: job.commit(known, missing))
         device.submit(job)
         return drafter
 
@@ -106,7 +109,7 @@ class LocalDrafter:
 
         def end(engine: Engine) -> None:
             if job is not None:
-                job.done = True
+                job.end()
             engine.table.close(opened.slot, opened.lease)
 
         await self._device.call(end)

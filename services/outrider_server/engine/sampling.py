@@ -135,7 +135,9 @@ def keep_probable(scores: torch.Tensor, slots: torch.Tensor, table: DrawTable) -
     ordered = ordered.masked_fill(ordered < threshold, -torch.inf)
     probabilities = ordered.softmax(dim=-1)
     mass_above = probabilities.cumsum(dim=-1) - probabilities
-    kept = (mass_above < table.top_p[slots][:, None, None]).sum(dim=-1, keepdim=True).clamp(min=1)
+    top_p = table.top_p[slots][:, None, None]
+    kept = (mass_above < top_p).sum(dim=-1, keepdim=True).clamp(min=1)
+    kept = torch.where(top_p < 1, kept, vocabulary_size)  # a rounded sum may reach 1 before the end
     threshold = torch.maximum(threshold, ordered.gather(-1, kept - 1))
     floor = ordered[..., :1] + torch.log(table.min_p[slots])[:, None, None]
     return scores.masked_fill(scores < torch.maximum(threshold, floor), -torch.inf)
@@ -155,7 +157,10 @@ def draw_tokens(
     """
     temperature = table.temperature[slots][:, None, None]
     greedy = temperature == 0
-    scores = logits.to(torch.float64) / torch.where(greedy, 1.0, temperature)
+    # Relative to the largest, so that no temperature, however small, overflows to a tie of infinities.
+    relative = logits.to(torch.float64)
+    relative = relative - relative.amax(dim=-1, keepdim=True)
+    scores = relative / torch.where(greedy, 1.0, temperature)
     if features.filters:
         scores = torch.where(greedy, scores, keep_probable(scores, slots, table))
     if features.noise:

@@ -58,11 +58,12 @@ class SlotTable:
         session that is open is taken over: the stream that had it can run nothing more. Raises StaleEpoch
         for an old epoch, Exhausted when every slot is open.
         """
-        slot = self._sessions.pop(session_id, None)
+        slot = self._sessions.get(session_id)
         if slot is None:
             slot = Slot(self._claim(), session_id, epoch)
-        self._sessions[session_id] = slot
         _check_epoch(slot, epoch)
+        self._sessions.pop(session_id, None)
+        self._sessions[session_id] = slot
         slot.epoch = epoch
         slot.open = True
         slot.lease += 1

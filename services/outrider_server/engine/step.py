@@ -138,7 +138,7 @@ class StepRunner:
         if wanted is None:
             return ()
         logprobs = logits[: len(row.tokens)].log_softmax(dim=-1)
-        top = logprobs.topk(wanted, dim=-1)
+        top = logprobs.topk(min(wanted, self.vocabulary_size), dim=-1)
         return tuple(
             TokenLogprobs(
                 float(logprobs[index, max(drawn[index], 0)]),
@@ -188,7 +188,7 @@ class StepRunner:
         self.cache.place(places)
         return self.model(
             input_ids=token_ids,
-            position_ids=places[:, 0, :, 1],
+            position_ids=self._position_ids(places),
             attention_mask=places,
             past_key_values=self.cache,
             use_cache=True,
@@ -199,11 +199,15 @@ class StepRunner:
         self.cache.place(places)
         return self.model.base_model(
             input_ids=token_ids,
-            position_ids=places[:, 0, :, 1],
+            position_ids=self._position_ids(places),
             attention_mask=places,
             past_key_values=self.cache,
             use_cache=True,
         ).last_hidden_state
+
+    def _position_ids(self, places: torch.Tensor) -> torch.Tensor:
+        """The model's own positions [R, W]; padding past the end gets the last, as some models look it up."""
+        return places[:, 0, :, 1].clamp(max=self.limits.max_context_tokens - 1)
 
     def _compile(self) -> None:
         self._forward = torch.compile(self._decide_eagerly, fullgraph=True, dynamic=False)

@@ -65,7 +65,7 @@ class VerifyJob:
         agreed = decide(step.proposed_tokens, result.tokens)
         tokens = result.tokens[: agreed + 1]
         if NOT_FINITE in tokens:
-            del self.slot.tokens[step.start_position :]
+            self._engine.wipe(self.slot)
             self.fail(
                 NonFiniteLogits("the target gave logits that are no numbers; nothing was decided")
             )

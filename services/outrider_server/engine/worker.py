@@ -138,8 +138,7 @@ class DeviceThread:
             ready = self._ready()
             if ready:
                 self._step(self._engine, ready)
-        for job in self._jobs:
-            job.fail(InternalError("the service is stopping; try again elsewhere"))
+        self._fail(self._jobs, InternalError("the service is stopping; try again elsewhere"))
 
     def _drain_inbox(self, wait: bool) -> None:
         if wait:
@@ -166,11 +165,17 @@ class DeviceThread:
         try:
             self._run_batch(engine, batch)
         except Exception as error:
-            for job, _ in batch:
-                job.fail(InternalError(f"the step failed with {type(error).__name__}"))
+            failure = InternalError(f"the step failed with {type(error).__name__}")
+            self._fail([job for job, _ in batch], failure)
         # Those that were not chosen go first next time.
         served = {id(job) for job, _ in batch}
         self._jobs.sort(key=lambda job: id(job) in served)
+
+    def _fail(self, jobs: Sequence[Job], error: OutriderError) -> None:
+        """Fails the jobs that are not done; a job is done when the last step resolved it."""
+        for job in jobs:
+            if not job.done:
+                job.fail(error)
 
     def _run_batch(self, engine: Engine, batch: list[Ready]) -> None:
         if self._prefilled_last:

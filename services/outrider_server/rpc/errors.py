@@ -49,6 +49,7 @@ _BY_ERROR = {entry.error: entry for entry in TABLE}
 _BY_REASON = {entry.reason: entry for entry in TABLE}
 _UNNAMED = {
     grpc.StatusCode.UNAVAILABLE: errors.Unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: errors.Unavailable,
     grpc.StatusCode.RESOURCE_EXHAUSTED: errors.Exhausted,
     grpc.StatusCode.UNIMPLEMENTED: errors.NotImplementedYet,
 }
@@ -101,7 +102,9 @@ def from_rpc_error(error: grpc.RpcError, peer: str) -> errors.OutriderError:
             retry_after_ms = retry.retry_delay.ToMilliseconds()
     entry = _BY_REASON.get(info.reason) if info.domain == DOMAIN else None
     if status is None or entry is None:
-        code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
+        # The aio error of a call is no grpc.Call, though it has the methods of one.
+        known = isinstance(error, (grpc.Call, grpc.aio.AioRpcError))
+        code = error.code() if known else grpc.StatusCode.UNKNOWN
         kind = _UNNAMED.get(code, errors.ProtocolViolation)
         return kind(f"the {peer} service answered {code.name}")
     builders: dict[type, Callable[[], errors.OutriderError]] = {

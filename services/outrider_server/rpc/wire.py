@@ -164,7 +164,8 @@ def description_from_proto(message: types_pb2.ModelDescription) -> ModelDescript
         )
         for shape in message.shape_audit.shapes
     )
-    buckets = tuple(sorted({finding.rows for finding in findings if finding.in_use}))
+    verified = (finding for finding in findings if not finding.variation.startswith("prefill"))
+    buckets = tuple(sorted({finding.rows for finding in verified if finding.in_use}))
     return ModelDescription(
         **{name: getattr(message, name) for name in _SAME_NAME},
         end_token_ids=tuple(message.end_token_ids),

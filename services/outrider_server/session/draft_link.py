@@ -41,6 +41,7 @@ class DraftedTurn:
     tokens: Sequence[int]
     draw: Draw
     lead: int
+    burst: int
     vocabulary_fingerprint: str
 
 
@@ -160,6 +161,7 @@ class RemoteDrafter:
             seed=turn.draw.seed,
             generated_from=turn.draw.generated_from,
             lead=turn.lead,
+            burst=turn.burst,
             vocabulary_fingerprint=turn.vocabulary_fingerprint,
         )
         with contextlib.suppress(asyncio.InvalidStateError):

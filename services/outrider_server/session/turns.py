@@ -217,8 +217,9 @@ class TurnRunner:
             missing = request.draft is DraftMode.MODEL
             trouble = "the service has no draft; it proposes from n-grams" if missing else ""
             return NgramDrafter(opened.tokens), None, trouble
-        mode = request.loop or settings.mode
-        lead = window if mode is LoopMode.SYNCHRONOUS else max(settings.lead, window)
+        # The plain loop waits for whole windows; the fast one takes what has arrived.
+        plain = (request.loop or settings.mode) is LoopMode.SYNCHRONOUS
+        lead, burst = (window, window) if plain else (max(settings.lead, window), 1)
         model = self._draft.open_turn(
             DraftedTurn(
                 request.session_id,
@@ -226,6 +227,7 @@ class TurnRunner:
                 opened.tokens,
                 opened.draw,
                 lead,
+                burst,
                 self._model.description.vocabulary_fingerprint,
             )
         )

@@ -21,12 +21,16 @@ async def decode_synchronously(
 ) -> AsyncIterator[Round]:
     """Yields the turn's rounds, each recorded before it is yielded. Waits for a full window each time.
 
-    Raises what the verifier or the recorder raises; rounds yielded before stand.
+    Only the first round waits for no proposal, in both loops, so that the first token comes as soon as the
+    target alone could bring it. Raises what the verifier or the recorder raises; rounds yielded before
+    stand.
     """
+    minimum = 0
     while turn.finish_reason is None:
-        decided = await _round(turn, verifier, drafter, minimum=turn.window)
+        decided = await _round(turn, verifier, drafter, minimum)
         await recorder.record(decided)
         yield decided
+        minimum = turn.window
 
 
 async def decode_ahead(
@@ -34,9 +38,8 @@ async def decode_ahead(
 ) -> AsyncIterator[Round]:
     """Yields the turn's rounds, each recorded before it is yielded, while the next is being verified.
 
-    The first round waits for no proposal, so that the first token comes as soon as the target alone could
-    bring it. Later ones wait for one guess and take what has arrived. Raises what the verifier or the
-    recorder raises; rounds yielded before stand.
+    A round waits for one guess and takes what has arrived. Raises what the verifier or the recorder raises;
+    rounds yielded before stand.
     """
     following: asyncio.Task[Round] | None = asyncio.create_task(
         _round(turn, verifier, drafter, minimum=0)

@@ -18,6 +18,7 @@ from .errors import InvalidRequest
 MAX_LOGPROBS = 20
 MAX_LOGIT_BIAS = 1024
 MAX_SEED = 2**64 - 1
+MAX_FLOAT32 = (2 - 2**-23) * 2.0**127
 NO_BIAS: Mapping[int, float] = MappingProxyType({})
 
 
@@ -105,7 +106,9 @@ class SamplingParams:
             f"must have at most {MAX_LOGIT_BIAS} entries",
         )
         for token, bias in self.logit_bias.items():
-            _require(math.isfinite(bias), "logit_bias", f"of token {token} must be a finite number")
+            _require(
+                abs(bias) <= MAX_FLOAT32, "logit_bias", f"of token {token} must be a finite float32"
+            )
 
     def check_vocabulary(self, vocabulary_size: int) -> None:
         """Raises InvalidRequest when the logit bias names a token outside the vocabulary."""
@@ -183,7 +186,7 @@ class Verdict:
         answers = (
             self.start_position == step.decided_position
             and len(self.tokens) == self.agreed + 1
-            and self.agreed <= len(step.proposed_tokens)
+            and 0 <= self.agreed <= len(step.proposed_tokens)
             and self.tokens[: self.agreed] == step.proposed_tokens[: self.agreed]
         )
         if not answers:

@@ -1,0 +1,124 @@
+"""Attention over the slot cache: both versions against a dense reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models_for_tests import llama_config
+from outrider_server.engine.attention import (
+    KEY_BLOCK,
+    attend_gathered,
+    attend_in_place,
+    make_places,
+    slot_attention,
+)
+from outrider_server.engine.cache import SlotCache
+
+LENGTH = 2 * KEY_BLOCK
+SLOTS, DIM = 5, 8
+
+
+def tensors(seed: int, rows: int, heads: int, key_heads: int, width: int) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    query = torch.randn((rows, heads, width, DIM), generator=generator)
+    keys = torch.randn((SLOTS, key_heads, LENGTH, DIM), generator=generator)
+    return query, keys, torch.randn((SLOTS, key_heads, LENGTH, DIM), generator=generator)
+
+
+def dense(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, places: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """One query at a time, over exactly the keys that it may see."""
+    rows, heads, width, _ = query.shape
+    out = torch.empty((rows, width, heads, DIM))
+    for row in range(rows):
+        for column in range(width):
+            slot, position = places[row, 0, column].tolist()
+            for head in range(heads):
+                shared = head * keys.shape[1] // heads
+                seen = keys[slot, shared, : position + 1]
+                weights = (seen @ query[row, head, column] * scale).softmax(0)
+                out[row, column, head] = weights @ values[slot, shared, : position + 1]
+    return out
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 999),
+    starts=st.lists(st.integers(0, LENGTH - 8), min_size=1, max_size=4),
+    heads=st.sampled_from([(4, 4), (4, 2), (6, 1)]),
+    width=st.sampled_from([1, 2, 8]),
+)
+def test_rows_at_ragged_positions_attend_as_a_dense_reference(
+    seed: int, starts: list[int], heads: tuple[int, int], width: int
+) -> None:
+    rows = len(starts)
+    query, keys, values = tensors(seed, rows, *heads, width)
+    positions = torch.tensor(starts)[:, None] + torch.arange(width)
+    places = make_places(torch.arange(rows).flip(0) + 1, positions)
+    wanted = dense(query, keys, values, places, 0.3)
+    for attend in (attend_in_place, attend_gathered, slot_attention):
+        got = attend(query, keys, values, places, 0.3)
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_what_stands_after_a_token_does_not_reach_it() -> None:
+    query, keys, values = tensors(1, 1, 4, 2, 8)
+    places = make_places(torch.tensor([2]), torch.arange(20, 28)[None])
+    before = attend_in_place(query, keys, values, places, 0.3)
+    for tensor in (keys, values):
+        tensor[2, :, 25:] = 1e6
+        tensor[[0, 1, 3, 4]] = 1e6
+    after = attend_in_place(query, keys, values, places, 0.3)
+    assert torch.equal(after[:, :5], before[:, :5])
+    assert not torch.equal(after[:, 5:], before[:, 5:])
+
+
+def test_a_row_has_the_same_bits_alone_and_among_neighbours() -> None:
+    query, keys, values = tensors(2, 4, 4, 2, 8)
+    positions = torch.tensor([3, 120, 200, 0])[:, None] + torch.arange(8)
+    slots = torch.tensor([4, 0, 2, 1])
+    together = attend_in_place(query, keys, values, make_places(slots, positions), 0.3)
+    for row in range(4):
+        one = slice(row, row + 1)
+        places = make_places(slots[one], positions[one])
+        assert torch.equal(attend_in_place(query[one], keys, values, places, 0.3)[0], together[row])
+
+
+def test_the_cache_writes_at_the_steps_places_and_nowhere_else() -> None:
+    cache = SlotCache(llama_config(), 3, 32, torch.float32, torch.device("cpu"))
+    cache.place(make_places(torch.tensor([2, 0]), torch.tensor([[5, 6], [30, 31]])))
+    states = torch.arange(2 * 2 * 2 * 8, dtype=torch.float32).view(2, 2, 2, 8) + 1
+    keys, values = cache.update(states, -states, 1)
+    assert keys.data_ptr() == cache.layers[1].keys.data_ptr(), "the cache is never copied"
+    assert torch.equal(keys[2, :, 5:7], states[0])
+    assert torch.equal(values[0, :, 30:], -states[1])
+    assert int((keys != 0).sum()) == states.numel()
+    assert not cache.layers[0].keys.any()
+
+
+def test_wiping_a_slot_leaves_the_others() -> None:
+    cache = SlotCache(llama_config(), 3, 32, torch.float32, torch.device("cpu"))
+    for layer in cache.layers:
+        layer.keys.fill_(torch.nan)
+        layer.values.fill_(torch.nan)
+    cache.wipe(1)
+    for layer in cache.layers:
+        for tensor in (layer.keys, layer.values):
+            assert not tensor[1].any()
+            assert tensor[[0, 2]].isnan().all()
+
+
+def test_the_cache_knows_its_size() -> None:
+    cache = SlotCache(llama_config(), 3, 32, torch.bfloat16, torch.device("cpu"))
+    assert cache.byte_count == 2 * 2 * 3 * 2 * 32 * 8 * 2
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_the_operators_declared_shape_is_its_shape(rows: int) -> None:
+    query, keys, values = tensors(0, rows, 4, 2, 8)
+    places = make_places(torch.arange(rows), torch.arange(8).expand(rows, 8))
+    with torch.no_grad():
+        torch.library.opcheck(slot_attention, (query, keys, values, places, 0.3))

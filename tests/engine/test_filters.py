@@ -1,0 +1,171 @@
+"""Penalties and filters against the library's own, and against references short enough to check by eye."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from outrider_server.engine.sampling import DrawTable, keep_probable, penalize
+from outrider_server.speculation.types import Draw, SamplingParams
+from transformers.generation.logits_process import (
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+SIZE = 23
+CPU = torch.device("cpu")
+SLOTS = torch.tensor([0])
+
+
+def table_of(sampling: SamplingParams, generated_from: int = 0) -> DrawTable:
+    table = DrawTable(1, CPU)
+    table.write(0, Draw(sampling, 0, generated_from))
+    return table
+
+
+def random_scores(seed: int, width: int = 3) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return 3 * torch.randn((1, width, SIZE), generator=generator, dtype=torch.float64)
+
+
+def kept(scores: torch.Tensor) -> torch.Tensor:
+    return scores != -torch.inf
+
+
+def assert_same_kept(sampling: SamplingParams, warpers: list[object], seed: int) -> None:
+    scores = random_scores(seed)
+    got = keep_probable(scores, SLOTS, table_of(sampling))
+    wanted = scores[0]
+    for warper in warpers:
+        wanted = warper(None, wanted)
+    assert torch.equal(kept(got[0]), kept(wanted))
+    assert torch.equal(got[kept(got)], scores[kept(got)]), "what is kept keeps its score"
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**20), st.integers(1, SIZE + 5))
+def test_top_k_keeps_what_the_library_keeps(seed: int, top_k: int) -> None:
+    assert_same_kept(SamplingParams(top_k=top_k), [TopKLogitsWarper(top_k)], seed)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**20), st.floats(0.01, 0.999))
+def test_top_p_keeps_what_the_library_keeps(seed: int, top_p: float) -> None:
+    assert_same_kept(SamplingParams(top_p=top_p), [TopPLogitsWarper(top_p)], seed)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**20), st.floats(0.001, 1))
+def test_min_p_keeps_what_the_library_keeps(seed: int, min_p: float) -> None:
+    assert_same_kept(SamplingParams(min_p=min_p), [MinPLogitsWarper(min_p)], seed)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**20), st.integers(1, SIZE), st.floats(0.05, 0.99), st.floats(0.001, 0.5))
+def test_filters_apply_in_the_librarys_order(
+    seed: int, top_k: int, top_p: float, min_p: float
+) -> None:
+    sampling = SamplingParams(top_k=top_k, top_p=top_p, min_p=min_p)
+    warpers = [TopKLogitsWarper(top_k), TopPLogitsWarper(top_p), MinPLogitsWarper(min_p)]
+    assert_same_kept(sampling, warpers, seed)
+
+
+def test_a_row_without_filters_keeps_every_token_whatever_its_neighbour_filters() -> None:
+    """The sum of the probabilities above the tail rounds to 1 long before the last token."""
+    table = DrawTable(2, CPU)
+    table.write(0, Draw(SamplingParams(), 0, 0))
+    table.write(1, Draw(SamplingParams(top_p=0.5), 0, 0))
+    scores = torch.linspace(0, -60, 200, dtype=torch.float64).expand(2, 1, 200)
+    got = keep_probable(scores, torch.tensor([0, 1]), table)
+    assert torch.equal(got[0], scores[0])
+    assert not kept(got[1]).all()
+
+
+def test_ties_with_the_last_token_kept_are_kept() -> None:
+    scores = torch.tensor([[[1.0, 3.0, 2.0, 2.0, 2.0, 0.0]]], dtype=torch.float64)
+    for sampling in (SamplingParams(top_k=2), SamplingParams(top_p=0.6)):
+        got = keep_probable(scores, SLOTS, table_of(sampling))
+        assert kept(got)[0, 0].tolist() == [False, True, True, True, True, False]
+
+
+@pytest.mark.parametrize("sampling", [
+    SamplingParams(top_k=1), SamplingParams(top_p=5e-324), SamplingParams(min_p=1.0),
+])
+def test_the_narrowest_filter_keeps_the_most_probable_token(sampling: SamplingParams) -> None:
+    scores = random_scores(5)
+    got = keep_probable(scores, SLOTS, table_of(sampling))
+    assert torch.equal(got.isfinite().sum(-1), torch.ones(1, 3, dtype=torch.int64))
+    assert torch.equal(got.argmax(-1), scores.argmax(-1))
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.7, 1.0, 3.0])
+def test_temperature_divides_as_the_library_does(temperature: float) -> None:
+    """The library's scores and ours differ by a constant, so their softmax is the same."""
+    from outrider_server.engine.sampling import Features, draw_tokens
+
+    logits = random_scores(2).float()
+    noise = random_scores(3)
+    positions = torch.arange(3).expand(1, 3)
+    drawn = draw_tokens(
+        logits, positions, SLOTS, table_of(SamplingParams(temperature=temperature)),
+        Features(noise=True), lambda *_: noise,
+    )
+    wanted = TemperatureLogitsWarper(temperature)(None, logits[0].double()) + noise[0]
+    assert torch.equal(drawn[0], wanted.argmax(-1))
+
+
+HISTORY = st.lists(st.integers(0, SIZE - 1), min_size=12, max_size=12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**20), HISTORY, st.floats(0.1, 5), st.integers(0, 8))
+def test_repetition_penalty_is_the_librarys_row_by_row(
+    seed: int, history: list[int], penalty: float, start: int
+) -> None:
+    """Row i of a step sees the history up to i, so a proposal is penalized as if it were committed."""
+    logits = random_scores(seed).float()
+    positions = torch.arange(start, start + 3).expand(1, 3)
+    table = table_of(SamplingParams(repetition_penalty=penalty))
+    got = penalize(logits, torch.tensor([history]), positions, SLOTS, table)
+    for row in range(3):
+        seen = torch.tensor([history[: start + row + 1]])
+        wanted = RepetitionPenaltyLogitsProcessor(penalty)(seen, logits[:, row].clone())
+        torch.testing.assert_close(got[:, row], wanted, rtol=1e-6, atol=0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**20), HISTORY, st.floats(-3, 3), st.floats(-3, 3), st.integers(0, 8),
+    st.integers(0, 12),
+)
+def test_frequency_and_presence_count_what_the_turn_generated(
+    seed: int, history: list[int], frequency: float, presence: float, start: int,
+    generated_from: int,
+) -> None:
+    logits = random_scores(seed).float()
+    positions = torch.arange(start, start + 3).expand(1, 3)
+    sampling = SamplingParams(frequency_penalty=frequency, presence_penalty=presence)
+    table = table_of(sampling, generated_from)
+    got = penalize(logits, torch.tensor([history]), positions, SLOTS, table)
+    for row in range(3):
+        generated = history[generated_from : start + row + 1]
+        for token in range(SIZE):
+            count = generated.count(token)
+            wanted = float(logits[0, row, token]) - count * frequency - (count > 0) * presence
+            assert float(got[0, row, token]) == pytest.approx(wanted, abs=1e-4)
+
+
+def test_a_row_without_penalties_is_untouched_beside_one_with() -> None:
+    table = DrawTable(2, CPU)
+    table.write(0, Draw(SamplingParams(), 0, 0))
+    table.write(1, Draw(SamplingParams(repetition_penalty=2, presence_penalty=1), 0, 0))
+    logits = random_scores(4).float().expand(2, 3, SIZE)
+    positions = torch.arange(3).expand(2, 3)
+    history = torch.tensor([[1, 2, 3], [1, 2, 3]])
+    got = penalize(logits, history, positions, torch.tensor([0, 1]), table)
+    assert torch.equal(got[0], logits[0])
+    assert not torch.equal(got[1], logits[1])

@@ -1,0 +1,236 @@
+"""The device thread: what it chooses to run, and what of it may fail without hurting the rest."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from outrider_server.engine.engine import BatchResult
+from outrider_server.engine.slots import Slot
+from outrider_server.engine.step import RowResult
+from outrider_server.engine.worker import DeviceThread, Work, choose
+from outrider_server.speculation.errors import InternalError, InvalidRequest, OutriderError
+
+VERIFY = Work(0, (1,), prefill=False)
+PREFILL = Work(0, (1,), prefill=True)
+
+
+class CountingJob:
+    """Wants so many prefill chunks, then so many verify rows; remembers what it got."""
+
+    def __init__(self, name: str, chunks: int = 0, rows: int = 1, error: Exception | None = None):
+        self.slot = Slot(0, name, 1)
+        self.name = name
+        self.failures: list[OutriderError] = []
+        self.ended = threading.Event()
+        self._left = [PREFILL] * chunks + [VERIFY] * rows
+        self._error = error
+
+    @property
+    def done(self) -> bool:
+        return self.ended.is_set()
+
+    def work(self) -> Work | None:
+        if self._error is not None:
+            raise self._error
+        return self._left[0] if self._left else None
+
+    def take(self, work: Work, result: RowResult | None, batch_rows: int, seconds: float) -> None:
+        assert (result is None) == work.prefill
+        self._left.pop(0)
+        if not self._left:
+            self.ended.set()
+
+    def fail(self, error: OutriderError) -> None:
+        self.failures.append(error)
+        self.ended.set()
+
+
+class IdleJob(CountingJob):
+    """Waits for something that never comes."""
+
+    def work(self) -> Work | None:
+        return None
+
+
+class RecordingEngine:
+    """Runs nothing; remembers the sessions of every step. Fails the steps of the session "bad"."""
+
+    def __init__(self, rows: int = 2) -> None:
+        self.audit = SimpleNamespace(row_buckets=(1, rows))
+        self.steps: list[tuple[str, tuple[str, ...]]] = []
+
+    def prefill(self, slot: Slot, start_position: int, tokens: tuple[int, ...]) -> None:
+        self._note("prefill", (slot.session_id,))
+
+    def decide(self, rows: list[tuple[Slot, int, tuple[int, ...]]]) -> BatchResult:
+        self._note("verify", tuple(slot.session_id for slot, _, _ in rows))
+        return BatchResult([RowResult((0,))] * len(rows), 0.0)
+
+    def _note(self, kind: str, names: tuple[str, ...]) -> None:
+        self.steps.append((kind, names))
+        if "bad" in names:
+            raise RuntimeError("a secret of the device")
+
+
+async def started(engine: RecordingEngine) -> DeviceThread:
+    device = DeviceThread(lambda: engine)
+    assert await device.start() is engine
+    return device
+
+
+async def run(engine: RecordingEngine, *jobs: CountingJob) -> None:
+    """Submits all jobs between two steps and waits for them."""
+    device = await started(engine)
+    await device.call(lambda _: [device.submit(job) for job in jobs])
+    await device.call(lambda _: None)
+    while not all(job.done for job in jobs):
+        await device.call(lambda _: None)
+    await device.stop()
+
+
+READY = st.lists(st.booleans(), max_size=12).map(
+    lambda kinds: [
+        (CountingJob(str(index)), PREFILL if kind else VERIFY) for index, kind in enumerate(kinds)
+    ]
+)
+
+
+@given(READY, st.integers(1, 5), st.booleans())
+def test_a_step_is_one_chunk_or_a_batch_of_the_first_verify_rows(
+    ready: list[tuple[CountingJob, Work]], max_rows: int, prefilled_last: bool
+) -> None:
+    chosen = choose(ready, max_rows, prefilled_last)
+    verify = [entry for entry in ready if not entry[1].prefill]
+    prefill = [entry for entry in ready if entry[1].prefill]
+    assert bool(chosen) == bool(ready), "something runs whenever something waits"
+    if chosen and chosen[0][1].prefill:
+        assert chosen == prefill[:1]
+        assert not verify or not prefilled_last
+    else:
+        assert chosen == verify[:max_rows]
+        assert not prefill or prefilled_last or not chosen
+
+
+async def test_prefill_and_verify_alternate_while_both_wait() -> None:
+    engine = RecordingEngine()
+    await run(engine, CountingJob("long", chunks=4, rows=1), CountingJob("short", rows=4))
+    kinds = [kind for kind, _ in engine.steps]
+    assert kinds[:8] == ["prefill", "verify"] * 4
+    assert len(kinds) == 9
+
+
+async def test_two_long_prompts_share_the_chunks() -> None:
+    engine = RecordingEngine()
+    await run(engine, CountingJob("a", chunks=3), CountingJob("b", chunks=3))
+    order = [names[0] for kind, names in engine.steps if kind == "prefill"]
+    assert order == ["a", "b", "a", "b", "a", "b"]
+
+
+async def test_more_rows_than_fit_take_turns() -> None:
+    """Five jobs of six rows in steps of two: no job is ever two steps behind another."""
+    engine = RecordingEngine(rows=2)
+    names = "abcde"
+    await run(engine, *(CountingJob(name, rows=6) for name in names))
+    counts = dict.fromkeys(names, 0)
+    for _, served in engine.steps[:-3]:
+        for name in served:
+            counts[name] += 1
+        assert max(counts.values()) - min(counts.values()) <= 2
+    assert len(engine.steps) == 15, "every step is full"
+
+
+async def test_a_step_that_fails_fails_its_own_rows_only() -> None:
+    engine = RecordingEngine(rows=2)
+    jobs = [CountingJob(name, rows=2) for name in ("bad", "beside", "later", "last")]
+    await run(engine, *jobs)
+    assert [len(job.failures) for job in jobs] == [1, 1, 0, 0]
+    for job in jobs[:2]:
+        assert isinstance(job.failures[0], InternalError)
+        assert "secret" not in str(job.failures[0])
+
+
+async def test_a_chunk_that_fails_fails_its_own_job_only() -> None:
+    engine = RecordingEngine()
+    bad, good = CountingJob("bad", chunks=2), CountingJob("good", chunks=2)
+    await run(engine, bad, good)
+    assert len(bad.failures) == 1
+    assert not good.failures
+
+
+async def test_a_job_that_cannot_run_is_failed_with_its_own_error() -> None:
+    engine = RecordingEngine()
+    refused = InvalidRequest("tokens", "no such token")
+    wrong, good = CountingJob("wrong", error=refused), CountingJob("good")
+    await run(engine, wrong, good)
+    assert wrong.failures == [refused]
+    assert engine.steps == [("verify", ("good",))]
+
+
+async def test_one_result_that_cannot_be_taken_does_not_undo_the_others() -> None:
+    class Unable(CountingJob):
+        def take(self, *_: object) -> None:
+            raise RuntimeError("nobody listens")
+
+    first, unable, after = CountingJob("first"), Unable("unable"), CountingJob("after")
+    await run(RecordingEngine(rows=2), first, unable, after)
+    assert [len(job.failures) for job in (first, unable, after)] == [0, 1, 0]
+
+
+async def test_stop_fails_the_jobs_that_are_left() -> None:
+    device = await started(RecordingEngine())
+    waiting, finished = IdleJob("waiting"), CountingJob("finished")
+    device.submit(waiting)
+    device.submit(finished)
+    await device.stop()
+    assert [len(job.failures) for job in (waiting, finished)] == [1, 0]
+    assert "stopping" in str(waiting.failures[0])
+
+
+async def test_a_job_resolved_by_the_last_step_is_not_failed_by_the_stop() -> None:
+    """The stop arrives in the inbox before the step, so that the step is the last one."""
+    device = await started(RecordingEngine())
+    waiting, job = IdleJob("waiting"), CountingJob("job")
+
+    def together(_: object) -> None:
+        device.submit(job)
+        device.wake(device._request_stop)
+        device.submit(waiting)
+
+    await device.call(together)
+    await device.stop()
+    assert not job.failures
+    assert len(waiting.failures) == 1
+
+
+async def test_call_returns_and_raises_what_the_function_does() -> None:
+    device = await started(RecordingEngine(rows=7))
+    assert await device.call(lambda engine: engine.audit.row_buckets) == (1, 7)
+    with pytest.raises(ZeroDivisionError):
+        await device.call(lambda _: 1 // 0)
+    name = await device.call(lambda _: threading.current_thread().name)
+    assert name == "outrider-device"
+    await device.stop()
+
+
+async def test_an_engine_that_cannot_be_built_is_told_by_start() -> None:
+    def refuse() -> RecordingEngine:
+        raise InvalidRequest("folder", "not this one")
+
+    with pytest.raises(InvalidRequest, match="not this one"):
+        await DeviceThread(refuse).start()
+
+
+async def test_changes_run_in_the_order_they_were_sent() -> None:
+    device = await started(RecordingEngine())
+    seen: list[int] = []
+    changes: list[Callable[[], None]] = [lambda number=number: seen.append(number) for number in range(50)]
+    for change in changes:
+        device.wake(change)
+    await device.call(lambda _: None)
+    assert seen == list(range(50))
+    await device.stop()

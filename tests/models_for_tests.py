@@ -1,0 +1,95 @@
+"""Tiny random models: in memory for the engine, as folders for loading."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from outrider_server.engine.attention import NAME
+from outrider_server.engine.engine import Engine
+from outrider_server.engine.loading import LoadedModel
+from outrider_server.engine.step import StepLimits, StepRunner
+from outrider_server.speculation.description import TokenizerFiles
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+VOCABULARY_SIZE = 61
+
+
+def llama_config(vocabulary_size: int = VOCABULARY_SIZE, **changes: object) -> LlamaConfig:
+    """A Llama of two layers with grouped heads."""
+    settings: dict[str, object] = {
+        "vocab_size": vocabulary_size,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "initializer_range": 0.3,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+        "tie_word_embeddings": False,
+    }
+    return LlamaConfig(**(settings | changes))
+
+
+def tiny_llama(seed: int = 0, vocabulary_size: int = VOCABULARY_SIZE) -> LlamaForCausalLM:
+    """A random fp32 Llama with the library's own attention."""
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(llama_config(vocabulary_size)).eval()
+
+
+def loaded(model: PreTrainedModel) -> LoadedModel:
+    """A model as loading would return it, attending over the slot cache from now on."""
+    model.set_attn_implementation(NAME)
+    return LoadedModel(
+        model=model,
+        name="tiny",
+        architecture=type(model).__name__,
+        model_fingerprint="model",
+        vocabulary_fingerprint="vocabulary",
+        vocabulary_size=int(model.config.vocab_size),
+        end_token_ids=(),
+        max_positions=256,
+        tokenizer=TokenizerFiles(b"{}", "", "", ""),
+    )
+
+
+def tiny_limits(
+    slots: int = 4,
+    max_context_tokens: int = 96,
+    width: int = 8,
+    prefill_width: int = 16,
+    row_buckets: tuple[int, ...] = (1, 4),
+) -> StepLimits:
+    """The static shapes of a tiny engine."""
+    return StepLimits(slots, max_context_tokens, width, prefill_width, row_buckets)
+
+
+def tiny_runner(model: PreTrainedModel | None = None, limits: StepLimits | None = None) -> StepRunner:
+    """A runner of eager steps, whose cache is its own."""
+    return StepRunner(loaded(model or tiny_llama()), limits or tiny_limits(), "off")
+
+
+def tiny_engine(model: PreTrainedModel | None = None, limits: StepLimits | None = None) -> Engine:
+    """An audited engine of eager steps."""
+    return Engine(loaded(model or tiny_llama()), limits or tiny_limits(), compile_mode="off")
+
+
+def save_folder(folder: Path, vocabulary_size: int = VOCABULARY_SIZE) -> Path:
+    """Writes a folder that can be served: weights, configuration, tokenizer."""
+    tiny_llama(vocabulary_size=vocabulary_size).save_pretrained(folder)
+    words = {f"w{token}": token for token in range(vocabulary_size)}
+    Tokenizer(WordLevel(words, unk_token="w0")).save(str(folder / "tokenizer.json"))
+    edit_json(folder / "tokenizer_config.json", eos_token="w1")
+    return folder
+
+
+def edit_json(path: Path, **changes: object) -> None:
+    """Changes keys of a JSON object in a file, which need not be there yet."""
+    content = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(content | changes))

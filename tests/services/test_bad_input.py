@@ -1,0 +1,199 @@
+"""A bad request is refused by code, reason and field, before anything is computed or written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from outrider.v1 import session_pb2, target_pb2, types_pb2
+from outrider_server.session.turns import OWNER
+
+from .tiny_models import CONTEXT_TOKENS, VOCABULARY_SIZE
+
+NAN, INFINITY = float("nan"), float("inf")
+SAMPLING = {
+    "temperature": [-0.1, 100.1, NAN, INFINITY],
+    "top_p": [0.0, 1.1, NAN, -1.0],
+    "top_k": [-1],
+    "min_p": [-0.1, 1.1, NAN],
+    "repetition_penalty": [0.0, 100.1, -1.0, NAN, INFINITY],
+    "frequency_penalty": [-100.1, 100.1, NAN],
+    "presence_penalty": [-100.1, 100.1, NAN],
+    "logit_bias": [
+        {VOCABULARY_SIZE: 1.0},
+        {-1: 1.0},
+        {1: NAN},
+        {1: -INFINITY},
+        dict.fromkeys(range(1025), 0.5),
+    ],
+}
+TURN: dict[str, list[dict[str, Any]]] = {
+    "input": [{}, {"text": "word " * CONTEXT_TOKENS}],
+    "text": [{"text": ""}],
+    "tokens": [
+        {"tokens": session_pb2.TokenInput()},
+        {"tokens": session_pb2.TokenInput(tokens=[1, VOCABULARY_SIZE])},
+        {"tokens": session_pb2.TokenInput(tokens=[-1])},
+    ],
+    "chat": [{"chat": session_pb2.ChatInput()}],
+    "max_new_tokens": [{"text": "x", "max_new_tokens": count} for count in (0, -1)],
+    "max_window": [{"text": "x", "max_window": window} for window in (-1, 8)],
+    "logprobs": [{"text": "x", "logprobs": count} for count in (-1, 21)],
+    "stop": [{"text": "x", "stop": stop} for stop in (["a"] * 17, [""], ["a" * 257])],
+    "request_id": [{"text": "x", "request_id": "r" * 129}],
+    "draft": [{"text": "x", "draft": 99}],
+    "loop": [{"text": "x", "loop": 99}],
+}
+CASES = [
+    *(
+        pytest.param({"text": "x", "sampling": {name: value}}, f"sampling.{name}", id=f"{name}-{i}")
+        for name, values in SAMPLING.items()
+        for i, value in enumerate(values)
+    ),
+    *(
+        pytest.param(fields, name, id=f"{name}-{i}")
+        for name, cases in TURN.items()
+        for i, fields in enumerate(cases)
+    ),
+]
+
+
+async def refusal(call: Any) -> tuple[grpc.StatusCode, str, str, str]:
+    """Code, reason, field and message of a call that has to fail."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        if hasattr(call, "__aiter__"):
+            _ = [message async for message in call]
+        else:
+            await call
+    reason = field = ""
+    for detail in rpc_status.from_call(caught.value).details:
+        info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+        if detail.Unpack(info):
+            assert info.domain == "outrider"
+            reason = info.reason
+        if detail.Unpack(bad):
+            field = bad.field_violations[0].field
+    return caught.value.code(), reason, field, caught.value.details()
+
+
+@pytest.mark.parametrize(("fields", "field"), CASES)
+async def test_a_bad_field_is_named_and_nothing_is_done(service, target, fields, field):
+    session = await service.client.create_session()
+    steps = target.engine.counters.verify_steps
+    request = session_pb2.GenerateRequest(session_id=session.id)
+    sampling = fields.get("sampling")
+    if sampling is not None:
+        bias = sampling.get("logit_bias", {})
+        request.sampling.CopyFrom(
+            types_pb2.SamplingParams(**{**sampling, "logit_bias": bias})
+        )
+    rest = {name: value for name, value in fields.items() if name != "sampling"}
+    request.MergeFrom(session_pb2.GenerateRequest(**rest))
+    code, reason, named, message = await refusal(service.stub.Generate(request))
+    assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+    assert named == field
+    assert message
+    record = await service.ledger.get_session(session.id, OWNER)
+    assert (record.length, record.turn_count, record.epoch) == (0, 0, 0)
+    assert target.engine.counters.verify_steps == steps
+
+
+async def test_an_unknown_session_is_not_found(service):
+    for call in (
+        service.stub.Generate(session_pb2.GenerateRequest(session_id="nobody", text="x")),
+        service.stub.GetSession(session_pb2.GetSessionRequest(session_id="nobody")),
+        service.stub.DeleteSession(session_pb2.DeleteSessionRequest(session_id="nobody")),
+        service.stub.Generate(session_pb2.GenerateRequest(text="x")),
+    ):
+        assert (await refusal(call))[:2] == (grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
+
+
+async def test_a_session_runs_one_turn_at_a_time(service):
+    session = await service.client.create_session()
+    reply = session.generate("x", max_new_tokens=500, draft="off", logit_bias={0: -100.0})
+    await anext(reply)
+    expected = (grpc.StatusCode.FAILED_PRECONDITION, "TURN_RUNNING")
+    second = session_pb2.GenerateRequest(session_id=session.id, text="y")
+    assert (await refusal(service.stub.Generate(second)))[:2] == expected
+    delete = session_pb2.DeleteSessionRequest(session_id=session.id)
+    assert (await refusal(service.stub.DeleteSession(delete)))[:2] == expected
+    await reply.read()
+    assert len(reply.tokens) == 500
+    assert (await session.info()).turn_count == 1
+
+
+async def test_a_request_id_is_used_once(service):
+    session = await service.client.create_session()
+    await session.generate("x", max_new_tokens=2, request_id="one").read()
+    again = session_pb2.GenerateRequest(session_id=session.id, text="x", request_id="one")
+    code, reason, _, _ = await refusal(service.stub.Generate(again))
+    assert (code, reason) == (grpc.StatusCode.ALREADY_EXISTS, "ALREADY_EXISTS")
+    assert (await session.info()).position == session.position
+    other = await service.client.create_session()
+    await other.generate("x", max_new_tokens=2, request_id="one").read()
+
+
+async def test_a_session_of_another_target_is_refused(service):
+    record = await service.ledger.create_session(OWNER, "another model")
+    request = session_pb2.GenerateRequest(session_id=record.session_id, text="x")
+    code, reason, _, _ = await refusal(service.stub.Generate(request))
+    assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "MODEL_MISMATCH")
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"page_size": -1}, "page_size"),
+        ({"page_size": 1001}, "page_size"),
+        ({"page_token": "junk"}, "page_token"),
+    ],
+)
+async def test_a_bad_page_is_refused(service, fields, field):
+    call = service.stub.ListSessions(session_pb2.ListSessionsRequest(**fields))
+    code, _, named, _ = await refusal(call)
+    assert (code, named) == (grpc.StatusCode.INVALID_ARGUMENT, field)
+
+
+async def test_pages_list_every_session_once_newest_first(service):
+    created = [(await service.client.create_session()).id for _ in range(5)]
+    listed = [info.id async for info in service.client.sessions(page_size=2)]
+    assert listed == created[::-1]
+
+
+async def test_calls_that_this_version_lacks_say_so(service):
+    for call in (
+        service.stub.ForkSession(session_pb2.ForkSessionRequest(session_id="s")),
+        service.stub.RewindSession(session_pb2.RewindSessionRequest(session_id="s")),
+        service.stub.Attach(session_pb2.AttachRequest(session_id="s")),
+    ):
+        code, reason, _, message = await refusal(call)
+        assert (code, reason) == (grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED")
+        assert message.startswith("this version cannot")
+
+
+async def test_a_message_above_the_limit_is_refused_and_the_connection_lives(service):
+    session = await service.client.create_session()
+    request = session_pb2.GenerateRequest(session_id=session.id, text="x" * (5 << 20))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        _ = [message async for message in service.stub.Generate(request)]
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (await session.info()).turn_count == 0
+
+
+async def test_target_calls_of_a_later_version_say_so(service, stack):
+    async with grpc.aio.insecure_channel(stack.target) as channel:
+        for method, request in (
+            ("Fork", target_pb2.ForkRequest()),
+            ("Park", target_pb2.ParkRequest()),
+        ):
+            for name in ("TargetService",):
+                call = channel.unary_unary(
+                    f"/outrider.v1.{name}/{method}",
+                    request_serializer=type(request).SerializeToString,
+                )
+                code, _, _, message = await refusal(call(request))
+                assert code is grpc.StatusCode.UNIMPLEMENTED
+                assert message.startswith("this version cannot")

@@ -1,0 +1,141 @@
+"""Whatever the draft does, the tokens stay the target's; the summary says where it was missed."""
+
+from __future__ import annotations
+
+import outrider
+import pytest
+
+from . import fake_drafts, tiny_models
+from .fake_drafts import FallingDraft, ScriptedDraft, SilentDraft
+from .harness import Stack, generate, running_engine, serving
+from .reference import target_alone
+
+PROMPT = "import os\nimport sys\n"
+OPTIONS = {"max_new_tokens": 40, "seed": 21}
+LOOPS = ["synchronous", "run_ahead"]
+HARMLESS = {
+    "wrong branches": ScriptedDraft(fake_drafts.wrong_branches, unasked=20),
+    "wrong tokens": ScriptedDraft(fake_drafts.wrong_tokens, unasked=2),
+}
+LOST = {
+    "wrong positions": ScriptedDraft(fake_drafts.wrong_positions, unasked=20),
+    "tokens outside the vocabulary": ScriptedDraft(fake_drafts.outside_the_vocabulary, unasked=2),
+    "a flood": ScriptedDraft(fake_drafts.flood, unasked=2000),
+    "empty proposals": ScriptedDraft(fake_drafts.empty_proposals, unasked=2000),
+    "garbage order": ScriptedDraft(fake_drafts.garbage_order),
+    "opened twice": ScriptedDraft(fake_drafts.opened_again, unasked=2),
+    "nothing set": ScriptedDraft(fake_drafts.nothing_set, unasked=2),
+    "a false length": ScriptedDraft(fake_drafts.false_length, unasked=2),
+    "an early end": ScriptedDraft(fake_drafts.early_end),
+    "nothing at all": SilentDraft(),
+    "a status": FallingDraft(),
+}
+
+
+async def check_tokens(
+    client: outrider.AsyncClient, *, degraded: bool | None
+) -> list[outrider.Summary]:
+    """Runs both loops, as `model` and as `auto`; their tokens must be the target's."""
+    expected = await target_alone(client, PROMPT, **OPTIONS)
+    summaries = []
+    for loop in LOOPS:
+        for draft in ("model", "auto"):
+            reply = await generate(client, PROMPT, draft=draft, loop=loop, **OPTIONS)
+            assert reply.tokens == expected
+            assert degraded in (None, reply.summary.degraded)
+            assert bool(reply.summary.degraded_reason) is reply.summary.degraded
+            summaries.append(reply.summary)
+    return summaries
+
+
+@pytest.mark.parametrize("lie", [*HARMLESS, *LOST])
+async def test_a_lying_draft_changes_no_token(stack: Stack, target, lie, caplog):
+    await stack.start_target(target)
+    await stack.start_draft((HARMLESS | LOST)[lie])
+    service = await stack.start_session()
+    await check_tokens(service.client, degraded=True if lie in LOST else None)
+    assert not caplog.records  # nothing surprised the service
+
+
+async def test_a_draft_that_sends_garbage_bytes_changes_no_token(stack: Stack, target):
+    await stack.start_target(target)
+    async with serving(stack.draft, fake_drafts.garbage_draft):
+        service = await stack.start_session()
+        await check_tokens(service.client, degraded=True)
+        await stack.kill("session")
+
+
+async def test_a_draft_of_another_vocabulary_is_refused_and_the_turn_goes_on(
+    stack: Stack, target, models
+):
+    folder = tiny_models.rename_a_token(tiny_models.save_model(models / "other-vocabulary"))
+    await stack.start_target(target)
+    with running_engine(folder, "draft") as draft:
+        await stack.start_draft(draft)
+        service = await stack.start_session()
+        for summary in await check_tokens(service.client, degraded=True):
+            assert "vocabulary" in summary.degraded_reason
+        assert "vocabulary" in (await service.client.describe()).draft_note
+        await stack.kill("session")
+        await stack.kill("draft")
+
+
+async def test_a_draft_without_numbers_is_lost_and_the_turn_goes_on(stack: Stack, target, models):
+    folder = tiny_models.save_model(models / "nan-draft", change=tiny_models.spoil)
+    await stack.start_target(target)
+    with running_engine(folder, "draft") as draft:
+        await stack.start_draft(draft)
+        service = await stack.start_session()
+        for summary in await check_tokens(service.client, degraded=True):
+            assert "no numbers" in summary.degraded_reason
+        await stack.kill("session")
+        await stack.kill("draft")
+
+
+async def test_a_model_draft_is_missed_where_none_is_configured(stack: Stack, target):
+    await stack.start_target(target)
+    service = await stack.start_session(with_draft=False)
+    wanted = await generate(service.client, PROMPT, draft="model", **OPTIONS)
+    assert wanted.summary.degraded
+    assert "no draft" in wanted.summary.degraded_reason
+    for draft in ("auto", "ngram", "off"):
+        reply = await generate(service.client, PROMPT, draft=draft, **OPTIONS)
+        assert reply.tokens == wanted.tokens
+        assert not reply.summary.degraded
+    description = await service.client.describe()
+    assert description.draft is None
+    assert description.draft_note == "no draft service is configured"
+
+
+async def test_a_draft_that_is_down_is_missed(stack: Stack, target):
+    await stack.start_target(target)
+    service = await stack.start_session()
+    await check_tokens(service.client, degraded=True)
+    assert (await service.client.describe()).draft is None
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+async def test_a_draft_that_dies_in_the_middle_changes_no_token(service, stack, loop):
+    options = {"max_new_tokens": 120, "seed": 22, "loop": loop}
+    expected = await target_alone(service.client, PROMPT, **(options | {"loop": None}))
+    session = await service.client.create_session()
+    reply = session.generate(PROMPT, draft="model", **options)
+    for _ in range(10):
+        await anext(reply)
+    await stack.kill("draft")
+    await reply.read()
+    assert reply.tokens == expected
+    assert reply.summary.degraded
+    assert reply.summary.proposed > 0
+
+
+async def test_a_draft_that_comes_back_is_used_by_the_next_turn(service, stack, draft):
+    await stack.kill("draft")
+    session = await service.client.create_session()
+    assert (await session.generate(PROMPT, **OPTIONS).read()).summary.degraded
+    await stack.start_draft(draft)
+    async with outrider.AsyncClient(f"unix:{stack.folder}/session") as client:
+        while (await client.describe()).draft is None:
+            pass
+    reply = await session.generate("def f():", draft="model", **OPTIONS).read()
+    assert reply.summary.proposed > 0

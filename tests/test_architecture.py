@@ -1,0 +1,216 @@
+"""The architecture, held by tests: boundaries, fresh stubs, a commented contract, small files, true documents."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+from google.protobuf import descriptor_pb2
+from grpc_tools import protoc
+from outrider.cli.app import app as client_app
+from outrider_server.cli import app as server_app
+from outrider_server.rpc import errors, telemetry
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+DOCS = REPOSITORY / "docs"
+MAX_FILE_LINES = 320
+MAX_FUNCTION_LINES = 60
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs a fresh interpreter in the repository's root."""
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+
+
+# Boundaries
+
+
+def test_the_import_contracts_hold() -> None:
+    lint = (
+        "from importlinter.cli import lint_imports; raise SystemExit(lint_imports(no_cache=True))"
+    )
+    outcome = run_python("-c", lint)
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("outrider", "torch transformers tokenizers numpy jinja2 opentelemetry outrider_server"),
+        ("outrider.cli.app", "torch transformers tokenizers numpy outrider_server"),
+        ("outrider_server.speculation.decoder", "torch transformers numpy grpc google outrider"),
+        ("outrider_server.session.service", "torch transformers numpy"),
+        ("outrider_server.session.sqlite_ledger", "torch transformers numpy grpc"),
+        ("outrider_server.wiring", "torch transformers numpy"),
+        ("outrider_server.cli", "torch transformers numpy grpc"),
+    ],
+)
+def test_a_fresh_import_stays_inside_its_boundary(module: str, unwanted: str) -> None:
+    script = f"import sys, {module}; print(*sorted(set('{unwanted}'.split()) & set(sys.modules)))"
+    outcome = run_python("-c", script)
+    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.stdout.split() == []
+
+
+# The contract
+
+
+def test_the_generated_stubs_are_fresh() -> None:
+    outcome = run_python("protos/generate.py", "--check")
+    assert outcome.returncode == 0, outcome.stderr
+
+
+def test_every_element_of_the_contract_is_commented(tmp_path: Path) -> None:
+    assert list(uncommented(compiled_protos(tmp_path))) == []
+
+
+def compiled_protos(folder: Path) -> descriptor_pb2.FileDescriptorSet:
+    """The project's protos with their comments."""
+    out = folder / "protos.binpb"
+    sources = sorted(map(str, (REPOSITORY / "protos").glob("outrider/v1/*.proto")))
+    include = [f"-I{REPOSITORY / 'protos'}", f"-I{Path(protoc.__file__).parent / '_proto'}"]
+    arguments = ["protoc", *include, "--include_source_info", f"--descriptor_set_out={out}"]
+    assert protoc.main([*arguments, *sources]) == 0
+    return descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes())
+
+
+def uncommented(protos: descriptor_pb2.FileDescriptorSet) -> Iterator[str]:
+    """Every service, method, message, field, enum and value without a comment above it."""
+    for file in protos.file:
+        commented = {
+            tuple(location.path)
+            for location in file.source_code_info.location
+            if location.leading_comments.strip()
+        }
+        for path, name in elements(file):
+            if path not in commented:
+                yield f"{file.name}: {name}"
+
+
+def elements(file: descriptor_pb2.FileDescriptorProto) -> Iterator[tuple[tuple[int, ...], str]]:
+    """(path in the descriptor, name) of everything that a reader meets. The numbers are descriptor.proto's."""
+    for index, message in enumerate(file.message_type):
+        yield (4, index), message.name
+        assert not message.nested_type or all(
+            nested.options.map_entry for nested in message.nested_type
+        ), "messages stand at the top, where this check sees them"
+        for inner, field in enumerate(message.field):
+            yield (4, index, 2, inner), f"{message.name}.{field.name}"
+        for inner, oneof in enumerate(message.oneof_decl):
+            if not oneof.name.startswith("_"):  # one that `optional` makes
+                yield (4, index, 8, inner), f"{message.name}.{oneof.name}"
+    for index, enum in enumerate(file.enum_type):
+        yield (5, index), enum.name
+        for inner, value in enumerate(enum.value):
+            yield (5, index, 2, inner), value.name
+    for index, service in enumerate(file.service):
+        yield (6, index), service.name
+        for inner, method in enumerate(service.method):
+            yield (6, index, 2, inner), f"{service.name}.{method.name}"
+
+
+# Small files
+
+
+def own_files() -> Iterator[Path]:
+    """The Python files of SDK and services, without generated code and the training of the bundled pair."""
+    for folder in ("client", "services"):
+        for path in sorted((REPOSITORY / folder).rglob("*.py")):
+            name = path.as_posix()
+            if "/outrider/v1/" not in name and "/models/training/" not in name:
+                yield path
+
+
+def test_no_file_is_longer_than_the_rule_allows() -> None:
+    lengths = {path: len(path.read_text().splitlines()) for path in own_files()}
+    assert {path: lines for path, lines in lengths.items() if lines > MAX_FILE_LINES} == {}
+
+
+def test_no_function_is_longer_than_the_rule_allows() -> None:
+    long = []
+    for path in own_files():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, Function) and code_lines(node) > MAX_FUNCTION_LINES:
+                long.append(f"{path.name}: {node.name} has {code_lines(node)} lines")
+    assert long == []
+
+
+def code_lines(function: Function) -> int:
+    """Lines of a function without its docstring."""
+    first = function.body[0]
+    has_docstring = ast.get_docstring(function, clean=False) is not None
+    docstring = (first.end_lineno or 0) - first.lineno + 1 if has_docstring else 0
+    return (function.end_lineno or 0) - function.lineno + 1 - docstring
+
+
+# True documents
+
+
+@pytest.mark.parametrize(
+    ("name", "app"), [("outrider-server", server_app), ("outrider", client_app)]
+)
+def test_every_command_and_option_is_in_the_operations_guide(name: str, app: typer.Typer) -> None:
+    guide = (DOCS / "operations.md").read_text()
+    missing = []
+    for command, options in commands(typer.main.get_command(app), name):
+        section = guide.partition(f"### `{command}`\n")[2].partition("\n### ")[0]
+        missing += [f"{command} {option}" for option in options if f"`{option}" not in section]
+        if not section:
+            missing.append(command)
+    assert missing == []
+
+
+def commands(command: typer.core.TyperCommand, name: str) -> Iterator[tuple[str, list[str]]]:
+    """(full name, long options) of every command below one that may have more."""
+    if isinstance(command, typer.core.TyperGroup):
+        for inner, found in command.commands.items():
+            yield from commands(found, f"{name} {inner}")
+    else:
+        options = [option for parameter in command.params for option in parameter.opts]
+        yield name, [option for option in options if option.startswith("--")]
+
+
+def test_every_error_is_in_the_operations_guide() -> None:
+    guide = (DOCS / "operations.md").read_text()
+    for entry in errors.TABLE:
+        assert f"| {entry.code.name} | {entry.reason} |" in guide
+
+
+def test_every_span_and_metric_is_in_the_operations_guide() -> None:
+    guide = (DOCS / "operations.md").read_text()
+    names = {value for key, value in vars(telemetry).items() if key.endswith("_SPAN")}
+    for module in ("rpc/telemetry.py", "wiring.py"):
+        text = (REPOSITORY / "services" / "outrider_server" / module).read_text()
+        names |= set(re.findall(r'create_\w+\(\s*"([\w.]+)"', text))
+        for observed in re.findall(r'f"(outrider\.\{name\}\.\w+)"', text):
+            names |= {observed.format(name=name) for name in ("target", "draft")}
+    assert len(names) > 15
+    assert sorted(name for name in names if f"`{name}`" not in guide) == []
+
+
+@pytest.mark.parametrize(
+    "path", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *map(str, DOCS.glob("*.md"))]
+)
+def test_links_between_documents_lead_somewhere(path: str) -> None:
+    document = REPOSITORY / path
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text())
+    local = [link for link in links if "://" not in link]
+    assert [link for link in local if not (document.parent / link).exists()] == []
+
+
+def test_the_snippets_of_the_readme_are_python() -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    snippets = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    assert snippets
+    for snippet in snippets:
+        ast.parse(snippet)
