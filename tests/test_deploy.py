@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -188,8 +189,6 @@ async def test_the_health_check_tells_a_serving_server_from_a_draining_or_missin
 
 async def health_status(address: str) -> int:
     """Exit status of the containers' health check."""
-    import asyncio
-
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(DEPLOY / "healthcheck.py"),

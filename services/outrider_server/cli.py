@@ -197,11 +197,11 @@ def up(
 
 
 @app.command()
-def demo() -> None:
+def demo(compile: CompileOption = Compile.AUTO) -> None:
     """Watch the three services stream text, with and without speculation."""
     from .demo import run_demo
 
-    sys.exit(_run(run_demo()))
+    sys.exit(_run(run_demo(compile.value)))
 
 
 def _run(service: Coroutine[Any, Any, Any]) -> Any:

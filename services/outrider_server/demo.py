@@ -19,7 +19,7 @@ from rich.table import Table
 from .models import held_out_prompts
 from .up import Child
 
-START = ["--listen=127.0.0.1:0", "--slots=4", "--rows=1"]
+START = ("--listen=127.0.0.1:0", "--slots=4", "--rows=1")
 WARM_UP_TOKENS = 16
 
 
@@ -53,12 +53,13 @@ def demo_turns() -> list[DemoTurn]:
     ]
 
 
-async def run_demo() -> int:
+async def run_demo(compile_mode: str = "auto") -> int:
     """Runs the demo; returns 0 if speculation changed no token. Raises StartupError."""
     console = Console(highlight=False)
-    console.print("Starting draft, target and session service (compiling their steps) ...")
+    console.print("Starting draft, target and session service ...")
     with tempfile.TemporaryDirectory() as folder:
-        child = await Child.start("up", [*START, f"--ledger={Path(folder) / 'ledger.db'}"])
+        options = [f"--ledger={Path(folder) / 'ledger.db'}", f"--compile={compile_mode}"]
+        child = await Child.start("up", [*START, *options])
         try:
             address = await child.ready()
             async with outrider.AsyncClient(address) as client:

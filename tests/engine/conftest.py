@@ -1,4 +1,4 @@
-"""One thread for the arithmetic of tiny models: more only wait for each other."""
+"""One thread for the arithmetic of tiny models: more would only wait for each other."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+torch.set_num_threads(1)  # engines are made while test modules are imported
 
-@pytest.fixture(autouse=True, scope="session")
+
+@pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Building an engine sets the threads of the whole process."""
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(1)

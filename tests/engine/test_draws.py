@@ -36,7 +36,7 @@ def decide(
     features = features or table.features(slots)
     index = torch.tensor(slots)
     if features.bias:
-        logits = logits + table.bias(slots, SIZE)[:, None, :]
+        logits = logits + table.bias(slots, len(slots), SIZE)[:, None, :]
     if features.penalties:
         logits = penalize(logits, HISTORY, positions, index, table)
     return draw_tokens(logits, positions, index, table, features, gumbel_noise)

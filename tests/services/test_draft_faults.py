@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import outrider
 import pytest
+from outrider_server.engine.host import EngineHost
 
 from . import fake_drafts, tiny_models
 from .fake_drafts import FallingDraft, ScriptedDraft, SilentDraft
@@ -32,6 +36,20 @@ LOST = {
 }
 
 
+@pytest.fixture(scope="module")
+def other_vocabulary(models: Path) -> Iterator[EngineHost]:
+    folder = tiny_models.rename_a_token(tiny_models.save_model(models / "other-vocabulary"))
+    with running_engine(folder, "draft") as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def numberless(models: Path) -> Iterator[EngineHost]:
+    folder = tiny_models.save_model(models / "numberless-draft", change=tiny_models.spoil)
+    with running_engine(folder, "draft") as host:
+        yield host
+
+
 async def check_tokens(
     client: outrider.AsyncClient, *, degraded: bool | None
 ) -> list[outrider.Summary]:
@@ -57,39 +75,36 @@ async def test_a_lying_draft_changes_no_token(stack: Stack, target, lie, caplog)
     assert not caplog.records  # nothing surprised the service
 
 
-async def test_a_draft_that_sends_garbage_bytes_changes_no_token(stack: Stack, target):
+async def test_a_draft_that_sends_garbage_bytes_changes_no_token(
+    stack: Stack, target, caplog
+):
     await stack.start_target(target)
     async with serving(stack.draft, fake_drafts.garbage_draft):
         service = await stack.start_session()
         await check_tokens(service.client, degraded=True)
         await stack.kill("session")
+    assert not caplog.records
 
 
 async def test_a_draft_of_another_vocabulary_is_refused_and_the_turn_goes_on(
-    stack: Stack, target, models
+    other_vocabulary: EngineHost, stack: Stack, target
 ):
-    folder = tiny_models.rename_a_token(tiny_models.save_model(models / "other-vocabulary"))
     await stack.start_target(target)
-    with running_engine(folder, "draft") as draft:
-        await stack.start_draft(draft)
-        service = await stack.start_session()
-        for summary in await check_tokens(service.client, degraded=True):
-            assert "vocabulary" in summary.degraded_reason
-        assert "vocabulary" in (await service.client.describe()).draft_note
-        await stack.kill("session")
-        await stack.kill("draft")
+    await stack.start_draft(other_vocabulary)
+    service = await stack.start_session()
+    for summary in await check_tokens(service.client, degraded=True):
+        assert "vocabulary" in summary.degraded_reason
+    assert "vocabulary" in (await service.client.describe()).draft_note
 
 
-async def test_a_draft_without_numbers_is_lost_and_the_turn_goes_on(stack: Stack, target, models):
-    folder = tiny_models.save_model(models / "nan-draft", change=tiny_models.spoil)
+async def test_a_draft_without_numbers_is_lost_and_the_turn_goes_on(
+    numberless: EngineHost, stack: Stack, target
+):
     await stack.start_target(target)
-    with running_engine(folder, "draft") as draft:
-        await stack.start_draft(draft)
-        service = await stack.start_session()
-        for summary in await check_tokens(service.client, degraded=True):
-            assert "no numbers" in summary.degraded_reason
-        await stack.kill("session")
-        await stack.kill("draft")
+    await stack.start_draft(numberless)
+    service = await stack.start_session()
+    for summary in await check_tokens(service.client, degraded=True):
+        assert "no numbers" in summary.degraded_reason
 
 
 async def test_a_model_draft_is_missed_where_none_is_configured(stack: Stack, target):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import grpc
 import outrider
 import pytest
-from outrider_server.session.turns import OWNER
+from outrider_server.engine.host import EngineHost
 from outrider_server.speculation.types import FinishReason
 
 from . import tiny_models
@@ -16,27 +19,36 @@ PROMPT = "class Session:\n"
 LOOPS = pytest.mark.parametrize("loop", ["synchronous", "run_ahead"])
 
 
+@pytest.fixture(scope="module")
+def numberless(models: Path) -> Iterator[EngineHost]:
+    folder = tiny_models.save_model(models / "numberless-target", change=tiny_models.spoil)
+    with running_engine(folder, "target", slots=2, rows=2) as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def twin(target_folder: Path) -> Iterator[EngineHost]:
+    """The same model as `target`, with nothing in its cache."""
+    with running_engine(target_folder, "target", slots=2, rows=2) as host:
+        yield host
+
+
 @LOOPS
 async def test_logits_that_are_no_numbers_end_the_turn_with_nothing_decided(
-    stack: Stack, models, loop
+    numberless: EngineHost, stack: Stack, loop
 ):
-    folder = models / "nan-target"
-    if not folder.exists():
-        tiny_models.save_model(folder, change=tiny_models.spoil)
-    with running_engine(folder, "target", slots=2, rows=2) as broken:
-        await stack.start_target(broken)
-        service = await stack.start_session(with_draft=False)
-        session = await service.client.create_session()
-        reply = session.generate(PROMPT, loop=loop)
-        with pytest.raises(outrider.NonFiniteLogitsError, match="no numbers") as caught:
-            await reply.read()
-        assert caught.value.code is grpc.StatusCode.INTERNAL
-        assert caught.value.reason == "NON_FINITE_LOGITS"
-        info = await until_idle(session)
-        assert info.position == reply.started.prompt_tokens
-        (turn,) = await service.ledger.turns(session.id)
-        assert turn.finish_reason is FinishReason.FAILED
-        await stack.close()
+    await stack.start_target(numberless)
+    service = await stack.start_session(with_draft=False)
+    session = await service.client.create_session()
+    reply = session.generate(PROMPT, loop=loop)
+    with pytest.raises(outrider.NonFiniteLogitsError, match="no numbers") as caught:
+        await reply.read()
+    assert caught.value.code is grpc.StatusCode.INTERNAL
+    assert caught.value.reason == "NON_FINITE_LOGITS"
+    info = await until_idle(session)
+    assert info.position == reply.started.prompt_tokens
+    (turn,) = await service.ledger.turns(session.id)
+    assert turn.finish_reason is FinishReason.FAILED
 
 
 @LOOPS
@@ -72,17 +84,17 @@ async def test_a_target_that_is_down_is_unavailable_at_the_start_of_a_turn(servi
     assert not (await until_idle(session)).turn_running
 
 
-async def test_a_target_that_lost_its_cache_reads_the_session_anew(service, stack, target_folder):
+async def test_a_target_that_lost_its_cache_reads_the_session_anew(
+    twin: EngineHost, service, stack
+):
     session = await service.client.create_session()
     await session.generate(PROMPT, max_new_tokens=30, seed=1).read()
     length = session.position
     await stack.kill("target")
-    with running_engine(target_folder, "target", slots=2, rows=2) as fresh:
-        await stack.start_target(fresh)
-        following = await next_turn(session)
-        assert following.summary.prefilled_tokens == length + following.started.prompt_tokens
-        assert following.tokens == await as_one_turn(service.client, session, following)
-        await stack.close()
+    await stack.start_target(twin)
+    following = await next_turn(session)
+    assert following.summary.prefilled_tokens == length + following.started.prompt_tokens
+    assert following.tokens == await as_one_turn(service.client, session, following)
 
 
 async def test_a_turn_that_failed_is_no_hindrance_to_delete(service, stack):
@@ -93,8 +105,8 @@ async def test_a_turn_that_failed_is_no_hindrance_to_delete(service, stack):
     await drain(reply)
     await until_idle(session)
     await session.delete()
-    with pytest.raises(outrider.OutriderError):
-        await service.ledger.get_session(session.id, OWNER)
+    with pytest.raises(outrider.NotFoundError):
+        await service.client.get_session(session.id)
 
 
 async def next_turn(session: outrider.AsyncSession) -> outrider.AsyncReply:

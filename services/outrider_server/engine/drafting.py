@@ -72,15 +72,15 @@ class DraftJob:
             if position == len(self._tokens):
                 self._tokens.append(token)
         self._committed = start_position + len(tokens)
+        self._sent = max(self._sent, self._committed)
         self._told = True
 
     def work(self) -> Work | None:
         """A prefill chunk or the next guess; None at the lead's end or before the context is complete."""
         self.slot.check_lease(self._lease)
         length = len(self._tokens)
-        room = min(self._committed + self._lead, self._engine.limits.max_context_tokens) - length
         told = self._told and self._committed >= max(self._wanted_length, 1)
-        if not told or room <= 0:
+        if not told or length >= self._end():
             return None
         start = min(len(self.slot.tokens), length - 1)
         unread = length - start

@@ -26,6 +26,7 @@ class Features:
     """What the draws of a step need beyond an argmax; True where any row needs it."""
 
     noise: bool = False
+    """False where every row is greedy."""
     filters: bool = False
     penalties: bool = False
     bias: bool = False
@@ -82,9 +83,9 @@ class DrawTable:
         """How many top logprobs the slot's turn wants; None for none at all."""
         return self._draws[slot].logprobs
 
-    def bias(self, slots: list[int], vocabulary_size: int) -> torch.Tensor:
-        """Dense logit bias of these slots, [R, V] float32."""
-        dense = torch.zeros((len(slots), vocabulary_size), device=self.temperature.device)
+    def bias(self, slots: list[int], rows: int, vocabulary_size: int) -> torch.Tensor:
+        """Dense logit bias of these slots, and of nobody in the rows that are left: [R, V] float32."""
+        dense = torch.zeros((rows, vocabulary_size), device=self.temperature.device)
         for row, slot in enumerate(slots):
             for token, value in self._draws[slot].sampling.logit_bias.items():
                 dense[row, token] = value
@@ -155,6 +156,8 @@ def draw_tokens(
 
     The draw that follows position j uses the noise of position j + 1. Ties go to the lowest token id.
     """
+    if not features.noise:
+        return logits.argmax(dim=-1)
     temperature = table.temperature[slots][:, None, None]
     greedy = temperature == 0
     # Relative to the largest, so that no temperature, however small, overflows to a tie of infinities.
@@ -163,7 +166,5 @@ def draw_tokens(
     scores = relative / torch.where(greedy, 1.0, temperature)
     if features.filters:
         scores = torch.where(greedy, scores, keep_probable(scores, slots, table))
-    if features.noise:
-        gumbel = noise(table.seed[slots], positions + 1, logits.shape[-1])
-        scores = torch.where(greedy, scores, scores + gumbel)
-    return scores.argmax(dim=-1)
+    gumbel = noise(table.seed[slots], positions + 1, logits.shape[-1])
+    return torch.where(greedy, scores, scores + gumbel).argmax(dim=-1)

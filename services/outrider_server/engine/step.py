@@ -98,30 +98,31 @@ class StepRunner:
     def logits(self, rows: Sequence[Row], bucket: int) -> torch.Tensor:
         """Reads the rows in the shape [bucket, width] and returns float32 logits [bucket, width, V]."""
         buffers = self._fill(rows, bucket, self.limits.width)
-        logits = self._guarded(self._forward_of, buffers)
-        return logits.to(torch.float32)
+        return self._guarded(lambda: self._forward(buffers.token_ids, buffers.places)).float()
 
     @torch.no_grad()
     def prefill(self, row: Row) -> None:
         """Reads a row of at most `prefill_width` tokens into the cache, deciding nothing."""
         buffers = self._fill([row], 1, self.limits.prefill_width)
-        self._guarded(self._prefill_of, buffers)
+        self._guarded(lambda: self._prefill(buffers.token_ids, buffers.places))
 
     @torch.no_grad()
     def decide(self, rows: Sequence[Row], bucket: int) -> list[RowResult]:
         """Reads the rows and decides a token after each of their tokens, by each slot's draw."""
-        logits = self.logits(rows, bucket)[: len(rows)]
+        logits = self.logits(rows, bucket)
+        places = self._buffers[bucket, self.limits.width].places
+        slots, positions = places[:, 0, 0, 0], places[:, 0, :, 1]
         slot_list = [row.slot for row in rows]
-        slots = torch.tensor(slot_list, device=self.device)
-        positions = self._buffers[bucket, self.limits.width].places[: len(rows), 0, :, 1]
         features = self.draws.features(slot_list)
         scores = logits
         if features.bias:
-            scores = scores + self.draws.bias(slot_list, self.vocabulary_size)[:, None, :]
+            scores = scores + self.draws.bias(slot_list, bucket, self.vocabulary_size)[:, None, :]
         if features.penalties:
             scores = penalize(scores, self.history, positions, slots, self.draws)
-        drawn = draw_tokens(scores, positions, slots, self.draws, features, self._noise)
-        drawn = torch.where(logits.isfinite().all(dim=-1), drawn, NOT_FINITE).tolist()
+        drawn_tokens = self._guarded(
+            lambda: draw_tokens(scores, positions, slots, self.draws, features, self._noise)
+        )
+        drawn = torch.where(logits.isfinite().all(dim=-1), drawn_tokens, NOT_FINITE).tolist()
         return [
             RowResult(
                 tuple(drawn[index][: len(row.tokens)]),
@@ -165,23 +166,15 @@ class StepRunner:
         self.history[places[..., 0], places[..., 1]] = buffers.token_ids
         return buffers
 
-    def _forward_of(self, buffers: _Buffers) -> torch.Tensor:
-        return self._forward(buffers.token_ids, buffers.places)
-
-    def _prefill_of(self, buffers: _Buffers) -> torch.Tensor:
-        return self._prefill(buffers.token_ids, buffers.places)
-
-    def _guarded(
-        self, forward: Callable[[_Buffers], torch.Tensor], buffers: _Buffers
-    ) -> torch.Tensor:
-        """Runs a forward pass; the first failure of the compiler turns the runner eager for good."""
-        if not self.compiled:
-            return forward(buffers)
+    def _guarded(self, run: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Runs what may be compiled; the compiler's first failure turns the runner eager for good."""
         try:
-            return forward(buffers)
+            return run()
         except torch._dynamo.exc.TorchDynamoException as error:
+            if not self.compiled:
+                raise
             self._fall_back(f"the step does not compile ({type(error).__name__})")
-            return forward(buffers)
+            return run()
 
     def _decide_eagerly(self, token_ids: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         """One forward pass: [R, W] token ids at [R, 1, W, 2] places -> logits [R, W, V]."""

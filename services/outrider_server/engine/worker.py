@@ -8,6 +8,7 @@ most one prefill chunk runs between two verify steps, so a long prompt delays th
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -19,6 +20,8 @@ from ..speculation.errors import InternalError, OutriderError
 from .engine import Engine
 from .slots import Slot
 from .step import RowResult
+
+log = logging.getLogger("outrider.engine")
 
 T = TypeVar("T")
 
@@ -141,10 +144,12 @@ class DeviceThread:
         self._fail(self._jobs, InternalError("the service is stopping; try again elsewhere"))
 
     def _drain_inbox(self, wait: bool) -> None:
-        if wait:
-            self._inbox.get()()
-        while not self._inbox.empty():
-            self._inbox.get()()
+        while wait or not self._inbox.empty():
+            wait = False
+            try:
+                self._inbox.get()()
+            except Exception:
+                log.exception("a change of the device thread's state failed")
 
     def _ready(self) -> list[Ready]:
         ready: list[Ready] = []

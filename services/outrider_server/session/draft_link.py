@@ -43,6 +43,7 @@ class DraftedTurn:
     lead: int
     burst: int
     vocabulary_fingerprint: str
+    vocabulary_size: int
 
 
 class DraftLink:
@@ -129,13 +130,17 @@ class RemoteDrafter:
         try:
             known = await self._open()
             missing = draft_pb2.DraftCommit(start_position=known, tokens=self._turn.tokens[known:])
-            await self._call.write(draft_pb2.DraftRequest(commit=missing))
+            with contextlib.suppress(asyncio.InvalidStateError):  # reading tells why
+                await self._call.write(draft_pb2.DraftRequest(commit=missing))
             sender = asyncio.create_task(self._send_commits())
             while (response := await self._call.read()) is not grpc.aio.EOF:
-                proposal = response.proposal
+                proposal = self._checked(response)
                 self._guesses.receive(proposal.branch, proposal.start_position, proposal.tokens)
-                self._late = False
-                self._arrived.set()
+                if len(self._guesses) > self._turn.lead:
+                    raise ProtocolViolation("the draft ran further ahead than it was asked to")
+                if len(self._guesses):
+                    self._late = False
+                    self._arrived.set()
             self.trouble = "the draft ended the stream in the middle of a turn"
         except grpc.RpcError as error:
             self.trouble = str(from_rpc_error(error, PEER))
@@ -147,6 +152,7 @@ class RemoteDrafter:
         finally:
             self._over = True
             self._arrived.set()
+            self._call.cancel()
             if sender is not None:
                 sender.cancel()
 
@@ -167,9 +173,20 @@ class RemoteDrafter:
         with contextlib.suppress(asyncio.InvalidStateError):
             await self._call.write(draft_pb2.DraftRequest(open=opening))
         response = await self._call.read()
-        if response is grpc.aio.EOF or response.WhichOneof("message") != "opened":
+        if _kind(response) != "opened":
             raise ProtocolViolation("the draft did not answer with opened")
         return usable_length(response.opened.length, response.opened.digest, turn.tokens)
+
+    def _checked(self, response: draft_pb2.DraftResponse | None) -> draft_pb2.Proposal:
+        """The proposal that a message is. A target refuses a step whose tokens are none of its own."""
+        if response is None or _kind(response) != "proposal":
+            raise ProtocolViolation("the draft sent something else than a proposal")
+        proposal, size = response.proposal, self._turn.vocabulary_size
+        if proposal.start_position < 0 or not proposal.tokens:
+            raise ProtocolViolation("the draft proposed nothing for any position")
+        if not all(0 <= token < size for token in proposal.tokens):
+            raise ProtocolViolation("the draft proposed a token outside the vocabulary")
+        return proposal
 
     async def _send_commits(self) -> None:
         try:
@@ -178,3 +195,10 @@ class RemoteDrafter:
                 await self._call.write(draft_pb2.DraftRequest(commit=commit))
         except (grpc.RpcError, asyncio.InvalidStateError):
             return  # the reader hears why
+
+
+def _kind(response: draft_pb2.DraftResponse | object | None) -> str | None:
+    """Which message it is; None at the end of the stream, and for bytes that were no message."""
+    if not isinstance(response, draft_pb2.DraftResponse):
+        return None
+    return response.WhichOneof("message")

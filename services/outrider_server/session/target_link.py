@@ -110,15 +110,15 @@ class RemoteVerifier:
     async def _exchange(
         self, request: target_pb2.VerifyRequest, answer: str
     ) -> target_pb2.VerifyResponse:
-        # Writing to a stream that has ended fails without its status; reading tells it.
-        with contextlib.suppress(asyncio.InvalidStateError):
-            await self._call.write(request)
         try:
+            # Writing to a stream that has ended fails without its status; reading tells it.
+            with contextlib.suppress(asyncio.InvalidStateError):
+                await self._call.write(request)
             response = await self._call.read()
         except grpc.RpcError as error:
             raise from_rpc_error(error, PEER) from error
         if response is grpc.aio.EOF:
             raise ProtocolViolation("the target ended the stream in the middle of a turn")
-        if response.WhichOneof("message") != answer:
+        if response is None or response.WhichOneof("message") != answer:  # None: no message at all
             raise ProtocolViolation(f"the target did not answer with {answer}")
         return response

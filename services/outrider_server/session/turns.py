@@ -7,6 +7,7 @@ end of the turn, the telemetry. The loop itself is `speculation/decoder.py`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from ..rpc.telemetry import TurnMetrics
 from ..speculation.decoder import decode_ahead, decode_synchronously
 from ..speculation.drafters import ComposedDrafter, NoDrafter
-from ..speculation.errors import InvalidRequest, ModelMismatch
+from ..speculation.errors import InvalidRequest, ModelMismatch, OutriderError
 from ..speculation.lifecycle import Lifecycle, TurnEvent, TurnState
 from ..speculation.ngram import NgramDrafter
 from ..speculation.ports import Drafter
@@ -229,6 +230,7 @@ class TurnRunner:
                 lead,
                 burst,
                 self._model.description.vocabulary_fingerprint,
+                self._model.description.vocabulary_size,
             )
         )
         if request.draft is DraftMode.MODEL:
@@ -245,7 +247,9 @@ class TurnRunner:
         """Writes the end of a turn that nobody listens to any more, then frees the session."""
         reason = FinishReason.CANCELLED if state is TurnState.CANCELLED else FinishReason.FAILED
         try:
-            await self._finish(opened, reason)
+            # Another owner of the session, or no ledger, leaves the turn without a recorded end.
+            with contextlib.suppress(OutriderError):
+                await self._finish(opened, reason)
         finally:
             self._live.free(opened.record.session_id)
 

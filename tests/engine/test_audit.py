@@ -1,0 +1,112 @@
+"""The shape audit: it finds what differs, uses only what agrees, and says both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from models_for_tests import loaded, tiny_limits, tiny_llama, tiny_runner
+from outrider_server.engine.audit import audit_shapes
+from outrider_server.engine.engine import Engine
+from outrider_server.engine.step import Row, StepRunner
+
+BUCKETS = (1, 2, 4)
+
+
+class PlantedRunner(StepRunner):
+    """A runner whose logits depend on the shape, as `fault` says."""
+
+    fault = "none"
+
+    def logits(self, rows: Sequence[Row], bucket: int) -> torch.Tensor:
+        logits = super().logits(rows, bucket)
+        spoiled = {
+            "rows": bucket == 2,
+            "neighbours": bucket == 2 and len(rows) > 1,
+            "chunking": bucket == 2 and len(rows[-1].tokens) == 1,
+            "largest": bucket == 4 and len(rows) > 1,
+        }
+        return logits * (1 + 2**-20) if spoiled.get(self.fault) else logits
+
+    def prefill(self, row: Row) -> None:
+        super().prefill(row)
+        if self.fault == "prefill":
+            self.cache.layers[0].values[row.slot, :, 0] += 1e-3
+
+
+def planted(fault: str) -> PlantedRunner:
+    runner = PlantedRunner(loaded(tiny_llama()), tiny_limits(row_buckets=BUCKETS), "off")
+    runner.fault = fault
+    return runner
+
+
+def test_a_runner_whose_shapes_agree_keeps_every_bucket() -> None:
+    """Whether a machine's shapes agree is its own affair; a runner of one shape always agrees."""
+    runner = tiny_runner(limits=tiny_limits(row_buckets=(4,)))
+    audit = audit_shapes(runner, reproducible=False)
+    assert audit.row_buckets == (4,)
+    assert {finding.in_use for finding in audit.findings} == {True}
+
+
+def test_a_bucket_that_differs_is_reported_and_not_used() -> None:
+    for fault in ("rows", "neighbours", "chunking"):
+        audit = audit_shapes(planted(fault), reproducible=False)
+        assert 2 not in audit.row_buckets, fault
+        assert audit.row_buckets[-1] == 4
+        assert not audit.all_interchangeable
+        wrong = [finding for finding in audit.findings if finding.rows == 2 and not finding.identical]
+        assert wrong
+        assert all(finding.max_difference > 0 for finding in wrong)
+        assert not any(finding.in_use for finding in audit.findings if finding.rows == 2)
+
+
+def test_the_largest_bucket_is_used_even_where_it_differs_and_says_so() -> None:
+    audit = audit_shapes(planted("largest"), reproducible=False)
+    assert 4 in audit.row_buckets
+    wrong = [finding for finding in audit.findings if finding.rows == 4 and not finding.identical]
+    assert [finding.variation for finding in wrong] == ["row 3 among neighbours"]
+    assert wrong[0].in_use
+
+
+def test_prefill_that_differs_is_reported() -> None:
+    audit = audit_shapes(planted("prefill"), reproducible=False)
+    assert not audit.all_interchangeable
+    found = [finding for finding in audit.findings if "prefill" in finding.variation]
+    assert [finding.identical for finding in found] == [False]
+    assert found[0].width == 16
+
+
+def test_reproducible_pins_the_largest_bucket() -> None:
+    audit = audit_shapes(planted("rows"), reproducible=True)
+    assert audit.reproducible
+    assert audit.row_buckets == (4,)
+
+
+def test_what_differs_is_never_run_by_the_engine() -> None:
+    engine = Engine(loaded(tiny_llama()), tiny_limits(row_buckets=BUCKETS), "off")
+    engine.audit = audit_shapes(planted("rows"), reproducible=False)
+    ran: list[int] = []
+    decide = engine.runner.decide
+
+    def watched(rows: Sequence[Row], bucket: int) -> object:
+        ran.append(bucket)
+        return decide(rows, bucket)
+
+    engine.runner.decide = watched
+    slots = [engine.table.open(name, 1) for name in "abcd"]
+    for count in range(1, 5):
+        engine.decide([(slot, 0, (1,)) for slot in slots[:count]])
+    assert 2 not in ran
+    assert ran[1:] == [4, 4, 4]
+
+
+def test_the_audit_leaves_no_session_and_every_slot_greedy() -> None:
+    engine = Engine(loaded(tiny_llama()), tiny_limits(), "off")
+    assert engine.table.session_count == 0
+    assert (engine.runner.draws.temperature == 0).all()
+    assert engine.counters.verify_steps == 0
+
+
+def test_a_context_shorter_than_the_audit_is_audited_as_far_as_it_goes() -> None:
+    audit = audit_shapes(tiny_runner(limits=tiny_limits(max_context_tokens=5)), False)
+    assert audit.row_buckets[-1] == 4

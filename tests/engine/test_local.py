@@ -1,0 +1,115 @@
+"""The decode loops over two real models in this process: the text is the target's, with any draft."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from fakes import LengthEnd, ListRecorder
+from models_for_tests import tiny_engine, tiny_limits, tiny_llama
+from outrider_server.engine.local import LocalDrafter, LocalVerifier
+from outrider_server.engine.worker import DeviceThread
+from outrider_server.speculation.decoder import decode_ahead, decode_synchronously
+from outrider_server.speculation.drafters import NoDrafter
+from outrider_server.speculation.ports import Drafter
+from outrider_server.speculation.turn import Turn
+from outrider_server.speculation.types import Draw, Round, SamplingParams
+
+PROMPT = list(range(2, 30))
+COUNT = 24
+LOOPS = (decode_synchronously, decode_ahead)
+SAMPLINGS = {
+    "greedy": SamplingParams(temperature=0.0),
+    "sampled": SamplingParams(temperature=1.0),
+    "everything": SamplingParams(
+        temperature=0.9, top_k=30, top_p=0.95, min_p=0.01, repetition_penalty=1.2,
+        frequency_penalty=0.3, presence_penalty=0.2, logit_bias={7: 1.5},
+    ),
+}
+
+
+@pytest.fixture
+async def devices() -> AsyncIterator[tuple[DeviceThread, DeviceThread, DeviceThread]]:
+    """A target, a draft that equals it, and a draft that does not."""
+    draft_limits = tiny_limits(width=2)
+    made = (
+        DeviceThread(tiny_engine),
+        DeviceThread(lambda: tiny_engine(limits=draft_limits)),
+        DeviceThread(lambda: tiny_engine(tiny_llama(seed=5), draft_limits)),
+    )
+    for device in made:
+        await device.start()
+    yield made
+    for device in made:
+        await device.stop()
+
+
+async def run(
+    loop: Callable[..., AsyncIterator[Round]], target: DeviceThread, draft: DeviceThread | None,
+    draw: Draw, window: int, session: str, prompt: list[int] | None = None,
+) -> tuple[list[int], list[Round]]:
+    prompt = prompt or PROMPT
+    verifier = await LocalVerifier.open(target, session, 1, prompt, draw)
+    drafter: Drafter = NoDrafter()
+    if draft is not None:
+        drafter = await LocalDrafter.open(draft, session, 1, prompt, draw, lead=8)
+    turn = Turn(prompt, verifier.known_length, window, LengthEnd(COUNT), COUNT)
+    rounds = [decided async for decided in loop(turn, verifier, drafter, ListRecorder())]
+    await verifier.close()
+    if isinstance(drafter, LocalDrafter):
+        await drafter.close()
+    return [token for decided in rounds for token in decided.tokens], rounds
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+async def test_tokens_are_the_targets_with_any_draft_window_and_loop(
+    devices: tuple[DeviceThread, DeviceThread, DeviceThread], sampling: str
+) -> None:
+    target, same, other = devices
+    draw = Draw(SAMPLINGS[sampling], seed=99, generated_from=len(PROMPT))
+    wanted, _ = await run(decode_synchronously, target, None, draw, 0, "alone")
+    for loop in LOOPS:
+        for draft in (None, same, other):
+            for window in (1, 4, 7):
+                name = f"{loop.__name__} {window}"
+                assert (await run(loop, target, draft, draw, window, name))[0] == wanted
+
+
+async def test_a_draft_that_equals_the_target_is_always_right(
+    devices: tuple[DeviceThread, DeviceThread, DeviceThread],
+) -> None:
+    draw = Draw(SamplingParams(), seed=4, generated_from=len(PROMPT))
+    _, rounds = await run(decode_synchronously, devices[0], devices[1], draw, 7, "a")
+    assert [decided.agreed for decided in rounds] == [7, 7, 7]
+
+
+async def test_a_second_turn_sends_only_what_the_slots_lack(
+    devices: tuple[DeviceThread, DeviceThread, DeviceThread],
+) -> None:
+    target, draft, _ = devices
+    draw = Draw(SamplingParams(), seed=4, generated_from=len(PROMPT))
+    tokens, _ = await run(decode_ahead, target, draft, draw, 4, "a")
+    prompt = PROMPT + tokens + [3, 3]
+    before = [device.engine.counters.prefilled_tokens for device in (target, draft)]
+    second = Draw(SamplingParams(), seed=8, generated_from=len(prompt))
+    got, _ = await run(decode_ahead, target, draft, second, 4, "a", prompt)
+    after = [device.engine.counters.prefilled_tokens for device in (target, draft)]
+    assert all(late - early <= 16 for early, late in zip(before, after, strict=True))
+    assert got == (await run(decode_synchronously, target, None, second, 0, "b", prompt))[0]
+
+
+async def test_sessions_that_decode_together_do_not_touch_each_other(
+    devices: tuple[DeviceThread, DeviceThread, DeviceThread],
+) -> None:
+    target, same, other = devices
+    draws = [Draw(SamplingParams(), seed, len(PROMPT)) for seed in range(4)]
+    alone = [(await run(decode_synchronously, target, None, draw, 0, "z"))[0] for draw in draws]
+    await target.call(lambda engine: engine.table.release("z", 1))
+    together = await asyncio.gather(
+        *(
+            run(decode_ahead, target, (None, same, other, same)[index], draw, 4, f"s{index}")
+            for index, draw in enumerate(draws)
+        )
+    )
+    assert [tokens for tokens, _ in together] == alone
