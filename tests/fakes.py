@@ -42,12 +42,14 @@ class HashVerifier:
         self._held = list(known)
         self._checkpoints = checkpoints
         self.steps: list[Step] = []
+        self.started = asyncio.Event()
         self.cancelled = 0
 
     async def verify(self, step: Step) -> Verdict:
         assert step.start_position <= len(self._held), "the step leaves a gap"
         assert step.context_tokens, "a step needs something to continue from"
         self.steps.append(step)
+        self.started.set()
         try:
             for _ in range(self._checkpoints):
                 await asyncio.sleep(0)
@@ -55,9 +57,8 @@ class HashVerifier:
             self.cancelled += 1
             raise
         prefix = self._held[: step.start_position] + list(step.context_tokens)
-        drawn = []
-        for count in range(len(step.proposed_tokens) + 1):
-            drawn.append(next_token(prefix + list(step.proposed_tokens[:count])))
+        whole = prefix + list(step.proposed_tokens)
+        drawn = [next_token(whole[:end]) for end in range(len(prefix), len(whole) + 1)]
         agreed = decide(step.proposed_tokens, drawn)
         self._held = prefix + drawn[:agreed]
         logprobs = tuple(TokenLogprobs(-float(token)) for token in drawn[: agreed + 1])

@@ -70,7 +70,9 @@ def tiny_limits(
     return StepLimits(slots, max_context_tokens, width, prefill_width, row_buckets)
 
 
-def tiny_runner(model: PreTrainedModel | None = None, limits: StepLimits | None = None) -> StepRunner:
+def tiny_runner(
+    model: PreTrainedModel | None = None, limits: StepLimits | None = None
+) -> StepRunner:
     """A runner of eager steps, whose cache is its own."""
     return StepRunner(loaded(model or tiny_llama()), limits or tiny_limits(), "off")
 

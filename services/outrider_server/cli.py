@@ -177,23 +177,30 @@ def up(
     ),
     listen: Listen = f"127.0.0.1:{configuration.SESSION_PORT}",
     ledger: Ledger = None,
+    dtype: DtypeOption = Dtype.AUTO,
+    device: Device = "cpu",
     slots: Slots = 8,
     rows: Rows = 0,
     max_context_tokens: Context = 0,
     compile: CompileOption = Compile.AUTO,
+    reproducible: Reproducible = False,
+    threads: Threads = 0,
     window: Window = 4,
     lead: Lead = 12,
     loop: LoopOption = Loop.SYNCHRONOUS,
 ) -> None:
-    """Run all three services on this machine."""
+    """Run all three services on this machine. The draft gets one CPU thread."""
     from .up import run_up
 
     engine = [f"--slots={slots}", f"--rows={rows}", f"--compile={compile.value}"]
-    engine += [f"--max-context-tokens={max_context_tokens}", "--listen=127.0.0.1:0"]
+    engine += [f"--dtype={dtype.value}", f"--device={device}", "--listen=127.0.0.1:0"]
+    engine += [f"--max-context-tokens={max_context_tokens}"]
+    targets = [*engine, f"--model={target}", f"--threads={threads}"]
+    targets += ["--reproducible"] if reproducible else []
+    drafts = None if draft == NO_DRAFT else [*engine, f"--model={draft}"]
     sessions = [f"--listen={listen}", f"--window={window}", f"--lead={lead}", f"--loop={loop}"]
     sessions += [f"--ledger={ledger}"] if ledger else []
-    drafts = None if draft == NO_DRAFT else [*engine, f"--model={draft}"]
-    sys.exit(_run(run_up(sessions, [*engine, f"--model={target}"], drafts)))
+    sys.exit(_run(run_up(sessions, targets, drafts)))
 
 
 @app.command()

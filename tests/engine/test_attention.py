@@ -20,7 +20,9 @@ LENGTH = 2 * KEY_BLOCK
 SLOTS, DIM = 5, 8
 
 
-def tensors(seed: int, rows: int, heads: int, key_heads: int, width: int) -> tuple[torch.Tensor, ...]:
+def tensors(
+    seed: int, rows: int, heads: int, key_heads: int, width: int
+) -> tuple[torch.Tensor, ...]:
     generator = torch.Generator().manual_seed(seed)
     query = torch.randn((rows, heads, width, DIM), generator=generator)
     keys = torch.randn((SLOTS, key_heads, LENGTH, DIM), generator=generator)
@@ -28,7 +30,11 @@ def tensors(seed: int, rows: int, heads: int, key_heads: int, width: int) -> tup
 
 
 def dense(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, places: torch.Tensor, scale: float
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    places: torch.Tensor,
+    scale: float,
 ) -> torch.Tensor:
     """One query at a time, over exactly the keys that it may see."""
     rows, heads, width, _ = query.shape

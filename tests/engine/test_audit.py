@@ -54,7 +54,9 @@ def test_a_bucket_that_differs_is_reported_and_not_used() -> None:
         assert 2 not in audit.row_buckets, fault
         assert audit.row_buckets[-1] == 4
         assert not audit.all_interchangeable
-        wrong = [finding for finding in audit.findings if finding.rows == 2 and not finding.identical]
+        wrong = [
+            finding for finding in audit.findings if finding.rows == 2 and not finding.identical
+        ]
         assert wrong
         assert all(finding.max_difference > 0 for finding in wrong)
         assert not any(finding.in_use for finding in audit.findings if finding.rows == 2)

@@ -68,7 +68,9 @@ def test_a_targets_width_is_a_multiple_of_eight_and_a_drafts_need_not_be(width: 
         ("target_timeout_ms", [1, 10**6], [0, -1]),
     ],
 )
-def test_a_session_service_checks_its_pace(name: str, inside: list[int], outside: list[int]) -> None:
+def test_a_session_service_checks_its_pace(
+    name: str, inside: list[int], outside: list[int]
+) -> None:
     for value in inside:
         assert getattr(SessionConfig(ledger=FOLDER, **{name: value}), name) == value
     for value in outside:

@@ -27,15 +27,22 @@ DRAW = Draw(SamplingParams(temperature=0.9), 21, len(PROMPT))
 class Stream:
     """A job and what came of it."""
 
-    def __init__(self, name: str, length: int = len(PROMPT), lead: int = 4, engine: Engine = ENGINE):
+    def __init__(
+        self, name: str, length: int = len(PROMPT), lead: int = 4, engine: Engine = ENGINE
+    ):
         self.engine = engine
         opened = engine.open(name, 1, length, DRAW)
         self.slot, self.held = opened.slot, opened.length
         self.emitted: list[tuple[int, Proposal]] = []
         self.errors: list[OutriderError] = []
         self.job = DraftJob(
-            engine, opened.slot, opened.lease, length, lead,
-            lambda branch, proposal: self.emitted.append((branch, proposal)), self.errors.append,
+            engine,
+            opened.slot,
+            opened.lease,
+            length,
+            lead,
+            lambda branch, proposal: self.emitted.append((branch, proposal)),
+            self.errors.append,
         )
 
     def run(self) -> tuple[int, ...]:
@@ -211,4 +218,6 @@ def test_no_number_ends_the_job_and_drops_what_the_slot_holds() -> None:
     assert stream.run() == ()
     assert [type(found) for found in stream.errors] == [NonFiniteLogits]
     assert stream.slot.tokens == []
-    assert all(layer.values[stream.slot.index].isfinite().all() for layer in engine.runner.cache.layers)
+    assert all(
+        layer.values[stream.slot.index].isfinite().all() for layer in engine.runner.cache.layers
+    )

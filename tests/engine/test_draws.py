@@ -12,7 +12,9 @@ from outrider_server.speculation.types import MAX_SEED, Draw, SamplingParams
 
 SIZE = 19
 CPU = torch.device("cpu")
-HISTORY = torch.tensor([[(7 * slot + 3 * place) % SIZE for place in range(32)] for slot in range(4)])
+HISTORY = torch.tensor(
+    [[(7 * slot + 3 * place) % SIZE for place in range(32)] for slot in range(4)]
+)
 EVERYTHING = Features(noise=True, filters=True, penalties=True, bias=True)
 
 SAMPLING = st.builds(
@@ -30,7 +32,10 @@ DRAWS = st.builds(Draw, SAMPLING, st.integers(0, MAX_SEED), st.integers(0, 9))
 
 
 def decide(
-    table: DrawTable, slots: list[int], logits: torch.Tensor, positions: torch.Tensor,
+    table: DrawTable,
+    slots: list[int],
+    logits: torch.Tensor,
+    positions: torch.Tensor,
     features: Features | None = None,
 ) -> torch.Tensor:
     features = features or table.features(slots)
@@ -95,8 +100,12 @@ def test_ties_go_to_the_lowest_id(temperature: float) -> None:
     logits = torch.full((1, 1, SIZE), -3.0)
     logits[..., [4, 9, 18]] = 2.5
     drawn = draw_tokens(
-        logits, torch.tensor([[0]]), torch.tensor([0]), table,
-        Features(noise=temperature > 0), lambda *_: torch.zeros(1, 1, SIZE, dtype=torch.float64),
+        logits,
+        torch.tensor([[0]]),
+        torch.tensor([0]),
+        table,
+        Features(noise=temperature > 0),
+        lambda *_: torch.zeros(1, 1, SIZE, dtype=torch.float64),
     )
     assert int(drawn) == 4
 
@@ -122,13 +131,15 @@ def test_a_large_bias_decides_and_a_negative_one_forbids() -> None:
 
 def test_features_name_what_any_row_needs() -> None:
     table = DrawTable(5, CPU)
-    for slot, sampling in enumerate([
-        SamplingParams(temperature=0.0, top_k=5),
-        SamplingParams(),
-        SamplingParams(min_p=0.1),
-        SamplingParams(temperature=0.0, presence_penalty=1.0),
-        SamplingParams(temperature=0.0, logit_bias={1: 1.0}),
-    ]):
+    for slot, sampling in enumerate(
+        [
+            SamplingParams(temperature=0.0, top_k=5),
+            SamplingParams(),
+            SamplingParams(min_p=0.1),
+            SamplingParams(temperature=0.0, presence_penalty=1.0),
+            SamplingParams(temperature=0.0, logit_bias={1: 1.0}),
+        ]
+    ):
         table.write(slot, Draw(sampling, 0, 0))
     assert table.features([0]) == Features(), "a greedy draw needs no filter"
     assert table.features([1]) == Features(noise=True)

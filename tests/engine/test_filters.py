@@ -92,9 +92,14 @@ def test_ties_with_the_last_token_kept_are_kept() -> None:
         assert kept(got)[0, 0].tolist() == [False, True, True, True, True, False]
 
 
-@pytest.mark.parametrize("sampling", [
-    SamplingParams(top_k=1), SamplingParams(top_p=5e-324), SamplingParams(min_p=1.0),
-])
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        SamplingParams(top_k=1),
+        SamplingParams(top_p=5e-324),
+        SamplingParams(min_p=1.0),
+    ],
+)
 def test_the_narrowest_filter_keeps_the_most_probable_token(sampling: SamplingParams) -> None:
     scores = random_scores(5)
     got = keep_probable(scores, SLOTS, table_of(sampling))
@@ -111,8 +116,12 @@ def test_temperature_divides_as_the_library_does(temperature: float) -> None:
     noise = random_scores(3)
     positions = torch.arange(3).expand(1, 3)
     drawn = draw_tokens(
-        logits, positions, SLOTS, table_of(SamplingParams(temperature=temperature)),
-        Features(noise=True), lambda *_: noise,
+        logits,
+        positions,
+        SLOTS,
+        table_of(SamplingParams(temperature=temperature)),
+        Features(noise=True),
+        lambda *_: noise,
     )
     wanted = TemperatureLogitsWarper(temperature)(None, logits[0].double()) + noise[0]
     assert torch.equal(drawn[0], wanted.argmax(-1))
@@ -139,11 +148,19 @@ def test_repetition_penalty_is_the_librarys_row_by_row(
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.integers(0, 2**20), HISTORY, st.floats(-3, 3), st.floats(-3, 3), st.integers(0, 8),
+    st.integers(0, 2**20),
+    HISTORY,
+    st.floats(-3, 3),
+    st.floats(-3, 3),
+    st.integers(0, 8),
     st.integers(0, 12),
 )
 def test_frequency_and_presence_count_what_the_turn_generated(
-    seed: int, history: list[int], frequency: float, presence: float, start: int,
+    seed: int,
+    history: list[int],
+    frequency: float,
+    presence: float,
+    start: int,
     generated_from: int,
 ) -> None:
     logits = random_scores(seed).float()

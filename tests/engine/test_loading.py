@@ -83,7 +83,8 @@ BREAKS: dict[str, tuple[Callable[[Path], None], str]] = {
     "sliding layers": (
         lambda folder: edit_json(
             folder / "config.json",
-            model_type="qwen2", layer_types=["full_attention", "sliding_attention"],
+            model_type="qwen2",
+            layer_types=["full_attention", "sliding_attention"],
         ),
         "sliding_attention",
     ),
@@ -141,15 +142,21 @@ def test_a_good_folder_is_described(folder: Path) -> None:
 
 
 def test_the_chat_template_comes_from_its_file_or_the_settings(folder: Path) -> None:
-    edit_json(folder / "tokenizer_config.json", chat_template="in settings", bos_token={"content": "<s>"})
+    edit_json(
+        folder / "tokenizer_config.json", chat_template="in settings", bos_token={"content": "<s>"}
+    )
     tokenizer = load_model(folder, "auto", CPU).tokenizer
     assert (tokenizer.chat_template, tokenizer.begin_token) == ("in settings", "<s>")
     (folder / "chat_template.jinja").write_text("in a file")
     assert load_model(folder, "auto", CPU).tokenizer.chat_template == "in a file"
 
 
-@pytest.mark.parametrize(("dtype", "wanted"), [("bfloat16", torch.bfloat16), ("float32", torch.float32)])
-def test_the_element_type_is_the_one_asked_for(folder: Path, dtype: str, wanted: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "wanted"), [("bfloat16", torch.bfloat16), ("float32", torch.float32)]
+)
+def test_the_element_type_is_the_one_asked_for(
+    folder: Path, dtype: str, wanted: torch.dtype
+) -> None:
     assert load_model(folder, dtype, CPU).model.dtype is wanted
 
 
@@ -169,8 +176,15 @@ def test_fingerprints_change_with_what_they_identify(folder: Path) -> None:
 
 
 SHAPES = {
-    "dtype": "auto", "device": "cpu", "slots": 2, "row_buckets": (1, 2), "width": 8,
-    "prefill_width": 16, "max_context_tokens": 0, "compile_mode": "off", "reproducible": False,
+    "dtype": "auto",
+    "device": "cpu",
+    "slots": 2,
+    "row_buckets": (1, 2),
+    "width": 8,
+    "prefill_width": 16,
+    "max_context_tokens": 0,
+    "compile_mode": "off",
+    "reproducible": False,
     "threads": 1,
 }
 

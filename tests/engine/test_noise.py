@@ -13,9 +13,21 @@ from outrider_server.engine.noise import gumbel_noise, philox, seed_bits
 
 KNOWN_ANSWERS = [
     # Random123, examples/kat_vectors, philox4x32 with 10 rounds: counter, key, answer.
-    ("00000000 00000000 00000000 00000000", "00000000 00000000", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
-    ("ffffffff ffffffff ffffffff ffffffff", "ffffffff ffffffff", "408f276d 41c83b0e a20bc7c6 6d5451fd"),
-    ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0", "d16cfe09 94fdcceb 5001e420 24126ea1"),
+    (
+        "00000000 00000000 00000000 00000000",
+        "00000000 00000000",
+        "6627e8d5 e169c58d bc57ac4c 9b00dbd8",
+    ),
+    (
+        "ffffffff ffffffff ffffffff ffffffff",
+        "ffffffff ffffffff",
+        "408f276d 41c83b0e a20bc7c6 6d5451fd",
+    ),
+    (
+        "243f6a88 85a308d3 13198a2e 03707344",
+        "a4093822 299f31d0",
+        "d16cfe09 94fdcceb 5001e420 24126ea1",
+    ),
 ]
 EULER = 0.5772156649015329
 
@@ -59,7 +71,9 @@ def test_noise_does_not_depend_on_the_shape(
     assert whole.dtype == torch.float64
     for row in range(len(seeds)):
         for column, position in enumerate(positions):
-            alone = gumbel_noise(bits[row : row + 1], torch.tensor([[position]]), min(size, smaller))
+            alone = gumbel_noise(
+                bits[row : row + 1], torch.tensor([[position]]), min(size, smaller)
+            )
             assert torch.equal(alone[0, 0], whole[row, column, : min(size, smaller)])
 
 

@@ -89,8 +89,13 @@ def test_ragged_rollbacks_never_leave_a_stale_entry(
 def test_the_last_positions_of_the_context_can_be_read() -> None:
     """Padding reaches beyond the context; models that look positions up have no entry there."""
     config = GPT2Config(
-        vocab_size=17, n_positions=32, n_embd=16, n_layer=1, n_head=2,
-        bos_token_id=None, eos_token_id=None,
+        vocab_size=17,
+        n_positions=32,
+        n_embd=16,
+        n_layer=1,
+        n_head=2,
+        bos_token_id=None,
+        eos_token_id=None,
     )
     torch.manual_seed(0)
     model = GPT2LMHeadModel(config).eval()
@@ -110,7 +115,9 @@ def test_a_step_decides_what_the_tokens_before_it_decide_alone() -> None:
     RUNNER.draws.write(1, draw)
     RUNNER.prefill(Row(1, 0, tokens[:8]))
     together = RUNNER.decide([Row(1, 8, tokens[8:])], 1)[0].tokens
-    one_by_one = [RUNNER.decide([Row(1, 8 + k, tokens[8 + k :][:1])], 1)[0].tokens[0] for k in range(8)]
+    one_by_one = [
+        RUNNER.decide([Row(1, 8 + k, tokens[8 + k :][:1])], 1)[0].tokens[0] for k in range(8)
+    ]
     assert list(together) == one_by_one
 
 

@@ -228,7 +228,9 @@ async def test_an_engine_that_cannot_be_built_is_told_by_start() -> None:
 async def test_changes_run_in_the_order_they_were_sent() -> None:
     device = await started(RecordingEngine())
     seen: list[int] = []
-    changes: list[Callable[[], None]] = [lambda number=number: seen.append(number) for number in range(50)]
+    changes: list[Callable[[], None]] = [
+        lambda number=number: seen.append(number) for number in range(50)
+    ]
     for change in changes:
         device.wake(change)
     await device.call(lambda _: None)

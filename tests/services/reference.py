@@ -12,6 +12,9 @@ from transformers import AutoModelForCausalLM
 
 from .harness import generate
 
+LONG_PROMPT = [100 + index * index % 3000 for index in range(560)]
+"""Token ids without a pattern to them."""
+
 
 async def target_alone(client: outrider.AsyncClient, prompt: Any, **options: Any) -> list[int]:
     """The tokens that the target generates without any draft."""

@@ -54,7 +54,17 @@ def assert_gap_free(rounds: Sequence[Round]) -> None:
 
 
 async def collect(loop: Callable[..., AsyncIterator[Round]], *parts: object) -> list[Round]:
-    return [decided async for decided in loop(*parts)]
+    shown: list[Round] = []
+    await show(loop, shown, *parts)
+    return shown
+
+
+async def show(
+    loop: Callable[..., AsyncIterator[Round]], shown: list[Round], *parts: object
+) -> None:
+    """Appends what the loop yields, so that it can be seen even if the loop raises."""
+    async for decided in loop(*parts):
+        shown.append(decided)  # noqa: PERF401 - a list made at once would be lost with the error
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -125,11 +135,12 @@ async def test_a_perfect_draft_fills_every_window() -> None:
         assert rounds[0].sources == (TokenSource.DRAFT,) * 4 + (TokenSource.TARGET,)
 
 
-async def test_the_synchronous_loop_waits_for_a_window_and_the_fast_one_for_a_guess() -> None:
+async def test_the_plain_loop_waits_for_a_window_and_the_fast_one_for_a_guess() -> None:
+    """Neither waits before the first token, nor where no proposal is of use."""
     plain, fast = ScriptedDrafter(PROMPT), ScriptedDrafter(PROMPT)
     await collect(decode_synchronously, a_turn(4, 11), HashVerifier(), plain, ListRecorder())
     await collect(decode_ahead, a_turn(4, 11), HashVerifier(), fast, ListRecorder())
-    assert [minimum for _, minimum, _ in plain.taken] == [4, 4, 0]
+    assert [minimum for _, minimum, _ in plain.taken] == [0, 4, 0]
     assert [minimum for _, minimum, _ in fast.taken] == [0, 1, 0]
 
 
@@ -163,11 +174,8 @@ async def test_closing_the_fast_loop_cancels_the_verify_in_flight(rounds_seen: i
 
 async def test_cancelling_the_caller_cancels_the_verify_it_waits_for() -> None:
     verifier, recorder = HashVerifier(checkpoints=10**6), ListRecorder()
-    caller = asyncio.create_task(
-        collect(decode_ahead, a_turn(), verifier, NoDrafter(), recorder)
-    )
-    while not verifier.steps:
-        await asyncio.sleep(0)
+    caller = asyncio.create_task(collect(decode_ahead, a_turn(), verifier, NoDrafter(), recorder))
+    await verifier.started.wait()
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
         await caller
@@ -182,10 +190,9 @@ async def test_nothing_more_is_shown_once_recording_fails(
     loop: Callable[..., AsyncIterator[Round]], fail_at: int
 ) -> None:
     recorder = ListRecorder(fail_at)
-    shown = []
+    shown: list[Round] = []
     with pytest.raises(OSError, match="disk is full"):
-        async for decided in loop(a_turn(2), HashVerifier(), ScriptedDrafter(PROMPT), recorder):
-            shown.append(decided)
+        await show(loop, shown, a_turn(2), HashVerifier(), ScriptedDrafter(PROMPT), recorder)
     assert shown == recorder.rounds
     assert len(shown) == fail_at
     assert asyncio.all_tasks() == {asyncio.current_task()}
@@ -201,10 +208,10 @@ async def test_an_error_of_the_target_leaves_the_rounds_before_it(
                 raise NonFiniteLogits("no number")
             return await super().verify(step)
 
-    recorder, shown = ListRecorder(), []
+    recorder = ListRecorder()
+    shown: list[Round] = []
     with pytest.raises(NonFiniteLogits):
-        async for decided in loop(a_turn(0), Failing(), NoDrafter(), recorder):
-            shown.append(decided)
+        await show(loop, shown, a_turn(0), Failing(), NoDrafter(), recorder)
     assert tokens_of(shown) == continuation(PROMPT, 2)
     assert shown == recorder.rounds
 

@@ -48,7 +48,7 @@ def test_legal_moves_move_and_illegal_ones_raise_and_change_nothing(
 
 def test_exactly_the_final_states_have_no_way_out() -> None:
     left = {state for state, _ in TRANSITIONS}
-    assert FINAL_STATES == set(TurnState) - left
+    assert set(TurnState) - left == FINAL_STATES
     assert all(reached(state).ended == (state in FINAL_STATES) for state in TurnState)
 
 

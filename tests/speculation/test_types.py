@@ -139,9 +139,7 @@ def test_a_verdict_that_decides_nothing_never_passes() -> None:
             Verdict(1, -1, ()).check(Step(0, (5,), proposed))
 
 
-@given(
-    st.lists(st.integers(0, 2**32 - 1), max_size=20), st.lists(st.integers(0, 3), max_size=20)
-)
+@given(st.lists(st.integers(0, 2**32 - 1), max_size=20), st.lists(st.integers(0, 3), max_size=20))
 def test_a_slot_is_usable_exactly_as_far_as_it_holds_the_tokens(
     held: list[int], tokens: list[int]
 ) -> None:

@@ -143,7 +143,8 @@ class SessionServiceServicer:
         parameter, an empty input or one that the context cannot hold; NOT_FOUND for an unknown session;
         FAILED_PRECONDITION with reason TURN_RUNNING while another turn of the session runs, or
         MODEL_MISMATCH when the session was made with another target; ALREADY_EXISTS for a request_id that
-        the session has used; UNAVAILABLE with RetryInfo when the target cannot be reached.
+        the session has used; RESOURCE_EXHAUSTED with RetryInfo when every slot of the target runs a turn;
+        UNAVAILABLE with RetryInfo when the target cannot be reached. A turn refused so left nothing behind.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

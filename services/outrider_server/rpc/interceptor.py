@@ -7,6 +7,7 @@ INVALID_ARGUMENT.
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -97,7 +98,13 @@ def _answering(behavior: Callable[..., Awaitable[Any]], method: str) -> Callable
 def _streaming(behavior: Callable[..., AsyncIterator[Any]], method: str) -> Callable[..., Any]:
     async def stream(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
         try:
-            async for response in behavior(_checked(request), context):
+            answers = behavior(_checked(request), context)
+            if inspect.iscoroutine(answers):
+                await (
+                    answers
+                )  # a handler that writes to the context, as the library's health service does
+                return
+            async for response in answers:
                 yield response
         except Exception as error:
             await _abort(context, error, method)

@@ -27,8 +27,7 @@ AGREED = "outrider.agreed"
 TOKENS = "outrider.tokens"
 SOURCE = "outrider.source"
 BATCH_ROWS = "outrider.batch_rows"
-FINISH_REASON = "gen_ai.response.finish_reasons"
-INPUT_TOKENS = "gen_ai.usage.input_tokens"
+TURN_STATE = "outrider.turn.state"
 OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
 
 Metadata = tuple[tuple[str, str], ...]

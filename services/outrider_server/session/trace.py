@@ -54,5 +54,5 @@ class TurnTrace:
     def end(self, tokens: int, state: TurnState) -> None:
         """Ends the turn's span."""
         self._span.set_attribute(telemetry.OUTPUT_TOKENS, tokens)
-        self._span.set_attribute(telemetry.FINISH_REASON, [state.value])
+        self._span.set_attribute(telemetry.TURN_STATE, state.value)
         self._span.end()

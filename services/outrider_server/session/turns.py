@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from ..rpc.telemetry import TurnMetrics
+from ..rpc.telemetry import TURN_STATE, TurnMetrics
 from ..speculation.decoder import decode_ahead, decode_synchronously
 from ..speculation.drafters import ComposedDrafter, NoDrafter
 from ..speculation.errors import InvalidRequest, ModelMismatch, OutriderError
@@ -27,7 +27,7 @@ from .live import LiveSessions
 from .model import ServedModel
 from .requests import TurnRequest, encode_input
 from .tally import Tally, TurnStarted, TurnSummary
-from .target_link import TargetLink
+from .target_link import RemoteVerifier, TargetLink
 from .text import TurnText
 from .trace import TurnTrace
 
@@ -51,11 +51,8 @@ class _OpenTurn:
     record: TurnRecord
     epoch: int
     tokens: tuple[int, ...]
-
-    @property
-    def draw(self) -> Draw:
-        request = self.request
-        return Draw(request.sampling, request.seed, len(self.tokens), request.logprobs)
+    draw: Draw
+    verifier: RemoteVerifier
 
 
 class LedgerRecorder:
@@ -108,7 +105,7 @@ class TurnRunner:
         tally = Tally(self._metrics)
         opened: _OpenTurn | None = None
         try:
-            opened = await self._begin(request)
+            opened = await self._begin(request, trace)
             life.move(TurnEvent.PROMPT_RECORDED)
             started = TurnStarted(
                 opened.record.request_id,
@@ -133,15 +130,18 @@ class TurnRunner:
                 life.move(TurnEvent.ERROR)
             raise
         finally:
-            self._metrics.turns.add(1, {"outrider.turn.state": life.state.value})
+            self._metrics.turns.add(1, {TURN_STATE: life.state.value})
             trace.end(tally.tokens, life.state)
             if opened is not None and life.state is not TurnState.FINISHED:
                 self._live.end_in_background(self._abandon(opened, life.state))
             else:
                 self._live.free(request.session_id)
 
-    async def _begin(self, request: TurnRequest) -> _OpenTurn:
-        """Checks the request against its session and commits the prompt."""
+    async def _begin(self, request: TurnRequest, trace: TurnTrace) -> _OpenTurn:
+        """Checks the request against its session, opens the target, and only then commits the prompt.
+
+        So a turn that the target has no room for, or cannot be reached for, leaves nothing behind.
+        """
         session_id, model = request.session_id, self._model
         session = await self._ledger.get_session(session_id, OWNER)
         if session.model_fingerprint != model.description.model_fingerprint:
@@ -155,20 +155,25 @@ class TurnRunner:
                 f"must be less than the context of {limit}",
             )
         epoch = await self._live.epoch(session_id)
-        tokens = await self._ledger.tokens(session_id)
-        new = NewTurn(request.request_id, prompt, request.parameters())
-        record = await self._ledger.begin_turn(session_id, epoch, len(tokens), new)
-        return _OpenTurn(request, record, epoch, (*tokens, *prompt))
+        committed = await self._ledger.tokens(session_id)
+        tokens = (*committed, *prompt)
+        draw = Draw(request.sampling, request.seed, len(tokens), request.logprobs)
+        with trace.current():
+            verifier = await self._target.open_turn(session_id, epoch, tokens, draw)
+        try:
+            new = NewTurn(request.request_id, prompt, request.parameters())
+            record = await self._ledger.begin_turn(session_id, epoch, len(committed), new)
+        except BaseException:
+            verifier.close()
+            raise
+        return _OpenTurn(request, record, epoch, tokens, draw, verifier)
 
     async def _decode(
         self, opened: _OpenTurn, tally: Tally, life: Lifecycle, trace: TurnTrace
     ) -> AsyncIterator[Round | _Ending]:
         """Yields the rounds, then how the turn ended."""
-        request, tokens = opened.request, opened.tokens
+        request, tokens, verifier = opened.request, opened.tokens, opened.verifier
         with trace.current():
-            verifier = await self._target.open_turn(
-                request.session_id, opened.epoch, tokens, opened.draw
-            )
             drafter, model_drafter, trouble = self._open_drafter(opened)
         recorder = LedgerRecorder(self._ledger, request.session_id, opened.epoch)
         turn = self._turn(request, tokens, verifier.known_length)

@@ -1,0 +1,86 @@
+"""What cannot be served is refused with one line on stderr and exit status 2."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER
+
+from .processes import DRAFT_ENGINE, Services
+
+
+def missing(_: Path) -> str:
+    return "no-such-folder"
+
+
+def pickle_only(folder: Path) -> str:
+    copy = Path(shutil.copytree(DRAFT_FOLDER, folder / "pickle"))
+    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+    return str(copy)
+
+
+def own_code(folder: Path) -> str:
+    copy = Path(shutil.copytree(DRAFT_FOLDER, folder / "code"))
+    config = json.loads((copy / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "model.Model"}
+    (copy / "config.json").write_text(json.dumps(config))
+    return str(copy)
+
+
+def cut_off(folder: Path) -> str:
+    copy = Path(shutil.copytree(DRAFT_FOLDER, folder / "cut"))
+    weights = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    return str(copy)
+
+
+def test_a_folder_that_cannot_be_served_is_refused_in_one_line(services: Services, tmp_path):
+    """All at once, because each start takes a moment."""
+    words = {missing: "does not exist", pickle_only: "pickle", own_code: "auto_map", cut_off: "load"}
+    started = {
+        make: services.start(
+            "draft", f"--model={make(tmp_path)}", "--listen=127.0.0.1:0", *DRAFT_ENGINE
+        )
+        for make in words
+    }
+    for make, word in words.items():
+        service = started[make]
+        assert (service.wait(), service.address) == (2, ""), service.errors
+        check_line(service.errors, word)
+
+
+@pytest.mark.parametrize("arguments", [("--width=6",), ("--dtype=float32", "--slots=0")])
+def test_a_value_that_cannot_work_is_refused_in_one_line(services: Services, arguments):
+    service = services.start("target", f"--model={TARGET_FOLDER}", *arguments)
+    assert service.wait() == 2
+    check_line(service.errors, "must be")
+
+
+def test_a_port_in_use_is_refused_in_one_line(services: Services, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        service = services.draft(address)
+        assert service.wait() == 2
+    check_line(service.errors, address)
+
+
+def test_a_damaged_ledger_is_refused_in_one_line(services: Services, draft, target):
+    (services.folder / "damaged.db").write_bytes(b"this is no ledger" * 100)
+    service = services.session(target.wait_until_ready(), ledger="damaged")
+    assert service.wait() == 2
+    check_line(service.errors, "ledger")
+
+
+def check_line(errors: str, word: str) -> None:
+    """One line, of the command's own, with what matters in it."""
+    lines = [line for line in errors.splitlines() if not line.startswith(("E0", "I0", "W0", "E1", "I1"))]
+    assert len(lines) == 1, errors
+    assert lines[0].startswith("outrider-server: ")
+    assert word in lines[0]
+    assert "Traceback" not in errors
