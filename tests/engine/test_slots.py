@@ -113,7 +113,9 @@ def test_a_position_beyond_the_slot_is_refused_with_where_it_stands(position: in
 
 
 EVENTS = st.lists(
-    st.tuples(st.sampled_from(["open", "close", "release"]), st.integers(0, 5)), max_size=60
+    st.tuples(st.sampled_from(["open", "close", "release"]), st.integers(0, 5)),
+    min_size=20,
+    max_size=60,
 )
 
 

@@ -19,7 +19,6 @@ START_SECONDS = 60.0
 STOP_SECONDS = 45.0
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_reconnect_backoff_ms", 200)]
 ENGINE = ["--compile=off", "--slots=4", "--threads=1"]
-DRAFT_ENGINE = ["--compile=off", "--slots=4", "--threads=1"]
 
 
 class Service:
@@ -27,6 +26,9 @@ class Service:
 
     def __init__(self, *arguments: str) -> None:
         self.arguments = arguments
+        self._launch(arguments)
+
+    def _launch(self, arguments: tuple[str, ...]) -> None:
         self.address = ""
         self.process = subprocess.Popen(
             [sys.executable, "-m", "outrider_server", *arguments],
@@ -43,6 +45,14 @@ class Service:
         ]
         for reader in self._readers:
             reader.start()
+
+    def start_again(self) -> None:
+        """Starts it anew at the address that it had, after it has ended."""
+        listen = f"--listen={self.address}"
+        self.close()
+        self._launch(
+            tuple(listen if each.startswith("--listen=") else each for each in self.arguments)
+        )
 
     @property
     def errors(self) -> str:
@@ -119,7 +129,7 @@ class Services:
 
     def draft(self, listen: str = "127.0.0.1:0") -> Service:
         """Starts the bundled draft."""
-        return self.start("draft", f"--listen={listen}", *DRAFT_ENGINE)
+        return self.start("draft", f"--listen={listen}", *ENGINE)
 
     def session(
         self, target: str, draft: str = "none", listen: str = "127.0.0.1:0", ledger: str = "ledger"

@@ -5,23 +5,20 @@ from __future__ import annotations
 import pytest
 from outrider_server.models import held_out_prompts
 
-from .processes import Services, until
+from .processes import until
 
 PROMPT = held_out_prompts()[20]
 
 
 @pytest.mark.parametrize("loop", ["synchronous", "run_ahead"])
-def test_a_killed_draft_changes_no_token_and_speculates_again_when_it_is_back(
-    client, services: Services, target, session, draft, loop, request
-):
+def test_a_killed_draft_changes_no_token_and_speculates_again_when_it_is_back(client, draft, loop):
     options = {"max_new_tokens": 150, "seed": 3, "logit_bias": {0: -100.0}, "loop": loop}
     expected = client.create_session().generate(PROMPT, draft="off", **options).read().tokens
-    victim = request.config.stash.get(CURRENT, draft)
     conversation = client.create_session()
     reply = conversation.generate(PROMPT, draft="model", **options)
     for _ in range(10):
         next(reply)
-    victim.kill()
+    draft.kill()
     reply.read()
     assert reply.tokens == expected
     assert reply.summary.degraded
@@ -31,12 +28,9 @@ def test_a_killed_draft_changes_no_token_and_speculates_again_when_it_is_back(
     assert missed.summary.degraded
     assert missed.summary.proposed == 0
 
-    request.config.stash[CURRENT] = services.draft(draft.address)
-    request.config.stash[CURRENT].wait_until_ready()
+    draft.start_again()
+    draft.wait_until_ready()
     until(lambda: client.describe().draft is not None)
     again = conversation.generate("\ndef f(", max_new_tokens=40, seed=4, draft="model").read()
     assert again.summary.proposed > 0
     assert again.summary.accepted > 0
-
-
-CURRENT = pytest.StashKey()

@@ -52,9 +52,9 @@ def test_a_second_turn_is_the_same_too(client):
     for variant in VARIANTS:
         session = client.create_session()
         session.generate(PROMPTS[10], max_new_tokens=12, seed=1, **variant).read()
-        texts[str(variant)] = session.generate(
-            "\n\ndef", max_new_tokens=12, seed=2, **variant
-        ).read().text
+        texts[str(variant)] = (
+            session.generate("\n\ndef", max_new_tokens=12, seed=2, **variant).read().text
+        )
     assert len(set(texts.values())) == 1, texts
 
 

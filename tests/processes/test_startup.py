@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER
 
-from .processes import DRAFT_ENGINE, Services
+from .processes import ENGINE, Services
 
 
 def missing(_: Path) -> str:
@@ -40,11 +40,14 @@ def cut_off(folder: Path) -> str:
 
 def test_a_folder_that_cannot_be_served_is_refused_in_one_line(services: Services, tmp_path):
     """All at once, because each start takes a moment."""
-    words = {missing: "does not exist", pickle_only: "pickle", own_code: "auto_map", cut_off: "load"}
+    words = {
+        missing: "does not exist",
+        pickle_only: "pickle",
+        own_code: "auto_map",
+        cut_off: "load",
+    }
     started = {
-        make: services.start(
-            "draft", f"--model={make(tmp_path)}", "--listen=127.0.0.1:0", *DRAFT_ENGINE
-        )
+        make: services.start("draft", f"--model={make(tmp_path)}", "--listen=127.0.0.1:0", *ENGINE)
         for make in words
     }
     for make, word in words.items():
@@ -70,7 +73,7 @@ def test_a_port_in_use_is_refused_in_one_line(services: Services, tmp_path):
     check_line(service.errors, address)
 
 
-def test_a_damaged_ledger_is_refused_in_one_line(services: Services, draft, target):
+def test_a_damaged_ledger_is_refused_in_one_line(services: Services, target):
     (services.folder / "damaged.db").write_bytes(b"this is no ledger" * 100)
     service = services.session(target.wait_until_ready(), ledger="damaged")
     assert service.wait() == 2
@@ -79,7 +82,9 @@ def test_a_damaged_ledger_is_refused_in_one_line(services: Services, draft, targ
 
 def check_line(errors: str, word: str) -> None:
     """One line, of the command's own, with what matters in it."""
-    lines = [line for line in errors.splitlines() if not line.startswith(("E0", "I0", "W0", "E1", "I1"))]
+    lines = [
+        line for line in errors.splitlines() if not line.startswith(("E0", "I0", "W0", "E1", "I1"))
+    ]
     assert len(lines) == 1, errors
     assert lines[0].startswith("outrider-server: ")
     assert word in lines[0]

@@ -30,9 +30,7 @@ def slow_steps(target, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("loop", ["synchronous", "run_ahead"])
-async def test_sessions_at_once_share_steps_and_change_no_token(
-    service, target, loop, request, record_property
-):
+async def test_sessions_at_once_share_steps_and_change_no_token(service, target, loop, request):
     """Whoever waits while a step runs shares the next one: two groups of sessions take turns."""
     prompts = [f"def function_{number}():\n" for number in range(SESSIONS)]
     expected = [
@@ -48,7 +46,6 @@ async def test_sessions_at_once_share_steps_and_change_no_token(
     ]
     replies = await asyncio.gather(*turns)
     rows, steps = counters.verify_rows - rows, counters.verify_steps - steps
-    record_property("rows_per_step", rows / steps)
     assert [reply.tokens for reply in replies] == expected
     assert rows == sum(reply.summary.rounds for reply in replies)
     assert rows / steps > 2

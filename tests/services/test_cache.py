@@ -99,7 +99,9 @@ async def test_a_turn_without_a_slot_is_told_to_come_back(narrow, stack):
     assert len(reply.tokens) == 4
 
 
-async def test_a_turn_without_a_draft_slot_goes_on_without_the_draft(narrow, stack, two_draft_slots):
+async def test_a_turn_without_a_draft_slot_goes_on_without_the_draft(
+    narrow, stack, two_draft_slots
+):
     fingerprint = two_draft_slots.engine.loaded.vocabulary_fingerprint
     async with grpc.aio.insecure_channel(stack.draft) as channel:
         stub = draft_pb2_grpc.DraftServiceStub(channel)

@@ -80,9 +80,7 @@ async def test_a_lying_draft_changes_no_token(stack: Stack, target, lie, caplog)
     assert not surprises(caplog)
 
 
-async def test_a_draft_that_sends_garbage_bytes_changes_no_token(
-    stack: Stack, target, caplog
-):
+async def test_a_draft_that_sends_garbage_bytes_changes_no_token(stack: Stack, target, caplog):
     await stack.start_target(target)
     async with serving(stack.draft, fake_drafts.garbage_draft):
         service = await stack.start_session()

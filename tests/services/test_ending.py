@@ -15,7 +15,7 @@ from outrider_server.engine.host import EngineHost
 from outrider_server.session.turns import OWNER
 from outrider_server.speculation.types import FinishReason
 
-from .harness import OWN_CONNECTION, generate, until_idle
+from .harness import OWN_CONNECTION, generate, until, until_idle
 from .reference import as_one_turn, target_alone
 
 PROMPT = "with open(path) as file:\n"
@@ -88,7 +88,9 @@ async def test_a_caller_that_goes_away_costs_one_step_at_most(
     kept = list(info.tokens[turn.generated_from :])
     assert kept[: len(reply.tokens)] == reply.tokens
     assert len(kept) < 600
-    expected = await target_alone(service.client, PROMPT, **(OPTIONS | {"max_new_tokens": len(kept)}))
+    expected = await target_alone(
+        service.client, PROMPT, **(OPTIONS | {"max_new_tokens": len(kept)})
+    )
     assert kept == expected
 
 
@@ -136,16 +138,17 @@ async def test_a_cancelled_turn_leaves_no_slot_open(service, stack):
 
 
 async def released(stub: object, request: target_pb2.ReleaseRequest) -> None:
-    """Releases a session as soon as its stream is closed; fails while it stays open."""
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                await stub.Release(request)
-            except grpc.aio.AioRpcError as error:
-                assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
-                await asyncio.sleep(0.005)
-            else:
-                return
+    """Returns when the session's stream is closed and its slot free."""
+
+    async def succeeds() -> bool:
+        try:
+            await stub.Release(request)
+        except grpc.aio.AioRpcError as error:
+            return error.code() is not grpc.StatusCode.FAILED_PRECONDITION
+        return True
+
+    await until(succeeds)
+    await stub.Release(request)
 
 
 async def test_many_callers_that_go_away_leave_the_service_whole(service, target, draft):

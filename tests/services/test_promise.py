@@ -24,10 +24,8 @@ PROMPT = "for name in names:\n    print(name)\nfor name in names:\n"
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("loop", ["synchronous", "run_ahead"])
-async def test_every_draft_and_window_gives_the_tokens_of_the_target_alone(
-    service, sampling, loop
-):
-    options = {"max_new_tokens": 32, **SAMPLINGS[sampling]}
+async def test_every_draft_and_window_gives_the_tokens_of_the_target_alone(service, sampling, loop):
+    options = {"max_new_tokens": 24, **SAMPLINGS[sampling]}
     expected = await target_alone(service.client, PROMPT, **options)
     for draft in ("auto", "model", "ngram", "off"):
         for window in (None, 1, 7):
@@ -54,5 +52,7 @@ async def test_the_draft_is_of_use(service):
 
 
 async def test_another_seed_gives_another_reply(service):
-    replies = [await target_alone(service.client, PROMPT, seed=seed) for seed in (1, 2)]
+    replies = [
+        await target_alone(service.client, PROMPT, seed=seed, max_new_tokens=16) for seed in (1, 2)
+    ]
     assert replies[0] != replies[1]

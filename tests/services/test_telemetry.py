@@ -105,7 +105,7 @@ async def test_the_spans_tell_the_rounds(traced, spans):
     (turn,) = found["outrider.turn"]
     assert turn.attributes[telemetry.SESSION_ID] == session.id
     assert turn.attributes[telemetry.OUTPUT_TOKENS] == 40
-    assert turn.attributes[telemetry.FINISH_REASON] == ("finished",)
+    assert turn.attributes[telemetry.TURN_STATE] == "finished"
     rounds = [span.attributes for span in found["outrider.round"]]
     position = reply.started.start_position
     for attributes in rounds:
@@ -138,7 +138,7 @@ async def test_a_cancelled_turn_ends_its_spans(traced, spans, caplog):
 
     await until(all_ended)
     (turn,) = by_name(spans)["outrider.turn"]
-    assert turn.attributes[telemetry.FINISH_REASON] == ("cancelled",)
+    assert turn.attributes[telemetry.TURN_STATE] == "cancelled"
     assert not [record for record in caplog.records if "detach" in record.message]
 
 

@@ -88,7 +88,9 @@ async def test_a_stop_string_across_the_border_of_tokens_ends_the_turn(service):
     stop = texts[at][-1] + texts[at + 1][0]
     shown = "".join(texts).partition(stop)[0]
     for draft in ("off", "auto"):
-        reply = await generate(service.client, PROMPT, stop=[stop, "never\0"], draft=draft, **options)
+        reply = await generate(
+            service.client, PROMPT, stop=[stop, "never\0"], draft=draft, **options
+        )
         assert reply.summary.finish_reason is outrider.FinishReason.STOP_STRING
         assert reply.text == shown
         assert reply.tokens == whole.tokens[: len(reply.tokens)]

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from models_for_tests import llama_config
 from outrider_server.models import TARGET_FOLDER
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 VOCABULARY_SIZE = 4096
 END_TOKEN = 0
@@ -23,18 +24,13 @@ Change = Callable[[LlamaForCausalLM], None]
 def save_model(folder: Path, *, seed: int = 1, change: Change | None = None) -> Path:
     """A random model, the same for the same seed; `change` is applied before it is saved."""
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY_SIZE,
+    config = llama_config(
+        VOCABULARY_SIZE,
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
         max_position_embeddings=CONTEXT_TOKENS,
-        initializer_range=0.3,
         bos_token_id=END_TOKEN,
         eos_token_id=END_TOKEN,
-        tie_word_embeddings=False,
     )
     model = LlamaForCausalLM(config).eval()
     if change is not None:

@@ -12,7 +12,8 @@ from outrider_server.speculation.drafters import CONFIDENT_MATCH, ComposedDrafte
 from outrider_server.speculation.ngram import MAX_MATCH, MIN_MATCH, NgramDrafter
 from outrider_server.speculation.types import Proposal, TokenSource
 
-TOKENS = st.lists(st.integers(0, 2), max_size=40)
+TOKEN = st.integers(0, 2)
+TOKENS = st.lists(TOKEN, max_size=8) | st.lists(TOKEN, min_size=20, max_size=40)
 
 
 def scanned(tokens: Sequence[int]) -> tuple[int, int]:

@@ -1,0 +1,242 @@
+"""The streams of target and draft, as any caller may use or misuse them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+from outrider.v1 import draft_pb2, draft_pb2_grpc, target_pb2, target_pb2_grpc, types_pb2
+
+from .harness import generate
+from .tiny_models import CONTEXT_TOKENS, VOCABULARY_SIZE
+from .wire import raw_call, refusal
+
+GREEDY = types_pb2.SamplingParams(temperature=0.0)
+INVALID = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+JUNK = b"\xff\xfe\xfd"
+
+
+@pytest.fixture
+async def channels(service, stack) -> AsyncIterator[dict[str, grpc.aio.Channel]]:
+    """Channels to the three services, by the service's name."""
+    async with (
+        grpc.aio.insecure_channel(stack.target) as target,
+        grpc.aio.insecure_channel(stack.draft) as draft,
+        grpc.aio.insecure_channel(f"unix:{stack.folder}/session") as session,
+    ):
+        yield {"TargetService": target, "DraftService": draft, "SessionService": session}
+
+
+@pytest.fixture
+def target_stub(channels) -> target_pb2_grpc.TargetServiceStub:
+    return target_pb2_grpc.TargetServiceStub(channels["TargetService"])
+
+
+@pytest.fixture
+def draft_stub(channels) -> draft_pb2_grpc.DraftServiceStub:
+    return draft_pb2_grpc.DraftServiceStub(channels["DraftService"])
+
+
+def opening(session_id: str, epoch: int = 1, **fields) -> target_pb2.VerifyRequest:
+    message = target_pb2.VerifyOpen(session_id=session_id, epoch=epoch, sampling=GREEDY, **fields)
+    return target_pb2.VerifyRequest(open=message)
+
+
+def step(start: int, context: list[int], proposed: list[int] = ()) -> target_pb2.VerifyRequest:
+    message = target_pb2.VerifyStep(
+        start_position=start, context_tokens=context, proposed_tokens=proposed
+    )
+    return target_pb2.VerifyRequest(step=message)
+
+
+async def answers(stub, *requests) -> list[target_pb2.VerifyResponse]:
+    return [answer async for answer in stub.Verify(iter(requests))]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "TargetService/Verify",
+        "TargetService/DescribeModel",
+        "TargetService/Release",
+        "DraftService/Draft",
+        "SessionService/Generate",
+        "SessionService/GetSession",
+        "SessionService/Attach",
+    ],
+)
+async def test_bytes_that_are_no_message_are_refused_without_a_word_of_ours(channels, method):
+    refused = await refusal(raw_call(channels[method.partition("/")[0]], method, JUNK))
+    assert (refused.code, refused.reason) == INVALID
+    assert refused.message == "the message is not a valid protobuf of this method"
+
+
+async def test_bytes_that_are_no_message_in_the_middle_of_a_stream_are_refused(channels):
+    first = opening("junk").SerializeToString()
+    call = raw_call(channels["TargetService"], "TargetService/Verify", first, JUNK)
+    assert (await refusal(call)).code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("method", ["TargetService/Verify", "DraftService/Draft"])
+async def test_a_stream_has_to_begin_with_open(channels, method):
+    channel = channels[method.partition("/")[0]]
+    for first in (b"", step(0, [1]).SerializeToString()):
+        refused = await refusal(raw_call(channel, method, first))
+        assert (refused.code, refused.reason, refused.field) == (*INVALID, "open")
+    assert (await refusal(raw_call(channel, method))).code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (opening(""), "session_id"),
+        (opening("s" * 65), "session_id"),
+        (opening("s", 0), "epoch"),
+        (opening("s", committed_length=-1), "committed_length"),
+        (opening("s", committed_length=CONTEXT_TOKENS + 1), "committed_length"),
+        (opening("s", generated_from=-1), "generated_from"),
+        (opening("s", logprobs=21), "logprobs"),
+    ],
+)
+async def test_an_open_out_of_range_is_refused(target_stub, request_, field):
+    refused = await refusal(target_stub.Verify(iter([request_])))
+    assert (refused.code, refused.reason, refused.field) == (*INVALID, field)
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (step(0, []), "context_tokens"),
+        (step(0, [1], [2] * 8), "proposed_tokens"),
+        (step(0, [VOCABULARY_SIZE]), "tokens"),
+        (step(0, [1], [-1]), "tokens"),
+        (step(0, [1] * (CONTEXT_TOKENS + 1)), "start_position"),
+        (opening("bad step"), "step"),
+    ],
+)
+async def test_a_step_out_of_range_is_refused(target_stub, request_, field):
+    refused = await refusal(target_stub.Verify(iter([opening("bad step"), request_])))
+    assert (refused.code, refused.reason, refused.field) == (*INVALID, field)
+
+
+async def test_a_step_beyond_the_slot_is_refused_with_the_position(target_stub):
+    for start in (5, -1):
+        call = target_stub.Verify(iter([opening("gap"), step(0, [1, 2, 3]), step(start, [4])]))
+        refused = await refusal(call)
+        assert refused.code is grpc.StatusCode.OUT_OF_RANGE
+        assert (refused.reason, refused.numbers) == ("POSITION_MISMATCH", {"position": "3"})
+
+
+async def test_an_old_epoch_is_refused_with_the_current_one(target_stub):
+    await answers(target_stub, opening("owned", 7), step(0, [1]))
+    release = target_pb2.ReleaseRequest(session_id="owned", epoch=6)
+    for call in (target_stub.Verify(iter([opening("owned", 6)])), target_stub.Release(release)):
+        refused = await refusal(call)
+        assert refused.code is grpc.StatusCode.ABORTED
+        assert (refused.reason, refused.numbers) == ("STALE_EPOCH", {"current_epoch": "7"})
+
+
+async def test_a_repeated_step_is_answered_alike(target_stub):
+    _, first, again = await answers(
+        target_stub, opening("again"), step(0, [1, 2, 3]), step(0, [1, 2, 3])
+    )
+    _, rolled_back = await answers(
+        target_stub, opening("again", committed_length=2), step(2, [3], [9, 9])
+    )
+    assert first.verdict.tokens == again.verdict.tokens == rolled_back.verdict.tokens
+    assert (first.verdict.start_position, rolled_back.verdict.agreed) == (3, 0)
+
+
+async def test_the_session_that_is_opened_twice_belongs_to_the_later_stream(target_stub):
+    early = target_stub.Verify()
+    await early.write(opening("twice"))
+    await early.read()
+    late = target_stub.Verify()
+    await late.write(opening("twice"))
+    await late.read()
+    await early.write(step(0, [1]))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await early.read()
+    assert caught.value.code() is grpc.StatusCode.ABORTED
+    await late.write(step(0, [1]))
+    assert (await late.read()).HasField("verdict")
+    late.cancel()
+
+
+async def test_release_forgets_an_idle_session_and_refuses_an_open_one(target_stub):
+    request = target_pb2.ReleaseRequest(session_id="released", epoch=1)
+    call = target_stub.Verify()
+    await call.write(opening("released"))
+    await call.read()
+    refused = await refusal(target_stub.Release(request))
+    assert refused.code is grpc.StatusCode.FAILED_PRECONDITION
+    await call.done_writing()
+    assert await call.read() is grpc.aio.EOF
+    for _ in range(2):
+        await target_stub.Release(request)
+
+
+def draft_opening(target, **fields) -> draft_pb2.DraftRequest:
+    settings = {
+        "session_id": "drafted",
+        "epoch": 1,
+        "lead": 4,
+        "sampling": GREEDY,
+        "vocabulary_fingerprint": target.engine.loaded.vocabulary_fingerprint,
+    }
+    return draft_pb2.DraftRequest(open=draft_pb2.DraftOpen(**(settings | fields)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"lead": 0}, "lead"),
+        ({"lead": 65}, "lead"),
+        ({"epoch": 0}, "epoch"),
+        ({"burst": 5}, "burst"),
+    ],
+)
+async def test_a_draft_open_out_of_range_is_refused(draft_stub, target, fields, field):
+    refused = await refusal(draft_stub.Draft(iter([draft_opening(target, **fields)])))
+    assert (refused.code, refused.reason, refused.field) == (*INVALID, field)
+
+
+async def test_a_caller_of_another_vocabulary_is_refused_by_the_draft(draft_stub, target):
+    request = draft_opening(target, vocabulary_fingerprint="another")
+    refused = await refusal(draft_stub.Draft(iter([request])))
+    assert refused.code is grpc.StatusCode.FAILED_PRECONDITION
+    assert refused.reason == "VOCABULARY_MISMATCH"
+
+
+async def test_a_commit_that_the_draft_cannot_take_is_refused(draft_stub, target):
+    def commit(start: int, *tokens: int) -> draft_pb2.DraftRequest:
+        return draft_pb2.DraftRequest(
+            commit=draft_pb2.DraftCommit(start_position=start, tokens=tokens)
+        )
+
+    async def turn(request: draft_pb2.DraftRequest) -> AsyncIterator[draft_pb2.DraftRequest]:
+        yield draft_opening(target)
+        yield request
+        await asyncio.Event().wait()
+
+    gap = await refusal(draft_stub.Draft(turn(commit(3, 1))))
+    assert (gap.code, gap.reason) == (grpc.StatusCode.OUT_OF_RANGE, "POSITION_MISMATCH")
+    junk = await refusal(draft_stub.Draft(turn(commit(0, VOCABULARY_SIZE))))
+    assert (junk.code, junk.reason, junk.field) == (*INVALID, "tokens")
+
+
+async def test_calls_of_a_later_version_say_so(channels):
+    for name in ("TargetService", "DraftService"):
+        for method in ("Fork", "Park"):
+            refused = await refusal(raw_call(channels[name], f"{name}/{method}", b""))
+            assert refused.code is grpc.StatusCode.UNIMPLEMENTED
+            assert refused.message.startswith("this version cannot")
+
+
+async def test_after_all_that_the_services_still_serve(service, channels):
+    for method in ("TargetService/Verify", "DraftService/Draft"):
+        await refusal(raw_call(channels[method.partition("/")[0]], method, JUNK))
+    reply = await generate(service.client, "x", max_new_tokens=20, seed=1, draft="model")
+    assert reply.summary.proposed > 0
