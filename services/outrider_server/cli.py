@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
+import os
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -227,6 +228,8 @@ def _refuse(error: StartupError) -> None:
 
 def main() -> None:
     """The command's entry point."""
+    # gRPC's core writes to stderr what its statuses say anyway.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
     try:
         app()

@@ -159,6 +159,10 @@ class DeviceThread:
             except OutriderError as error:
                 job.fail(error)
                 continue
+            except Exception:
+                log.exception("a job failed to say what it wants")
+                job.fail(InternalError("the step failed; the service's log says why"))
+                continue
             if work is not None:
                 ready.append((job, work))
         self._jobs = [job for job in self._jobs if not job.done]
@@ -169,8 +173,9 @@ class DeviceThread:
         self._prefilled_last = batch[0][1].prefill
         try:
             self._run_batch(engine, batch)
-        except Exception as error:
-            failure = InternalError(f"the step failed with {type(error).__name__}")
+        except Exception:
+            log.exception("a step failed")
+            failure = InternalError("the step failed; the service's log says why")
             self._fail([job for job, _ in batch], failure)
         # Those that were not chosen go first next time.
         served = {id(job) for job, _ in batch}
