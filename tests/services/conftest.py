@@ -34,6 +34,13 @@ def target(target_folder: Path) -> Iterator[EngineHost]:
 
 
 @pytest.fixture(scope="session")
+def twin(target_folder: Path) -> Iterator[EngineHost]:
+    """The same model as `target`, with a cache of its own."""
+    with running_engine(target_folder, "target", slots=2, rows=2) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
 def draft(draft_folder: Path) -> Iterator[EngineHost]:
     with running_engine(draft_folder, "draft") as host:
         yield host

@@ -14,8 +14,6 @@ import grpc
 from outrider.v1 import draft_pb2, draft_pb2_grpc, target_pb2
 from outrider_server.speculation.types import tokens_digest
 
-from .tiny_models import VOCABULARY_SIZE
-
 Answers = Callable[[draft_pb2.DraftOpen], Iterator[draft_pb2.DraftResponse]]
 
 
@@ -44,6 +42,23 @@ class ScriptedDraft(draft_pb2_grpc.DraftServiceServicer):
 
     async def DescribeModel(self, _: Any, __: Any) -> target_pb2.DescribeModelResponse:
         return target_pb2.DescribeModelResponse()
+
+
+class WrongDraft(draft_pb2_grpc.DraftServiceServicer):
+    """Follows every commit with the same guess, in every branch that the session may count by now."""
+
+    def __init__(self, *guess: int) -> None:
+        self._guess = guess
+
+    async def Draft(self, requests: Any, _: Any) -> AsyncIterator[draft_pb2.DraftResponse]:
+        await anext(aiter(requests))
+        yield opened()
+        heard = 0
+        async for request in requests:
+            end = request.commit.start_position + len(request.commit.tokens)
+            heard += 1
+            for branch in range(heard):
+                yield proposal(branch, end, *self._guess)
 
 
 class SilentDraft(draft_pb2_grpc.DraftServiceServicer):
@@ -102,19 +117,6 @@ def wrong_branches(opening: draft_pb2.DraftOpen) -> Iterator[draft_pb2.DraftResp
     yield opened()
     for branch in itertools.cycle([-1, 1, 2**31 - 1, -(2**31)]):
         yield proposal(branch, opening.committed_length, 5, 6, 7)
-
-
-def wrong_tokens(opening: draft_pb2.DraftOpen) -> Iterator[draft_pb2.DraftResponse]:
-    """As a draft of another mind: its branches count what it takes for contradictions."""
-    yield opened()
-    for count in itertools.count():
-        yield proposal(count, opening.committed_length + count, 5, 6, 7)
-
-
-def outside_the_vocabulary(opening: draft_pb2.DraftOpen) -> Iterator[draft_pb2.DraftResponse]:
-    yield opened()
-    for token in itertools.cycle([VOCABULARY_SIZE, -1, 2**31 - 1]):
-        yield proposal(0, opening.committed_length, token, 5)
 
 
 def flood(opening: draft_pb2.DraftOpen) -> Iterator[draft_pb2.DraftResponse]:

@@ -170,22 +170,29 @@ class Stack:
         self.target = f"unix:{self.folder}/target"
         self.draft = f"unix:{self.folder}/draft"
 
-    async def start_target(self, host: EngineHost) -> None:
-        """Serves the target."""
-        await self._start("target", serving_target(host, self.target))
+    async def start_target(self, host: EngineHost, name: str = "target") -> str:
+        """Serves the target, or another one beside it; returns its address."""
+        address = f"unix:{self.folder}/{name}"
+        await self._start(name, serving_target(host, address))
+        return address
 
     async def start_draft(self, draft: Any) -> None:
         """Serves the draft: an engine, or a servicer of the test's own."""
         await self._start("draft", serving_draft(draft, self.draft))
 
     async def start_session(
-        self, name: str = "session", *, with_draft: bool = True, **settings: Any
+        self,
+        name: str = "session",
+        *,
+        target: str | None = None,
+        with_draft: bool = True,
+        **settings: Any,
     ) -> SessionService:
         """Serves sessions; all session services of a stack share one ledger file."""
         draft = self.draft if with_draft else None
         service = serving_session(
             f"unix:{self.folder}/{name}",
-            self.target,
+            target or self.target,
             draft,
             self.folder / "ledger.db",
             LoopSettings(**settings),

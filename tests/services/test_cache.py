@@ -54,6 +54,17 @@ async def test_the_second_turn_of_a_long_session_reads_only_what_is_new(
     assert second.tokens == await as_one_turn(service.client, session, second)
 
 
+async def test_the_draft_keeps_what_was_committed_however_a_turn_ends(service, draft):
+    """Wrong guesses left in its slot must not cost it the session at the next turn."""
+    for length in range(6, 18):
+        session = await service.client.create_session()
+        options = {"draft": "model", "seed": length}
+        await session.generate(LONG_PROMPT[:200], max_new_tokens=length, **options).read()
+        read = draft.engine.counters.prefilled_tokens
+        await session.generate([7], max_new_tokens=8, **options).read()
+        assert draft.engine.counters.prefilled_tokens - read <= 12
+
+
 async def test_more_sessions_than_slots_are_rebuilt_and_right(narrow, two_slots):
     sessions = [await narrow.client.create_session() for _ in range(4)]
     for turn in range(3):

@@ -10,20 +10,24 @@ import pytest
 from outrider_server.engine.host import EngineHost
 
 from . import fake_drafts, tiny_models
-from .fake_drafts import FallingDraft, ScriptedDraft, SilentDraft
+from .fake_drafts import FallingDraft, ScriptedDraft, SilentDraft, WrongDraft
 from .harness import Stack, generate, running_engine, serving, until
 from .reference import target_alone
 
 PROMPT = "import os\nimport sys\n"
 OPTIONS = {"max_new_tokens": 40, "seed": 21}
 LOOPS = ["synchronous", "run_ahead"]
+MAX_TURN_MS = 5_000
+"""Waiting for a useless draft in every round would take 10 s."""
 HARMLESS = {
     "wrong branches": ScriptedDraft(fake_drafts.wrong_branches, unasked=20),
-    "wrong tokens": ScriptedDraft(fake_drafts.wrong_tokens, unasked=2),
+    "wrong tokens": WrongDraft(5, 6, 7, 8),
 }
 LOST = {
     "wrong positions": ScriptedDraft(fake_drafts.wrong_positions, unasked=20),
-    "tokens outside the vocabulary": ScriptedDraft(fake_drafts.outside_the_vocabulary, unasked=2),
+    "a token beyond the vocabulary": WrongDraft(5, 6, 7, tiny_models.VOCABULARY_SIZE),
+    "a negative token": WrongDraft(-1, 5, 6, 7),
+    "a huge token": WrongDraft(2**31 - 1, 5, 6, 7),
     "a flood": ScriptedDraft(fake_drafts.flood, unasked=2000),
     "empty proposals": ScriptedDraft(fake_drafts.empty_proposals, unasked=2000),
     "garbage order": ScriptedDraft(fake_drafts.garbage_order),
@@ -62,6 +66,7 @@ async def check_tokens(
             assert reply.tokens == expected
             assert degraded in (None, reply.summary.degraded)
             assert bool(reply.summary.degraded_reason) is reply.summary.degraded
+            assert reply.summary.duration_ms < MAX_TURN_MS
             summaries.append(reply.summary)
     return summaries
 
@@ -78,6 +83,17 @@ async def test_a_lying_draft_changes_no_token(stack: Stack, target, lie, caplog)
     service = await stack.start_session()
     await check_tokens(service.client, degraded=True if lie in LOST else None)
     assert not surprises(caplog)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+async def test_a_draft_that_is_always_wrong_proposes_in_vain(stack: Stack, target, loop):
+    await stack.start_target(target)
+    await stack.start_draft(WrongDraft(5, 6, 7, 8))
+    service = await stack.start_session()
+    reply = await generate(service.client, PROMPT, draft="model", loop=loop, **OPTIONS)
+    assert reply.summary.proposed > 40
+    assert {event.source for event in reply.events if event.token != 5} == {"target"}
+    assert reply.tokens == await target_alone(service.client, PROMPT, **OPTIONS)
 
 
 async def test_a_draft_that_sends_garbage_bytes_changes_no_token(stack: Stack, target, caplog):

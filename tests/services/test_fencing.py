@@ -16,20 +16,29 @@ LOOPS = pytest.mark.parametrize("loop", ["synchronous", "run_ahead"])
 
 @pytest.fixture
 async def other(stack: Stack, service):
-    """A second session service over the ledger of the first."""
+    """A second session service over the ledger and the target of the first."""
     return await stack.start_session("other")
 
 
+@pytest.fixture
+async def distant(stack: Stack, service, twin):
+    """A second session service over the same ledger, with a target that the first knows nothing of."""
+    address = await stack.start_target(twin, "distant-target")
+    return await stack.start_session("distant", target=address)
+
+
 @LOOPS
+@pytest.mark.parametrize("rival", ["other", "distant"])
 async def test_the_service_that_lost_a_session_is_aborted_and_no_token_is_lost(
-    service, other, loop
+    service, other, distant, loop, rival
 ):
+    rivals = {"other": other, "distant": distant}
     session = await service.client.create_session()
     options = {"max_new_tokens": 400, "logit_bias": {0: -100.0}, "loop": loop}
     loser = session.generate(PROMPT, seed=1, **options)
     for _ in range(10):
         await anext(loser)
-    stolen = await other.client.open_session(session.id)
+    stolen = await rivals[rival].client.open_session(session.id)
     winner = await stolen.generate("\nnext", seed=2, max_new_tokens=20, loop=loop).read()
     with pytest.raises(outrider.StaleEpochError) as caught:
         await loser.read()

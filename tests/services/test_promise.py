@@ -44,11 +44,16 @@ async def test_greedy_tokens_are_the_most_probable_of_the_plain_library(service,
     assert reply.tokens == logprobs.argmax(dim=-1)[start - 1 : -1].tolist()
 
 
-async def test_the_draft_is_of_use(service):
-    """Guards the tests above: a draft that never agrees would make them say little."""
-    summary = (await generate(service.client, PROMPT, draft="model", temperature=0.0)).summary
-    assert 0 < summary.accepted < summary.proposed
-    assert summary.tokens_per_round > 1.3
+@pytest.mark.parametrize("sampling", ["greedy", "sampled"])
+async def test_the_draft_is_of_use(service, sampling):
+    """Guards the tests above, which say little about a draft that never agrees.
+
+    Sampled, agreement comes from the noise that the two share.
+    """
+    options = {"max_new_tokens": 96, "draft": "model", **SAMPLINGS[sampling]}
+    summary = (await generate(service.client, PROMPT, **options)).summary
+    assert summary.accepted < summary.proposed
+    assert summary.agreement > (0.4 if sampling == "sampled" else 0.2)
 
 
 async def test_another_seed_gives_another_reply(service):

@@ -26,13 +26,6 @@ def numberless(models: Path) -> Iterator[EngineHost]:
         yield host
 
 
-@pytest.fixture(scope="module")
-def twin(target_folder: Path) -> Iterator[EngineHost]:
-    """The same model as `target`, with nothing in its cache."""
-    with running_engine(target_folder, "target", slots=2, rows=2) as host:
-        yield host
-
-
 @LOOPS
 async def test_logits_that_are_no_numbers_end_the_turn_with_nothing_decided(
     numberless: EngineHost, stack: Stack, loop
