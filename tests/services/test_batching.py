@@ -48,4 +48,5 @@ async def test_sessions_at_once_share_steps_and_change_no_token(service, target,
     rows, steps = counters.verify_rows - rows, counters.verify_steps - steps
     assert [reply.tokens for reply in replies] == expected
     assert rows == sum(reply.summary.rounds for reply in replies)
-    assert rows / steps > 2
+    print(f"{loop}: {rows / steps:.2f} rows a step")
+    assert rows / steps > 3

@@ -1,8 +1,10 @@
 """The device thread: the only thread that touches the engine.
 
 Everything that changes slots or runs steps comes through its inbox. Between steps it batches whatever rows
-are waiting; there are no timers, the time of a step is the batching window. Verify rows go first, and at
-most one prefill chunk runs between two verify steps, so a long prompt delays the others by one chunk.
+are waiting; the time of a step is the batching window. Sessions that were answered by the last step get a
+small share of its time to come back, or else those that run at once would settle into two groups that take
+turns. Verify rows go first, and at most one prefill chunk runs between two verify steps, so a long prompt
+delays the others by one chunk.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -22,6 +25,9 @@ from .slots import Slot
 from .step import RowResult
 
 log = logging.getLogger("outrider.engine")
+
+RETURN_SHARE = 0.25
+"""Share of a step's time that the next one waits for the sessions just answered."""
 
 T = TypeVar("T")
 
@@ -81,6 +87,8 @@ class DeviceThread:
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._jobs: list[Job] = []
         self._prefilled_last = False
+        self._answered: list[Slot] = []
+        self._return_by = 0.0
         self._stopping = False
         self._engine: Engine | None = None
         self._started: Future[Engine] = Future()
@@ -138,18 +146,22 @@ class DeviceThread:
         ready: list[Ready] = []
         while not self._stopping:
             self._drain_inbox(wait=not ready)
-            ready = self._ready()
+            ready = self._gather(self._ready())
             if ready:
                 self._step(self._engine, ready)
         self._fail(self._jobs, InternalError("the service is stopping; try again elsewhere"))
 
     def _drain_inbox(self, wait: bool) -> None:
-        while wait or not self._inbox.empty():
-            wait = False
-            try:
-                self._inbox.get()()
-            except Exception:
-                log.exception("a change of the device thread's state failed")
+        if wait:
+            self._perform(self._inbox.get())
+        while not self._inbox.empty():
+            self._perform(self._inbox.get())
+
+    def _perform(self, change: Callable[[], None]) -> None:
+        try:
+            change()
+        except Exception:
+            log.exception("a change of the device thread's state failed")
 
     def _ready(self) -> list[Ready]:
         ready: list[Ready] = []
@@ -166,6 +178,22 @@ class DeviceThread:
             if work is not None:
                 ready.append((job, work))
         self._jobs = [job for job in self._jobs if not job.done]
+        return ready
+
+    def _gather(self, ready: list[Ready]) -> list[Ready]:
+        """Waits, while others wait already, for the sessions that the last step answered."""
+        while ready:
+            here = {job.slot.index for job, _ in ready}
+            away = [slot for slot in self._answered if slot.open and slot.index not in here]
+            seconds_left = self._return_by - time.perf_counter()
+            if not away or seconds_left <= 0:
+                break
+            try:
+                self._perform(self._inbox.get(timeout=seconds_left))
+            except queue.Empty:
+                break
+            self._drain_inbox(wait=False)
+            ready = self._ready()
         return ready
 
     def _step(self, engine: Engine, ready: list[Ready]) -> None:
@@ -198,3 +226,5 @@ class DeviceThread:
         )
         for (job, work), row in zip(batch, result.rows, strict=True):
             job.take(work, row, len(batch), result.seconds)
+        self._answered = [job.slot for job, _ in batch if job.done]
+        self._return_by = time.perf_counter() + RETURN_SHARE * result.seconds
