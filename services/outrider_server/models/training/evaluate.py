@@ -76,13 +76,14 @@ def measure_agreement(
     draft: LlamaForCausalLM,
     prompts: torch.Tensor,
     temperature: float,
+    new_tokens: int,
     seed: int,
 ) -> Agreement:
     """Let the target continue `prompts`, `[rows, length]`, and average over its tokens."""
     length = prompts.shape[1]
     temperatures = torch.full((len(prompts),), temperature)
     generator = torch.Generator().manual_seed(seed)
-    tokens = continue_prompts(target, prompts, temperatures, EVALUATION_NEW_TOKENS, generator)
+    tokens = continue_prompts(target, prompts, temperatures, new_tokens, generator)
     chances = []
     for row in tokens.split(1):
         target_logits, draft_logits = (
@@ -104,7 +105,7 @@ def encode_prompts(tokenizer: Tokenizer, prompts: tuple[Prompt, ...]) -> torch.T
     return torch.tensor([encoding.ids[-SMALLEST_TOKENS:] for encoding in encodings])
 
 
-def report(models: Path, seed: int = 0) -> str:
+def report(models: Path, seed: int, new_tokens: int = EVALUATION_NEW_TOKENS) -> str:
     """Measure the pair in `models` and return the tables of the model card, in Markdown."""
     target, draft = load_model(models / "target"), load_model(models / "draft")
     tokenizer = Tokenizer.from_file(str(models / "target" / "tokenizer.json"))
@@ -121,7 +122,7 @@ def report(models: Path, seed: int = 0) -> str:
         "|---|---|---|---|",
     ]
     for temperature in TEMPERATURES:
-        found = measure_agreement(target, draft, prompts, temperature, seed)
+        found = measure_agreement(target, draft, prompts, temperature, new_tokens, seed)
         implied = tokens_per_round(found.chance)
         lines.append(f"| {temperature} | {found.chance:.3f} | {implied:.2f} | {found.positions} |")
     return "\n".join(lines)
@@ -132,8 +133,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", type=Path, required=True, help="holds target/ and draft/")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--new-tokens", type=int, default=EVALUATION_NEW_TOKENS, help="continuation of a prompt"
+    )
     arguments = parser.parse_args()
-    print(report(arguments.models, arguments.seed))
+    print(report(arguments.models, arguments.seed, arguments.new_tokens))
 
 
 if __name__ == "__main__":
