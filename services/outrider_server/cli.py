@@ -149,8 +149,8 @@ def session(
     listen: Listen = f"127.0.0.1:{configuration.SESSION_PORT}",
     ledger: Ledger = None,
     window: Window = 4,
-    lead: Lead = 12,
-    loop: LoopOption = Loop.SYNCHRONOUS,
+    lead: Lead = 8,
+    loop: LoopOption = Loop.RUN_AHEAD,
 ) -> None:
     """Run the session service: the public API, the ledger and the decode loop."""
     from .wiring import run_session
@@ -187,8 +187,8 @@ def up(
     reproducible: Reproducible = False,
     threads: Threads = 0,
     window: Window = 4,
-    lead: Lead = 12,
-    loop: LoopOption = Loop.SYNCHRONOUS,
+    lead: Lead = 8,
+    loop: LoopOption = Loop.RUN_AHEAD,
 ) -> None:
     """Run all three services on this machine. The draft gets one CPU thread."""
     from .up import run_up

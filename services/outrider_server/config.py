@@ -112,8 +112,8 @@ class SessionConfig:
     target: str = f"127.0.0.1:{TARGET_PORT}"
     draft: str | None = f"127.0.0.1:{DRAFT_PORT}"
     window: int = 4
-    lead: int = 12
-    loop: LoopMode = LoopMode.SYNCHRONOUS
+    lead: int = 8
+    loop: LoopMode = LoopMode.RUN_AHEAD
     target_timeout_ms: int = 120_000
     """How long to wait for the target at start-up."""
     drain_seconds: float = 30.0

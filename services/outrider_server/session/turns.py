@@ -39,8 +39,8 @@ class LoopSettings:
     """How the loop paces draft and target, unless a request says otherwise."""
 
     window: int = 4
-    lead: int = 12
-    mode: LoopMode = LoopMode.SYNCHRONOUS
+    lead: int = 8
+    mode: LoopMode = LoopMode.RUN_AHEAD
 
 
 @dataclass(frozen=True, slots=True)
