@@ -1,7 +1,7 @@
 """Generates the Python stubs from the protos, or checks that those in the tree are fresh.
 
-    python protos/generate.py           write client/outrider/v1
-    python protos/generate.py --check   exit 1 if what is there differs
+python protos/generate.py           write client/outrider/v1
+python protos/generate.py --check   exit 1 if what is there differs
 """
 
 from __future__ import annotations

@@ -22,5 +22,5 @@ async def test_the_demo_shows_that_speculation_changes_no_token() -> None:
     text = output.decode()
     assert demo.returncode == 0, text
     assert "the same tokens" in text
-    for title in ("greedy, first turn", "greedy, second turn", "sampled at 0.7"):
+    for title in ("greedy, turn 1", "greedy, turn 2", "sampled at 0.7"):
         assert title in text

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import outrider
 from outrider.cli.render import MARKS, TokenRenderer, write_legend
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -47,8 +48,8 @@ def demo_turns() -> list[DemoTurn]:
     """Two greedy turns of one session and one sampled turn, on text that the models never saw."""
     prompts = held_out_prompts()
     return [
-        DemoTurn("greedy, first turn", "a", prompts[0], 0.0, 1, 128),
-        DemoTurn("greedy, second turn", "a", "\n\n\nclass Test", 0.0, 2, 128),
+        DemoTurn("greedy, turn 1", "a", prompts[0], 0.0, 1, 128),
+        DemoTurn("greedy, turn 2", "a", "\n\n\nclass Test", 0.0, 2, 128),
         DemoTurn("sampled at 0.7", "b", prompts[1], 0.7, 7, 128),
     ]
 
@@ -132,12 +133,11 @@ async def _show(console: Console, turn: DemoTurn, reply: outrider.AsyncReply) ->
 def _table(
     turns: Sequence[DemoTurn], fast: Sequence[TurnOutcome], plain: Sequence[TurnOutcome]
 ) -> Table:
-    table = Table(title="What speculation brought")
-    table.add_column("turn")
-    for heading in ("tokens", "rounds", "tokens a round", "agreement", "first token"):
-        table.add_column(heading, justify="right")
-    for heading in ("tokens/s", "without", "ratio"):
-        table.add_column(heading, justify="right")
+    table = Table(title="What speculation brought", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    headings = ("tokens", "rounds", "a round", "agreed", "first", "tok/s", "plain", "ratio")
+    table.add_column("turn", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
     for turn, quick, slow in zip(turns, fast, plain, strict=True):
         summary = quick.summary
         speed, plain_speed = _tokens_per_second(summary), _tokens_per_second(slow.summary)
