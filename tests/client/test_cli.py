@@ -176,7 +176,10 @@ def test_wrong_usage_is_exit_code_2(run, arguments):
 
 def test_an_interrupt_cancels_the_call_and_exits_130(address, service):
     service.script = [started(), token(0, "abc"), HOLD]
-    command = [sys.executable, "-c", "from outrider.cli import main; main()", "generate", "hi"]
+    # A shell that runs tests in its background has interrupts ignored, and children inherit that.
+    listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = f"{listening}; from outrider.cli import main; main()"
+    command = [sys.executable, "-c", program, "generate", "hi"]
     process = subprocess.Popen(
         command,
         env={**os.environ, "OUTRIDER_SERVER": address},
@@ -186,7 +189,10 @@ def test_an_interrupt_cancels_the_call_and_exits_130(address, service):
     with process:
         assert process.stdout.read(3) == b"abc"
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        try:
+            _, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert (process.returncode, errors) == (130, b"")
     assert service.cancelled.wait(10)
 

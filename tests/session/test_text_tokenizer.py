@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from outrider_server.session.text import RenderedText, Tokenizer
 from tokenizers import Tokenizer as RawTokenizer
-from tokenizers import models, pre_tokenizers
+from tokenizers import models, pre_tokenizers, processors
 
 from .sample_tokenizers import (
     BEGIN,
@@ -68,10 +68,16 @@ def test_ordinary_text_is_encoded_as_the_library_does(make, text):
     assert tokenizer.encode(text, begin=False) == tokenizer._raw.encode(text).ids
 
 
-def test_the_begin_token_comes_first_where_asked_for():
-    tokenizer = byte_level()
-    plain = tokenizer.encode("the dog", begin=False)
-    assert tokenizer.encode("the dog", begin=True) == [tokenizer.begin_token_id, *plain]
+def test_text_begins_as_the_library_begins_it():
+    """With the begin token where the tokenizer's own post-processor adds one, and only there."""
+    raw = RawTokenizer.from_str(byte_level_raw().to_str())
+    assert wrapped(raw).encode("the dog", begin=True) == raw.encode("the dog").ids
+    begin = (BEGIN, raw.token_to_id(BEGIN))
+    raw.post_processor = processors.TemplateProcessing(f"{BEGIN} $A", special_tokens=[begin])
+    tokenizer = wrapped(raw)
+    assert tokenizer.encode("the dog", begin=True) == raw.encode("the dog").ids
+    assert tokenizer.encode("the dog", begin=True)[0] == tokenizer.begin_token_id
+    assert tokenizer.encode("the dog", begin=False) == raw.encode("the dog").ids[1:]
 
 
 def test_a_model_without_a_begin_token_gets_none():
@@ -80,13 +86,13 @@ def test_a_model_without_a_begin_token_gets_none():
     assert tokenizer.encode("dog", begin=True) == tokenizer.encode("dog", begin=False)
 
 
-def test_a_rendered_text_begins_with_one_begin_token_or_none():
+def test_a_rendered_text_keeps_its_begin_token_only_where_it_begins_a_session():
     tokenizer = byte_level()
     dog = tokenizer.encode("dog", begin=False)
-    for text in ("dog", f"{BEGIN}dog"):
-        rendered = RenderedText(text)
-        assert tokenizer.encode_rendered(rendered, begin=False) == dog
-        assert tokenizer.encode_rendered(rendered, begin=True) == [tokenizer.begin_token_id, *dog]
+    begun = RenderedText(f"{BEGIN}dog")
+    assert tokenizer.encode_rendered(begun, begin=True) == [tokenizer.begin_token_id, *dog]
+    assert tokenizer.encode_rendered(begun, begin=False) == dog
+    assert tokenizer.encode_rendered(RenderedText("dog"), begin=True) == dog
 
 
 def test_templates_write_control_tokens_and_messages_spell_them():
@@ -128,7 +134,7 @@ def test_unknown_characters_stay_the_unknown_token():
 
 def test_decoding_shows_special_tokens_only_where_asked_for():
     tokenizer = byte_level()
-    tokens = tokenizer.encode("dog", begin=True)
+    tokens = tokenizer.encode_rendered(RenderedText(f"{BEGIN}dog"), begin=True)
     assert tokenizer.decode(tokens, special=False) == "dog"
     assert tokenizer.decode(tokens, special=True) == f"{BEGIN}dog"
 

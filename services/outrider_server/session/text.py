@@ -67,6 +67,8 @@ class Tokenizer:
         self._raw.no_padding()
         self.begin_token_id = self._id_of(begin_token)
         self.end_token_id = self._id_of(end_token)
+        first = self._raw.encode("a", add_special_tokens=True).ids[:1]
+        self._adds_begin_token = first == [self.begin_token_id]
         added = self._raw.get_added_tokens_decoder()
         self._special = frozenset(token for token, what in added.items() if what.special)
         self._control = {
@@ -88,15 +90,18 @@ class Tokenizer:
         return tuple(self._control.values())
 
     def encode(self, text: str, *, begin: bool) -> list[int]:
-        """Encodes what a user wrote, after the begin token where `begin` asks for one."""
-        return self._begun(self._encode(RenderedText(text, ((0, len(text)),))), begin)
+        """Encodes what a user wrote; where it begins a session, as the tokenizer begins a text."""
+        tokens = self._encode(RenderedText(text, ((0, len(text)),)))
+        if begin and self._adds_begin_token and self.begin_token_id is not None:
+            return [self.begin_token_id, *tokens]
+        return tokens
 
     def encode_rendered(self, rendered: RenderedText, *, begin: bool) -> list[int]:
-        """Encodes what a template wrote, with one begin token in front or none, as `begin` says."""
+        """Encodes what a template wrote. A begin token in front stays only where it begins a session."""
         tokens = self._encode(rendered)
-        if tokens and tokens[0] == self.begin_token_id:
+        if not begin and tokens and tokens[0] == self.begin_token_id:
             del tokens[0]
-        return self._begun(tokens, begin)
+        return tokens
 
     def decode(self, tokens: Sequence[int], *, special: bool) -> str:
         """The text of all tokens at once, with or without that of special tokens."""
@@ -127,11 +132,6 @@ class Tokenizer:
             return {}
         found = ((self._raw.token_to_id(f"<0x{byte:02X}>"), byte) for byte in range(256))
         return {token: byte for token, byte in found if token is not None}
-
-    def _begun(self, tokens: list[int], begin: bool) -> list[int]:
-        if begin and self.begin_token_id is not None:
-            return [self.begin_token_id, *tokens]
-        return tokens
 
     def _encode(self, rendered: RenderedText) -> list[int]:
         encoding = self._raw.encode(rendered.text, add_special_tokens=False)
