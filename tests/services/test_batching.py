@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 
 import pytest
 from outrider_server.engine.engine import Engine
@@ -22,16 +23,18 @@ def slow_steps(target, monkeypatch: pytest.MonkeyPatch) -> None:
     decide = Engine.decide
 
     def decide_slowly(engine: Engine, rows):
-        if engine is target.engine:
-            time.sleep(STEP_SECONDS)
-        return decide(engine, rows)
+        result = decide(engine, rows)
+        if engine is not target.engine:
+            return result
+        time.sleep(STEP_SECONDS)
+        return replace(result, seconds=result.seconds + STEP_SECONDS)
 
     monkeypatch.setattr(Engine, "decide", decide_slowly)
 
 
 @pytest.mark.parametrize("loop", ["synchronous", "run_ahead"])
 async def test_sessions_at_once_share_steps_and_change_no_token(service, target, loop, request):
-    """Whoever waits while a step runs shares the next one: two groups of sessions take turns."""
+    """Whoever waits while a step runs shares the next one, and it waits for those just answered."""
     prompts = [f"def function_{number}():\n" for number in range(SESSIONS)]
     expected = [
         await target_alone(service.client, prompt, seed=seed, **OPTIONS)

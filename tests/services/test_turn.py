@@ -47,7 +47,7 @@ async def test_the_summary_agrees_with_the_events(service, loop):
 async def test_the_start_tells_what_was_accepted(service, tokenizer):
     session = await service.client.create_session()
     first = await session.generate(PROMPT, max_new_tokens=3, seed=11, request_id="one").read()
-    length = 1 + len(tokenizer.encode(PROMPT).ids)  # the begin token comes first
+    length = len(tokenizer.encode(PROMPT).ids)
     assert first.started == outrider.Started("one", length, length, 11)
     second = await session.generate("x", max_new_tokens=3).read()
     assert second.started.start_position == length + 3 + second.started.prompt_tokens
@@ -123,7 +123,7 @@ async def test_chat_is_rendered_by_the_models_template(service):
     session = await service.client.create_session()
     reply = await session.generate(chat, max_new_tokens=4, seed=1).read()
     text = (await session.info(with_tokens=True)).text
-    assert text.startswith("<|endoftext|># user: say hello\nhel\n")
+    assert text.startswith("# user: say hello\nhel\n")
     assert text.endswith(reply.text)
 
 

@@ -150,7 +150,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         """Describes target and draft."""
         response = session_pb2.DescribeResponse(
             target=description_to_proto(self._model.description),
-            max_window=self._settings.window,
+            max_window=min(self._settings.window, self._model.description.width - 1),
             version=__version__,
         )
         if self._draft is None:
