@@ -19,6 +19,9 @@ from ..speculation import errors
 
 DOMAIN = "outrider"
 
+WRITE_FAILED = "Internal error from Core"
+"""What grpc.aio makes of a write that meets the end of its stream; the status that ended it is lost."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
@@ -105,6 +108,8 @@ def from_rpc_error(error: grpc.RpcError, peer: str) -> errors.OutriderError:
         # The aio error of a call is no grpc.Call, though it has the methods of one.
         known = isinstance(error, (grpc.Call, grpc.aio.AioRpcError))
         code = error.code() if known else grpc.StatusCode.UNKNOWN
+        if known and error.details() == WRITE_FAILED:
+            return errors.Unavailable(f"the {peer} service ended the stream")
         kind = _UNNAMED.get(code, errors.ProtocolViolation)
         return kind(f"the {peer} service answered {code.name}")
     builders: dict[type, Callable[[], errors.OutriderError]] = {
