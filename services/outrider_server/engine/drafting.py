@@ -107,7 +107,8 @@ class DraftJob:
     def end(self) -> None:
         """Ends the job and drops what the slot holds beyond the committed tokens.
 
-        Guesses left in the slot would stand where the next turn's input belongs, and cost its whole KV.
+        Guesses left in the slot would stand where the next turn's input belongs; the digest would then deny
+        every token, and the whole session be sent again.
         """
         if not self.done and self.slot.lease == self._lease:
             del self.slot.tokens[self._committed :]
