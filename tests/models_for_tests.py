@@ -56,6 +56,7 @@ def loaded(model: PreTrainedModel) -> LoadedModel:
         end_token_ids=(),
         max_positions=256,
         tokenizer=TokenizerFiles(b"{}", "", "", ""),
+        parameter_count=model.num_parameters(),
     )
 
 

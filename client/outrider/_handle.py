@@ -95,7 +95,7 @@ class SessionHandle(Generic[ReplyT]):
             logprobs: None for none; 0 for the chosen token's; 1 to 20 for so many of the most
                 probable tokens beside it.
             request_id: Names the turn, unique within the session, at most 128 characters.
-            loop: How to pace draft and target, for measuring: "run_ahead" or "synchronous".
+            loop: How to pace draft and target, for measuring: "run_ahead", "synchronous", "adaptive".
             timeout_ms: Deadline of the whole reply, in milliseconds, at least 1; None for none.
             metadata: Headers of this call, for example {"traceparent": "00-..."}.
 

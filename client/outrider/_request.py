@@ -25,6 +25,7 @@ _DRAFT_MODES = {
 _LOOP_MODES = {
     "run_ahead": session_pb2.LOOP_MODE_RUN_AHEAD,
     "synchronous": session_pb2.LOOP_MODE_SYNCHRONOUS,
+    "adaptive": session_pb2.LOOP_MODE_ADAPTIVE,
 }
 
 

@@ -89,6 +89,11 @@ def _summary(summary: session_pb2.TurnSummary) -> Summary:
         degraded=summary.degraded,
         degraded_reason=summary.degraded_reason,
         position=summary.position,
+        target_ms=summary.target_ms,
+        verify_ms=summary.verify_ms,
+        draft_ms=summary.draft_ms,
+        guessed=summary.guessed,
+        draft_wait_ms=summary.draft_wait_ms,
     )
 
 

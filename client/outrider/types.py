@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Literal
 
 DraftMode = Literal["auto", "model", "ngram", "off"]
-LoopMode = Literal["run_ahead", "synchronous"]
+LoopMode = Literal["run_ahead", "synchronous", "adaptive"]
 
 
 class FinishReason(StrEnum):
@@ -104,6 +104,11 @@ class Summary:
     degraded: bool
     degraded_reason: str
     position: int
+    target_ms: float
+    verify_ms: float
+    draft_ms: float
+    guessed: int
+    draft_wait_ms: float
 
     @property
     def tokens_per_round(self) -> float:

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from . import config as configuration
+from .bench.command import bench
 from .models import DRAFT_FOLDER, TARGET_FOLDER
 from .speculation.errors import StartupError
 from .speculation.types import LoopMode
@@ -48,6 +49,7 @@ class Dtype(enum.StrEnum):
 class Loop(enum.StrEnum):
     """How the loop paces draft and target."""
 
+    ADAPTIVE = "adaptive"
     RUN_AHEAD = "run-ahead"
     SYNCHRONOUS = "synchronous"
 
@@ -148,9 +150,9 @@ def session(
     ),
     listen: Listen = f"127.0.0.1:{configuration.SESSION_PORT}",
     ledger: Ledger = None,
-    window: Window = 4,
+    window: Window = 7,
     lead: Lead = 8,
-    loop: LoopOption = Loop.RUN_AHEAD,
+    loop: LoopOption = Loop.ADAPTIVE,
 ) -> None:
     """Run the session service: the public API, the ledger and the decode loop."""
     from .wiring import run_session
@@ -186,9 +188,9 @@ def up(
     compile: CompileOption = Compile.AUTO,
     reproducible: Reproducible = False,
     threads: Threads = 0,
-    window: Window = 4,
+    window: Window = 7,
     lead: Lead = 8,
-    loop: LoopOption = Loop.RUN_AHEAD,
+    loop: LoopOption = Loop.ADAPTIVE,
 ) -> None:
     """Run all three services on this machine. The draft gets one CPU thread."""
     from .up import run_up
@@ -210,6 +212,9 @@ def demo(compile: CompileOption = Compile.AUTO) -> None:
     from .demo import run_demo
 
     sys.exit(_run(run_demo(compile.value)))
+
+
+app.command()(bench)
 
 
 def _run(service: Coroutine[Any, Any, Any]) -> Any:

@@ -111,9 +111,9 @@ class SessionConfig:
     listen: str = f"127.0.0.1:{SESSION_PORT}"
     target: str = f"127.0.0.1:{TARGET_PORT}"
     draft: str | None = f"127.0.0.1:{DRAFT_PORT}"
-    window: int = 4
+    window: int = 7
     lead: int = 8
-    loop: LoopMode = LoopMode.RUN_AHEAD
+    loop: LoopMode = LoopMode.ADAPTIVE
     target_timeout_ms: int = 120_000
     """How long to wait for the target at start-up."""
     drain_seconds: float = 30.0

@@ -29,6 +29,11 @@ def tensors(
     return query, keys, torch.randn((SLOTS, key_heads, LENGTH, DIM), generator=generator)
 
 
+def slots_of(rows: torch.Tensor, width: int) -> torch.Tensor:
+    """A slot a row [R] as a slot a token [R, W]."""
+    return rows[:, None].expand(-1, width)
+
+
 def dense(
     query: torch.Tensor,
     keys: torch.Tensor,
@@ -63,7 +68,7 @@ def test_rows_at_ragged_positions_attend_as_a_dense_reference(
     rows = len(starts)
     query, keys, values = tensors(seed, rows, *heads, width)
     positions = torch.tensor(starts)[:, None] + torch.arange(width)
-    places = make_places(torch.arange(rows).flip(0) + 1, positions)
+    places = make_places(slots_of(torch.arange(rows).flip(0) + 1, width), positions)
     wanted = dense(query, keys, values, places, 0.3)
     for attend in (attend_in_place, attend_gathered, slot_attention):
         got = attend(query, keys, values, places, 0.3)
@@ -72,7 +77,7 @@ def test_rows_at_ragged_positions_attend_as_a_dense_reference(
 
 def test_what_stands_after_a_token_does_not_reach_it() -> None:
     query, keys, values = tensors(1, 1, 4, 2, 8)
-    places = make_places(torch.tensor([2]), torch.arange(20, 28)[None])
+    places = make_places(slots_of(torch.tensor([2]), 8), torch.arange(20, 28)[None])
     before = attend_in_place(query, keys, values, places, 0.3)
     for tensor in (keys, values):
         tensor[2, :, 25:] = 1e6
@@ -85,7 +90,7 @@ def test_what_stands_after_a_token_does_not_reach_it() -> None:
 def test_a_row_has_the_same_bits_alone_and_among_neighbours() -> None:
     query, keys, values = tensors(2, 4, 4, 2, 8)
     positions = torch.tensor([3, 120, 200, 0])[:, None] + torch.arange(8)
-    slots = torch.tensor([4, 0, 2, 1])
+    slots = slots_of(torch.tensor([4, 0, 2, 1]), 8)
     together = attend_in_place(query, keys, values, make_places(slots, positions), 0.3)
     for row in range(4):
         one = slice(row, row + 1)
@@ -95,7 +100,7 @@ def test_a_row_has_the_same_bits_alone_and_among_neighbours() -> None:
 
 def test_the_cache_writes_at_the_steps_places_and_nowhere_else() -> None:
     cache = SlotCache(llama_config(), 3, 32, torch.float32, torch.device("cpu"))
-    cache.place(make_places(torch.tensor([2, 0]), torch.tensor([[5, 6], [30, 31]])))
+    cache.place(make_places(slots_of(torch.tensor([2, 0]), 2), torch.tensor([[5, 6], [30, 31]])))
     states = torch.arange(2 * 2 * 2 * 8, dtype=torch.float32).view(2, 2, 2, 8) + 1
     keys, values = cache.update(states, -states, 1)
     assert keys.data_ptr() == cache.layers[1].keys.data_ptr(), "the cache is never copied"
@@ -125,6 +130,6 @@ def test_the_cache_knows_its_size() -> None:
 @pytest.mark.parametrize("rows", [1, 3])
 def test_the_operators_declared_shape_is_its_shape(rows: int) -> None:
     query, keys, values = tensors(0, rows, 4, 2, 8)
-    places = make_places(torch.arange(rows), torch.arange(8).expand(rows, 8))
+    places = make_places(slots_of(torch.arange(rows), 8), torch.arange(8).expand(rows, 8))
     with torch.no_grad():
         torch.library.opcheck(slot_attention, (query, keys, values, places, 0.3))

@@ -8,7 +8,8 @@ import torch
 from models_for_tests import loaded, tiny_limits, tiny_llama, tiny_runner
 from outrider_server.engine.audit import audit_shapes
 from outrider_server.engine.engine import Engine
-from outrider_server.engine.step import Row, StepRunner
+from outrider_server.engine.layout import Row
+from outrider_server.engine.step import StepRunner
 
 BUCKETS = (1, 2, 4)
 
@@ -18,7 +19,7 @@ class PlantedRunner(StepRunner):
 
     fault = "none"
 
-    def logits(self, rows: Sequence[Row], bucket: int) -> torch.Tensor:
+    def logits(self, rows: Sequence[Row], bucket: int) -> list[torch.Tensor]:
         logits = super().logits(rows, bucket)
         spoiled = {
             "rows": bucket == 2,
@@ -26,7 +27,9 @@ class PlantedRunner(StepRunner):
             "chunking": bucket == 2 and len(rows[-1].tokens) == 1,
             "largest": bucket == 4 and len(rows) > 1,
         }
-        return logits * (1 + 2**-20) if spoiled.get(self.fault) else logits
+        if spoiled.get(self.fault):
+            return [of_row * (1 + 2**-20) for of_row in logits]
+        return logits
 
     def prefill(self, row: Row) -> None:
         super().prefill(row)

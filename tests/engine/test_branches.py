@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models_for_tests import tiny_limits
 from outrider_server.engine.drafting import DraftJob
+from outrider_server.engine.layout import RowResult
 from outrider_server.engine.slots import Slot
-from outrider_server.engine.step import RowResult
 from outrider_server.speculation.errors import OutriderError
 from outrider_server.speculation.guesses import Guesses
 from outrider_server.speculation.types import Proposal, decide
@@ -108,7 +108,7 @@ class Conversation:
         while self.draft_hears() or self.session_hears():
             self.check()
 
-    def _emit(self, branch: int, proposal: Proposal) -> None:
+    def _emit(self, branch: int, proposal: Proposal, _: float) -> None:
         self.emitted.append((branch, proposal))
         self.to_session.append((branch, proposal))
 

@@ -28,6 +28,10 @@ with torch.no_grad():
 EVERY_PAIR = torch.tensor(list(itertools.product(range(SIZE), repeat=2)))
 
 
+def noise_of(seeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    return gumbel_noise(seeds, positions, SIZE)
+
+
 def model_logits() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Logits after the prompt [V], after one more token [V, V], and after two more [V, V, V]."""
     prompts = torch.tensor(PROMPT).expand(SIZE * SIZE, -1)
@@ -82,47 +86,41 @@ def sample(
 def test_sequences_are_distributed_as_the_model_says(
     count: int, length: int, temperature: float
 ) -> None:
-    counts = sample(count, length, gumbel_noise, temperature=temperature)
+    counts = sample(count, length, noise_of, temperature=temperature)
     assert p_value(counts, joint_probabilities(length, temperature)) > BOUND
 
 
 def test_running_through_the_filters_changes_no_distribution() -> None:
     """A neighbour's filters must not touch a row that has none."""
-    plain, filtered = (sample(20_000, 3, gumbel_noise, filters) for filters in (False, True))
+    plain, filtered = (sample(20_000, 3, noise_of, filters) for filters in (False, True))
     assert torch.equal(plain, filtered)
 
 
-def noise_of_every_position_alike(
-    seeds: torch.Tensor, positions: torch.Tensor, size: int
-) -> torch.Tensor:
-    return gumbel_noise(seeds, torch.zeros_like(positions), size)
+def noise_of_every_position_alike(seeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    return gumbel_noise(seeds, torch.zeros_like(positions), SIZE)
 
 
-def noise_of_every_second_position(
-    seeds: torch.Tensor, positions: torch.Tensor, size: int
-) -> torch.Tensor:
-    return gumbel_noise(seeds, positions // 2, size)
+def noise_of_every_second_position(seeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    return gumbel_noise(seeds, positions // 2, SIZE)
 
 
-def noise_of_every_token_pair_alike(
-    seeds: torch.Tensor, positions: torch.Tensor, size: int
-) -> torch.Tensor:
-    return gumbel_noise(seeds, positions, size // 2).repeat_interleave(2, dim=-1)
+def noise_of_every_token_pair_alike(seeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    return gumbel_noise(seeds, positions, SIZE // 2).repeat_interleave(2, dim=-1)
 
 
-def coarse_noise(seeds: torch.Tensor, positions: torch.Tensor, size: int) -> torch.Tensor:
+def coarse_noise(seeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """Uniforms of 8 bits."""
-    uniform = torch.exp(-torch.exp(-gumbel_noise(seeds, positions, size)))
+    uniform = torch.exp(-torch.exp(-noise_of(seeds, positions)))
     return -torch.log(-torch.log((torch.floor(uniform * 256) + 0.5) / 256))
 
 
-def scaled_noise(seeds: torch.Tensor, positions: torch.Tensor, size: int) -> torch.Tensor:
-    return gumbel_noise(seeds, positions, size) * 1.05
+def scaled_noise(seeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    return noise_of(seeds, positions) * 1.05
 
 
-def normal_noise(seeds: torch.Tensor, positions: torch.Tensor, size: int) -> torch.Tensor:
+def normal_noise(seeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """Noise of the right mean and variance and the wrong shape."""
-    uniform = torch.exp(-torch.exp(-gumbel_noise(seeds, positions, size)))
+    uniform = torch.exp(-torch.exp(-noise_of(seeds, positions)))
     return 0.5772 + 1.2825 * torch.special.ndtri(uniform.clamp(1e-12, 1 - 1e-12))
 
 

@@ -41,7 +41,7 @@ class Stream:
             opened.lease,
             length,
             lead,
-            lambda branch, proposal: self.emitted.append((branch, proposal)),
+            lambda branch, proposal, _: self.emitted.append((branch, proposal)),
             self.errors.append,
         )
 

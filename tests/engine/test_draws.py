@@ -31,6 +31,10 @@ SAMPLING = st.builds(
 DRAWS = st.builds(Draw, SAMPLING, st.integers(0, MAX_SEED), st.integers(0, 9))
 
 
+def noise_of(seeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    return gumbel_noise(seeds, positions, SIZE)
+
+
 def decide(
     table: DrawTable,
     slots: list[int],
@@ -41,10 +45,10 @@ def decide(
     features = features or table.features(slots)
     index = torch.tensor(slots)
     if features.bias:
-        logits = logits + table.bias(slots, len(slots), SIZE)[:, None, :]
+        logits = logits + table.bias(slots, SIZE)[:, None, :]
     if features.penalties:
         logits = penalize(logits, HISTORY, positions, index, table)
-    return draw_tokens(logits, positions, index, table, features, gumbel_noise)
+    return draw_tokens(logits, positions, index, table, features, noise_of)
 
 
 def logits_of(rows: int, width: int, seed: int = 0) -> torch.Tensor:

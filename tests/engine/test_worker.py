@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from types import SimpleNamespace
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from outrider_server.engine.batching import Demand
 from outrider_server.engine.engine import BatchResult
+from outrider_server.engine.layout import RowResult
 from outrider_server.engine.slots import Slot
-from outrider_server.engine.step import RowResult
 from outrider_server.engine.worker import DeviceThread, Work, choose
 from outrider_server.speculation.errors import InternalError, InvalidRequest, OutriderError
 
@@ -61,11 +61,15 @@ class RecordingEngine:
     """Runs nothing; remembers the sessions of every step. Fails the steps of the session "bad"."""
 
     def __init__(self, rows: int = 2) -> None:
-        self.audit = SimpleNamespace(row_buckets=(1, rows))
+        self.rows = rows
         self.steps: list[tuple[str, tuple[str, ...]]] = []
 
-    def prefill(self, slot: Slot, start_position: int, tokens: tuple[int, ...]) -> None:
+    def plan_rows(self, demands: Sequence[Demand]) -> list[int]:
+        return [length for length, _ in demands[: self.rows]]
+
+    def prefill(self, slot: Slot, start_position: int, tokens: tuple[int, ...]) -> float:
         self._note("prefill", (slot.session_id,))
+        return 0.5
 
     def decide(self, rows: list[tuple[Slot, int, tuple[int, ...]]]) -> BatchResult:
         self._note("verify", tuple(slot.session_id for slot, _, _ in rows))
@@ -102,9 +106,9 @@ READY = st.lists(st.booleans(), max_size=12).map(
 
 @given(READY, st.integers(1, 5), st.booleans())
 def test_a_step_is_one_chunk_or_a_batch_of_the_first_verify_rows(
-    ready: list[tuple[CountingJob, Work]], max_rows: int, prefilled_last: bool
+    ready: list[tuple[CountingJob, Work]], rows: int, prefilled_last: bool
 ) -> None:
-    chosen = choose(ready, max_rows, prefilled_last)
+    chosen = choose(ready, RecordingEngine(rows).plan_rows, prefilled_last)
     verify = [entry for entry in ready if not entry[1].prefill]
     prefill = [entry for entry in ready if entry[1].prefill]
     assert bool(chosen) == bool(ready), "something runs whenever something waits"
@@ -112,8 +116,33 @@ def test_a_step_is_one_chunk_or_a_batch_of_the_first_verify_rows(
         assert chosen == prefill[:1]
         assert not verify or not prefilled_last
     else:
-        assert chosen == verify[:max_rows]
+        assert chosen == verify[:rows]
         assert not prefill or prefilled_last or not chosen
+
+
+@given(st.lists(st.tuples(st.integers(1, 8), st.booleans()), min_size=1, max_size=6), st.data())
+def test_a_row_is_cut_to_what_the_plan_keeps_of_it(
+    lengths: list[tuple[int, bool]], data: st.DataObject
+) -> None:
+    """The plan is asked with every row's length and chances, in the order in which the rows wait."""
+    works = [
+        Work(3, tuple(range(length)), False, (0.5,) * (length - 1) if told else None)
+        for length, told in lengths
+    ]
+    kept = [data.draw(st.integers(1, length)) for length, _ in lengths]
+    kept = kept[: data.draw(st.integers(1, len(kept)))]
+    asked: list[Demand] = []
+
+    def plan(demands: Sequence[Demand]) -> list[int]:
+        asked.extend(demands)
+        return kept
+
+    jobs = [CountingJob(str(index)) for index in range(len(works))]
+    chosen = choose(list(zip(jobs, works, strict=True)), plan, prefilled_last=True)
+    assert asked == [(len(work.tokens), work.survival) for work in works]
+    assert [job for job, _ in chosen] == jobs[: len(kept)]
+    assert [work.tokens for _, work in chosen] == [tuple(range(count)) for count in kept]
+    assert all(work.start_position == 3 and not work.prefill for _, work in chosen)
 
 
 async def test_prefill_and_verify_alternate_while_both_wait() -> None:
@@ -209,7 +238,7 @@ async def test_a_job_resolved_by_the_last_step_is_not_failed_by_the_stop() -> No
 
 async def test_call_returns_and_raises_what_the_function_does() -> None:
     device = await started(RecordingEngine(rows=7))
-    assert await device.call(lambda engine: engine.audit.row_buckets) == (1, 7)
+    assert await device.call(lambda engine: engine.rows) == 7
     with pytest.raises(ZeroDivisionError):
         await device.call(lambda _: 1 // 0)
     name = await device.call(lambda _: threading.current_thread().name)

@@ -1,57 +1,30 @@
-"""The n-gram drafter and the drafter composed of it and the model's."""
+"""The n-gram drafter."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
-from fakes import ScriptedDrafter
 from hypothesis import given
 from hypothesis import strategies as st
-from outrider_server.speculation.drafters import CONFIDENT_MATCH, ComposedDrafter, NoDrafter
-from outrider_server.speculation.ngram import MAX_MATCH, MIN_MATCH, NgramDrafter
-from outrider_server.speculation.types import Proposal, TokenSource
+from outrider_server.speculation.confidence import Confidence
+from outrider_server.speculation.ngram import NgramDrafter
+from outrider_server.speculation.suffix_index import Match, SuffixIndex
+from outrider_server.speculation.types import TokenSource
 
 TOKEN = st.integers(0, 2)
 TOKENS = st.lists(TOKEN, max_size=8) | st.lists(TOKEN, min_size=20, max_size=40)
 
 
-def scanned(tokens: Sequence[int]) -> tuple[int, int]:
-    """The plain version of `match`: looks through all tokens, latest occurrence of the longest match."""
-    for size in range(MAX_MATCH, MIN_MATCH - 1, -1):
-        for end in range(len(tokens) - 1, size - 1, -1):
-            if list(tokens[end - size : end]) == list(tokens[-size:]):
-                return size, end
-    return 0, 0
-
-
-@given(TOKENS)
-def test_the_match_is_the_latest_of_the_longest(tokens: list[int]) -> None:
-    assert NgramDrafter(tokens).match() == scanned(tokens)
-
-
 @given(TOKENS, st.lists(st.integers(1, 6), max_size=12))
-def test_an_index_that_grew_equals_one_built_from_scratch(
+def test_a_drafter_that_was_told_equals_one_opened_with_all_tokens(
     tokens: list[int], sizes: list[int]
 ) -> None:
-    grown = NgramDrafter(())
-    start = 0
+    told, start = NgramDrafter(()), 0
     for size in [*sizes, len(tokens)]:
-        grown.commit(start, tokens[start : start + size])
+        told.commit(start, tokens[start : start + size])
         start = min(start + size, len(tokens))
         fresh = NgramDrafter(tokens[:start])
-        assert grown.match() == fresh.match()
-        assert grown.propose(start, 5) == fresh.propose(start, 5)
-
-
-@pytest.mark.parametrize("length", range(1, MAX_MATCH + 3))
-def test_a_match_is_as_long_as_what_repeats_up_to_the_longest(length: int) -> None:
-    tokens = [*range(100, 100 + length), 7, 8, *range(100, 100 + length)]
-    size, follower = NgramDrafter(tokens).match()
-    if length < MIN_MATCH:
-        assert size == 0
-    else:
-        assert (size, follower) == (min(length, MAX_MATCH), length)
+        assert told.match() == fresh.match()
+        assert told.propose(start, 5) == fresh.propose(start, 5)
 
 
 def test_a_match_at_the_end_extends_itself() -> None:
@@ -63,8 +36,13 @@ def test_a_match_at_the_end_extends_itself() -> None:
 @given(TOKENS, st.integers(0, 9))
 def test_a_proposal_is_as_long_as_asked_or_empty(tokens: list[int], maximum: int) -> None:
     proposal = NgramDrafter(tokens).propose(len(tokens), maximum)
-    assert len(proposal.tokens) == (maximum if scanned(tokens)[0] else 0)
+    assert len(proposal.tokens) == (maximum if tokens[-1:] and tokens[-1] in tokens[:-1] else 0)
     assert proposal.source is TokenSource.NGRAM
+
+
+async def test_taking_is_proposing() -> None:
+    drafter = NgramDrafter([4, 5, 4])
+    assert await drafter.take(3, 2, 2) == drafter.propose(3, 2)
 
 
 def test_another_position_than_the_sessions_end_gets_nothing() -> None:
@@ -74,39 +52,38 @@ def test_another_position_than_the_sessions_end_gets_nothing() -> None:
 
 @pytest.mark.parametrize("start", [0, 1, 3])
 def test_a_commit_with_a_gap_is_refused(start: int) -> None:
-    drafter = NgramDrafter([4, 4])
+    drafter = NgramDrafter([4, 5])
     with pytest.raises(ValueError, match="without a gap"):
-        drafter.commit(start, [1])
-    assert drafter.match() == (0, 0)
+        drafter.commit(start, [4])
+    assert drafter.match() == Match()
 
 
-async def test_no_drafter_proposes_nothing() -> None:
-    drafter = NoDrafter()
-    drafter.commit(0, [1])
-    assert await drafter.take(3, 1, 7) == Proposal(3)
+def test_an_index_of_an_earlier_turn_is_taken_over_and_made_to_fit() -> None:
+    index = SuffixIndex([1, 2, 3, 9, 9])
+    drafter = NgramDrafter([1, 2, 3, 1, 2], index)
+    assert drafter.match() == Match(2, 2)
+    drafter.commit(5, [3])
+    assert len(index) == 6, "the same index grew, no copy of it"
 
 
-async def test_a_long_match_is_preferred_to_the_model() -> None:
-    prompt = [1, 2, 3, 4, 9, 1, 2, 3, 4]
-    model = ScriptedDrafter(prompt)
-    composed = ComposedDrafter(NgramDrafter(prompt), model)
-    proposal = await composed.take(9, 1, 2)
-    assert (proposal.source, proposal.tokens) == (TokenSource.NGRAM, (9, 1))
-    assert model.taken == [], "the model is not waited for"
+def test_decided_tokens_teach_the_chance_of_their_match() -> None:
+    """After 1 the tokens differ each time; after 1 2 the same came again."""
+    learnt, untouched = Confidence(), Confidence()
+    NgramDrafter([1, 2, 5, 1], confidence=learnt).commit(4, [2, 5])
+    assert learnt.of_match(1) > untouched.of_match(1)
+    assert learnt.of_match(2) > untouched.of_match(2)
+    wrong = Confidence()
+    NgramDrafter([1, 2, 5, 1], confidence=wrong).commit(4, [7, 8])
+    assert wrong.of_match(1) < untouched.of_match(1)
+    for length in range(2, 40):
+        assert wrong.of_match(length) == untouched.of_match(length), "7 is new: nothing was guessed"
 
 
-async def test_a_short_match_yields_to_the_model_and_covers_its_silence() -> None:
-    prompt = [2, 3, 9, 2, 3]
-    assert NgramDrafter(prompt).match()[0] < CONFIDENT_MATCH
-    composed = ComposedDrafter(NgramDrafter(prompt), ScriptedDrafter(prompt))
-    assert (await composed.take(5, 1, 2)).source is TokenSource.DRAFT
-    dead = ComposedDrafter(NgramDrafter(prompt), ScriptedDrafter(prompt, dies_at=0))
-    proposal = await dead.take(5, 1, 2)
-    assert (proposal.source, proposal.tokens) == (TokenSource.NGRAM, (9, 2))
+def test_a_prompt_teaches_nothing() -> None:
+    assert NgramDrafter([1, 2] * 9).confidence.of_match(1) == Confidence().of_match(1)
 
 
-async def test_a_composed_drafter_tells_both_what_was_decided() -> None:
-    ngram, model = NgramDrafter([2, 3]), ScriptedDrafter([2, 3])
-    ComposedDrafter(ngram, model).commit(2, [9, 2, 3])
-    assert ngram.match() == (2, 2)
-    assert model.tokens == [2, 3, 9, 2, 3]
+def test_what_is_expected_follows_from_the_match() -> None:
+    assert NgramDrafter([1, 2, 3]).expected(4) == 0
+    drafter = NgramDrafter([1, 2, 3, 1, 2])
+    assert drafter.expected(4) == Confidence().expected_of_match(2, 4) > 0

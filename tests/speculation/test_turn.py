@@ -118,3 +118,11 @@ def test_a_wrong_verdict_is_refused_and_changes_nothing() -> None:
     assert (running.position, running.finish_reason, running.window) == (4, None, 3)
     assert running.step(proposal) == step
     assert running.close_round(step, proposal, Verdict(4, 0, (9,))).texts == ("9",)
+
+
+def test_tokens_that_n_grams_added_to_a_models_guesses_are_theirs() -> None:
+    turn = Turn([1], 0, 4, LengthEnd(10), 10)
+    proposal = Proposal(1, (5, 6, 7), TokenSource.DRAFT, continued_from=1)
+    step = turn.step(proposal)
+    decided = turn.close_round(step, proposal, Verdict(1, 2, (5, 6, 9)))
+    assert decided.sources == (TokenSource.DRAFT, TokenSource.NGRAM, TokenSource.TARGET)

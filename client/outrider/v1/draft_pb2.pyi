@@ -39,12 +39,16 @@ class DraftOpen(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., committed_length: _Optional[int] = ..., sampling: _Optional[_Union[_types_pb2.SamplingParams, _Mapping]] = ..., seed: _Optional[int] = ..., generated_from: _Optional[int] = ..., lead: _Optional[int] = ..., vocabulary_fingerprint: _Optional[str] = ..., burst: _Optional[int] = ...) -> None: ...
 
 class DraftCommit(_message.Message):
-    __slots__ = ("start_position", "tokens")
+    __slots__ = ("start_position", "tokens", "lead", "burst")
     START_POSITION_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LEAD_FIELD_NUMBER: _ClassVar[int]
+    BURST_FIELD_NUMBER: _ClassVar[int]
     start_position: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, start_position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ...) -> None: ...
+    lead: int
+    burst: int
+    def __init__(self, start_position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., lead: _Optional[int] = ..., burst: _Optional[int] = ...) -> None: ...
 
 class DraftResponse(_message.Message):
     __slots__ = ("opened", "proposal")
@@ -63,11 +67,13 @@ class DraftOpened(_message.Message):
     def __init__(self, length: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class Proposal(_message.Message):
-    __slots__ = ("branch", "start_position", "tokens")
+    __slots__ = ("branch", "start_position", "tokens", "draft_us")
     BRANCH_FIELD_NUMBER: _ClassVar[int]
     START_POSITION_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_US_FIELD_NUMBER: _ClassVar[int]
     branch: int
     start_position: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, branch: _Optional[int] = ..., start_position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ...) -> None: ...
+    draft_us: int
+    def __init__(self, branch: _Optional[int] = ..., start_position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., draft_us: _Optional[int] = ...) -> None: ...

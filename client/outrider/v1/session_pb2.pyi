@@ -25,6 +25,7 @@ class LoopMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     LOOP_MODE_UNSPECIFIED: _ClassVar[LoopMode]
     LOOP_MODE_RUN_AHEAD: _ClassVar[LoopMode]
     LOOP_MODE_SYNCHRONOUS: _ClassVar[LoopMode]
+    LOOP_MODE_ADAPTIVE: _ClassVar[LoopMode]
 
 class TokenSource(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -49,6 +50,7 @@ DRAFT_MODE_OFF: DraftMode
 LOOP_MODE_UNSPECIFIED: LoopMode
 LOOP_MODE_RUN_AHEAD: LoopMode
 LOOP_MODE_SYNCHRONOUS: LoopMode
+LOOP_MODE_ADAPTIVE: LoopMode
 TOKEN_SOURCE_UNSPECIFIED: TokenSource
 TOKEN_SOURCE_DRAFT: TokenSource
 TOKEN_SOURCE_NGRAM: TokenSource
@@ -257,7 +259,7 @@ class TokenEvent(_message.Message):
     def __init__(self, index: _Optional[int] = ..., token: _Optional[int] = ..., text: _Optional[str] = ..., source: _Optional[_Union[TokenSource, str]] = ..., logprobs: _Optional[_Union[_target_pb2.TokenLogprobs, _Mapping]] = ...) -> None: ...
 
 class TurnSummary(_message.Message):
-    __slots__ = ("finish_reason", "seed", "rounds", "proposed", "accepted", "tokens", "prompt_tokens", "prefilled_tokens", "ttft_ms", "duration_ms", "degraded", "degraded_reason", "position")
+    __slots__ = ("finish_reason", "seed", "rounds", "proposed", "accepted", "tokens", "prompt_tokens", "prefilled_tokens", "ttft_ms", "duration_ms", "degraded", "degraded_reason", "position", "target_ms", "verify_ms", "draft_ms", "guessed", "draft_wait_ms")
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     ROUNDS_FIELD_NUMBER: _ClassVar[int]
@@ -271,6 +273,11 @@ class TurnSummary(_message.Message):
     DEGRADED_FIELD_NUMBER: _ClassVar[int]
     DEGRADED_REASON_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
+    TARGET_MS_FIELD_NUMBER: _ClassVar[int]
+    VERIFY_MS_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_MS_FIELD_NUMBER: _ClassVar[int]
+    GUESSED_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_WAIT_MS_FIELD_NUMBER: _ClassVar[int]
     finish_reason: FinishReason
     seed: int
     rounds: int
@@ -284,7 +291,12 @@ class TurnSummary(_message.Message):
     degraded: bool
     degraded_reason: str
     position: int
-    def __init__(self, finish_reason: _Optional[_Union[FinishReason, str]] = ..., seed: _Optional[int] = ..., rounds: _Optional[int] = ..., proposed: _Optional[int] = ..., accepted: _Optional[int] = ..., tokens: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., prefilled_tokens: _Optional[int] = ..., ttft_ms: _Optional[float] = ..., duration_ms: _Optional[float] = ..., degraded: _Optional[bool] = ..., degraded_reason: _Optional[str] = ..., position: _Optional[int] = ...) -> None: ...
+    target_ms: float
+    verify_ms: float
+    draft_ms: float
+    guessed: int
+    draft_wait_ms: float
+    def __init__(self, finish_reason: _Optional[_Union[FinishReason, str]] = ..., seed: _Optional[int] = ..., rounds: _Optional[int] = ..., proposed: _Optional[int] = ..., accepted: _Optional[int] = ..., tokens: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., prefilled_tokens: _Optional[int] = ..., ttft_ms: _Optional[float] = ..., duration_ms: _Optional[float] = ..., degraded: _Optional[bool] = ..., degraded_reason: _Optional[str] = ..., position: _Optional[int] = ..., target_ms: _Optional[float] = ..., verify_ms: _Optional[float] = ..., draft_ms: _Optional[float] = ..., guessed: _Optional[int] = ..., draft_wait_ms: _Optional[float] = ...) -> None: ...
 
 class DescribeRequest(_message.Message):
     __slots__ = ()

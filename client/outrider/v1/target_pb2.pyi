@@ -34,14 +34,16 @@ class VerifyOpen(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., committed_length: _Optional[int] = ..., sampling: _Optional[_Union[_types_pb2.SamplingParams, _Mapping]] = ..., seed: _Optional[int] = ..., generated_from: _Optional[int] = ..., logprobs: _Optional[int] = ...) -> None: ...
 
 class VerifyStep(_message.Message):
-    __slots__ = ("start_position", "context_tokens", "proposed_tokens")
+    __slots__ = ("start_position", "context_tokens", "proposed_tokens", "survival")
     START_POSITION_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     PROPOSED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SURVIVAL_FIELD_NUMBER: _ClassVar[int]
     start_position: int
     context_tokens: _containers.RepeatedScalarFieldContainer[int]
     proposed_tokens: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, start_position: _Optional[int] = ..., context_tokens: _Optional[_Iterable[int]] = ..., proposed_tokens: _Optional[_Iterable[int]] = ...) -> None: ...
+    survival: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, start_position: _Optional[int] = ..., context_tokens: _Optional[_Iterable[int]] = ..., proposed_tokens: _Optional[_Iterable[int]] = ..., survival: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class VerifyResponse(_message.Message):
     __slots__ = ("opened", "verdict")
@@ -60,20 +62,24 @@ class VerifyOpened(_message.Message):
     def __init__(self, length: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class Verdict(_message.Message):
-    __slots__ = ("start_position", "agreed", "tokens", "logprobs", "batch_rows", "step_us")
+    __slots__ = ("start_position", "agreed", "tokens", "logprobs", "batch_rows", "step_us", "verified", "prefill_us")
     START_POSITION_FIELD_NUMBER: _ClassVar[int]
     AGREED_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     BATCH_ROWS_FIELD_NUMBER: _ClassVar[int]
     STEP_US_FIELD_NUMBER: _ClassVar[int]
+    VERIFIED_FIELD_NUMBER: _ClassVar[int]
+    PREFILL_US_FIELD_NUMBER: _ClassVar[int]
     start_position: int
     agreed: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
     logprobs: _containers.RepeatedCompositeFieldContainer[TokenLogprobs]
     batch_rows: int
     step_us: int
-    def __init__(self, start_position: _Optional[int] = ..., agreed: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., batch_rows: _Optional[int] = ..., step_us: _Optional[int] = ...) -> None: ...
+    verified: int
+    prefill_us: int
+    def __init__(self, start_position: _Optional[int] = ..., agreed: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., batch_rows: _Optional[int] = ..., step_us: _Optional[int] = ..., verified: _Optional[int] = ..., prefill_us: _Optional[int] = ...) -> None: ...
 
 class TokenLogprobs(_message.Message):
     __slots__ = ("logprob", "top")

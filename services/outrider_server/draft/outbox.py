@@ -16,14 +16,14 @@ class Outbox:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[tuple[int, Proposal]] = deque()
+        self._waiting: deque[tuple[int, Proposal, float]] = deque()
         self._changed = asyncio.Event()
         self._ended = False
         self._error: OutriderError | None = None
 
-    def put(self, branch: int, proposal: Proposal) -> None:
-        """Adds a guess."""
-        self._tell(self._add, branch, proposal)
+    def put(self, branch: int, proposal: Proposal, seconds: float) -> None:
+        """Adds guesses and the device time that they took."""
+        self._tell(self._add, branch, proposal, seconds)
 
     def fail(self, error: OutriderError) -> None:
         """Ends the outbox with an error."""
@@ -35,8 +35,8 @@ class Outbox:
         self._error = self._error or error
         self._changed.set()
 
-    async def take(self) -> tuple[int, Proposal] | None:
-        """The next guesses of one branch without a gap, as one proposal; None at the end.
+    async def take(self) -> tuple[int, Proposal, float] | None:
+        """The next guesses of one branch without a gap, as one proposal with its time; None at the end.
 
         Raises the error that ended the outbox.
         """
@@ -47,22 +47,23 @@ class Outbox:
             raise self._error
         if self._ended:
             return None
-        branch, first = self._waiting.popleft()
+        branch, first, seconds = self._waiting.popleft()
         tokens = list(first.tokens)
         while self._waiting:
-            next_branch, following = self._waiting[0]
+            next_branch, following, more_seconds = self._waiting[0]
             end = first.start_position + len(tokens)
             if next_branch != branch or following.start_position != end:
                 break
             tokens += following.tokens
+            seconds += more_seconds
             self._waiting.popleft()
-        return branch, Proposal(first.start_position, tuple(tokens))
+        return branch, Proposal(first.start_position, tuple(tokens)), seconds
 
     def _tell(self, change: Callable[..., None], *arguments: object) -> None:
         # The loop closes before the device thread ends; nobody listens then.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(change, *arguments)
 
-    def _add(self, branch: int, proposal: Proposal) -> None:
-        self._waiting.append((branch, proposal))
+    def _add(self, branch: int, proposal: Proposal, seconds: float) -> None:
+        self._waiting.append((branch, proposal, seconds))
         self._changed.set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 
 import grpc
@@ -17,9 +17,8 @@ from ..rpc.model_service import ModelServicer
 from ..rpc.wire import sampling_from_proto
 from ..speculation.errors import InvalidRequest, VocabularyMismatch
 from ..speculation.types import Draw
+from ..speculation.window import MAX_LEAD
 from .outbox import Outbox
-
-MAX_LEAD = 64
 
 
 class DraftServicer(ModelServicer, draft_pb2_grpc.DraftServiceServicer):
@@ -89,9 +88,12 @@ class DraftServicer(ModelServicer, draft_pb2_grpc.DraftServiceServicer):
         reader = asyncio.create_task(self._read_commits(job, requests, outbox))
         try:
             while (taken := await outbox.take()) is not None:
-                branch, proposal = taken
+                branch, proposal, seconds = taken
                 yield draft_pb2.Proposal(
-                    branch=branch, start_position=proposal.start_position, tokens=proposal.tokens
+                    branch=branch,
+                    start_position=proposal.start_position,
+                    tokens=proposal.tokens,
+                    draft_us=round(seconds * 1e6),
                 )
             await reader
         finally:
@@ -108,9 +110,18 @@ class DraftServicer(ModelServicer, draft_pb2_grpc.DraftServiceServicer):
             async for request in requests:
                 if request.WhichOneof("message") != "commit":
                     raise InvalidRequest("commit", "after open, every message must be a commit")
-                start, tokens = request.commit.start_position, tuple(request.commit.tokens)
-                self._engine.device.wake(
-                    lambda start=start, tokens=tokens: job.commit(start, tokens)
-                )
+                self._engine.device.wake(_committing(job, request.commit))
         finally:
             outbox.end()
+
+
+def _committing(job: DraftJob, commit: draft_pb2.DraftCommit) -> Callable[[], None]:
+    """What the device thread does with a commit. Raises InvalidRequest for a pace that cannot be."""
+    lead = commit.lead if commit.HasField("lead") else None
+    burst = commit.burst if commit.HasField("burst") else None
+    if lead is not None and not 0 <= lead <= MAX_LEAD:
+        raise InvalidRequest("lead", f"lead must be 0 to {MAX_LEAD}")
+    if burst is not None and not 1 <= burst <= MAX_LEAD:
+        raise InvalidRequest("burst", f"burst must be 1 to {MAX_LEAD}")
+    start, tokens = commit.start_position, tuple(commit.tokens)
+    return lambda: job.commit(start, tokens, lead, burst)

@@ -15,13 +15,15 @@ from torch.nn import functional
 from transformers import AttentionInterface
 
 NAME = "outrider"
+PACKED_NAME = "outrider_packed"
+"""The same over the engine's own kernel, for steps whose rows are packed."""
 KEY_BLOCK = 128
 """Keys are read in multiples of this many."""
 
 
 def make_places(slots: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """slots [R] and positions [R, W], int64 -> places [R, 1, W, 2]."""
-    return torch.stack((slots.unsqueeze(-1).expand_as(positions), positions), dim=-1).unsqueeze(1)
+    """slots and positions [R, W], int64 -> places [R, 1, W, 2]."""
+    return torch.stack((slots, positions), dim=-1).unsqueeze(1)
 
 
 def attend_in_place(
@@ -112,4 +114,21 @@ def _attention_of_library(
     return slot_attention(query, key, value, attention_mask, scale), None
 
 
+def _packed_attention_of_library(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor,
+    scaling: float | None = None,
+    **_: object,
+) -> tuple[torch.Tensor, None]:
+    """query [1, H, T, D] of packed rows, places [1, 1, T, 2] -> [1, T, H, D]."""
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return torch.ops.outrider.packed_attention.default(
+        query, key, value, attention_mask, scale
+    ), None
+
+
 AttentionInterface.register(NAME, _attention_of_library)
+AttentionInterface.register(PACKED_NAME, _packed_attention_of_library)

@@ -15,7 +15,8 @@ import torch
 
 from ..speculation.description import ShapeAudit, ShapeFinding
 from ..speculation.types import Draw, SamplingParams
-from .step import Row, StepRunner
+from .layout import Row
+from .step import StepRunner
 
 AUDIT_TOKENS = 40
 GREEDY = Draw(SamplingParams(temperature=0.0), seed=0, generated_from=0)
@@ -84,7 +85,7 @@ def _read(
         part = tokens[position : position + size]
         rows = [_filler(runner, index, position, neighbours) for index in range(row)]
         rows.append(Row(row, position, part))
-        pieces.append(runner.logits(rows, bucket)[row, : len(part)].clone())
+        pieces.append(runner.logits(rows, bucket)[row].clone())
     return torch.cat(pieces)
 
 

@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from ..speculation.errors import NonFiniteLogits, OutriderError, PositionMismatch
 from ..speculation.types import Proposal
 from .engine import Engine
+from .layout import RowResult
 from .slots import Slot
-from .step import NOT_FINITE, RowResult
+from .step import NOT_FINITE
 from .worker import Work
 
-Emit = Callable[[int, Proposal], None]
-"""Takes (branch, proposal), on the device thread."""
+Emit = Callable[[int, Proposal, float], None]
+"""Takes (branch, proposal, seconds that it took), on the device thread."""
 
 
 class DraftJob:
@@ -52,9 +53,19 @@ class DraftJob:
         self._sent = self._committed
         self._branch = 0
         self._told = False
+        self._seconds = 0.0
 
-    def commit(self, start_position: int, tokens: Sequence[int]) -> None:
-        """Takes decided tokens; rolls back to the first guess that they contradict."""
+    def commit(
+        self,
+        start_position: int,
+        tokens: Sequence[int],
+        lead: int | None = None,
+        burst: int | None = None,
+    ) -> None:
+        """Takes decided tokens; rolls back to the first guess that they contradict.
+
+        `lead` and `burst` hold from now on, where they are given.
+        """
         try:
             self._check(start_position, tokens)
         except OutriderError as error:
@@ -74,6 +85,9 @@ class DraftJob:
         self._committed = start_position + len(tokens)
         self._sent = max(self._sent, self._committed)
         self._told = True
+        self._lead = self._lead if lead is None else lead
+        self._burst = self._burst if burst is None else burst
+        self._send_what_is_due()
 
     def work(self) -> Work | None:
         """A prefill chunk or the next guess; None at the lead's end or before the context is complete."""
@@ -91,6 +105,7 @@ class DraftJob:
 
     def take(self, work: Work, result: RowResult | None, batch_rows: int, seconds: float) -> None:
         """Notes the guess that a step brought."""
+        self._seconds += seconds
         if result is None:
             return
         guess = result.tokens[-1]
@@ -99,10 +114,16 @@ class DraftJob:
             self.fail(NonFiniteLogits("the draft gave logits that are no numbers"))
             return
         self._tokens.append(guess)
+        self._send_what_is_due()
+
+    def _send_what_is_due(self) -> None:
+        """Sends the guesses that were gathered, once they are enough or the lead lets no more be made."""
         length = len(self._tokens)
-        if length - self._sent >= self._burst or length >= self._end():
-            self._emit(self._branch, Proposal(self._sent, tuple(self._tokens[self._sent :])))
-            self._sent = length
+        gathered = length - self._sent
+        if gathered and (gathered >= self._burst or length >= self._end()):
+            proposal = Proposal(self._sent, tuple(self._tokens[self._sent :]))
+            self._emit(self._branch, proposal, self._seconds)
+            self._sent, self._seconds = length, 0.0
 
     def end(self) -> None:
         """Ends the job and drops what the slot holds beyond the committed tokens.

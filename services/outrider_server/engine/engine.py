@@ -12,11 +12,17 @@ from dataclasses import dataclass, field
 
 from ..speculation.description import ModelDescription, ShapeAudit
 from ..speculation.errors import InvalidRequest
+from ..speculation.estimates import CostEstimate
 from ..speculation.types import Draw, tokens_digest
 from .audit import audit_shapes
+from .batching import Demand, plan_rows
+from .layout import Row, RowResult
 from .loading import LoadedModel
 from .slots import Slot, SlotTable
-from .step import Row, RowResult, StepLimits, StepRunner
+from .step import StepLimits, StepRunner
+
+TIMED_STEPS = 3
+"""Steps of each bucket that are timed at start-up, for the first plans."""
 
 
 @dataclass(slots=True)
@@ -60,11 +66,18 @@ class Engine:
     runner: StepRunner = field(init=False)
     table: SlotTable = field(init=False)
     audit: ShapeAudit = field(init=False)
+    _costs: dict[int, CostEstimate] = field(init=False)
 
     def __post_init__(self) -> None:
         self.runner = StepRunner(self.loaded, self.limits, self.compile_mode)
         self.table = SlotTable(self.limits.slots)
         self.audit = audit_shapes(self.runner, self.reproducible)
+        self._costs = {rows: CostEstimate() for rows in self.audit.row_buckets}
+        for rows, cost in self._costs.items():
+            for _ in range(TIMED_STEPS):
+                started = time.perf_counter()
+                self.runner.decide([Row(0, 0, (0,))], rows)
+                cost.observe((time.perf_counter() - started) * 1000)
 
     def open(self, session_id: str, epoch: int, committed_length: int, draw: Draw) -> OpenedSlot:
         """Opens a session for one turn. KV beyond `committed_length` is dropped.
@@ -99,8 +112,8 @@ class Engine:
             max_context_tokens=self.limits.max_context_tokens,
             width=self.limits.width,
             slots=self.limits.slots,
-            parameter_count=loaded.model.num_parameters(),
-            dtype=str(loaded.model.dtype).removeprefix("torch."),
+            parameter_count=loaded.parameter_count,
+            dtype=str(runner.dtype).removeprefix("torch."),
             device=runner.device.type,
             compiled=runner.compiled,
             compile_note=runner.compile_note,
@@ -121,25 +134,36 @@ class Engine:
                     "tokens", f"token id {token} is outside the vocabulary of 0 to {size - 1}"
                 )
 
+    def plan_rows(self, demands: Sequence[Demand]) -> list[int]:
+        """How many tokens each row of the next step keeps; see `batching.plan_rows`."""
+        step_ms = [
+            (rows * self.limits.width, cost.value_ms or 0.0) for rows, cost in self._costs.items()
+        ]
+        return plan_rows(demands, self.runner.layout, step_ms)
+
     def wipe(self, slot: Slot) -> None:
         """Drops what a slot holds, after its model gave no number."""
         slot.tokens.clear()
         self.runner.cache.wipe(slot.index)
 
-    def prefill(self, slot: Slot, start_position: int, tokens: tuple[int, ...]) -> None:
-        """Reads at most `prefill_width` tokens into a slot."""
+    def prefill(self, slot: Slot, start_position: int, tokens: tuple[int, ...]) -> float:
+        """Reads at most `prefill_width` tokens into a slot; returns the seconds that it took."""
         started = time.perf_counter()
         del slot.tokens[start_position:]  # a step that fails may have written over their KV
         self.runner.prefill(Row(slot.index, start_position, tokens))
         slot.write(start_position, tokens)
         self.counters.prefill_steps += 1
         self.counters.prefilled_tokens += len(tokens)
-        self.counters.device_seconds += time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        self.counters.device_seconds += seconds
+        return seconds
 
     def decide(self, rows: Sequence[tuple[Slot, int, tuple[int, ...]]]) -> BatchResult:
-        """One step over (slot, start position, tokens) rows, at most `width` tokens each."""
+        """One step over (slot, start position, tokens) rows of at most `width` tokens, which must fit."""
         started = time.perf_counter()
-        bucket = next(size for size in self.audit.row_buckets if size >= len(rows))
+        tokens = self.runner.layout.tokens([len(tokens) for _, _, tokens in rows])
+        width = self.limits.width
+        bucket = next(size for size in self.audit.row_buckets if size * width >= tokens)
         for slot, start, _ in rows:
             del slot.tokens[start:]
         results = self.runner.decide(
@@ -148,6 +172,7 @@ class Engine:
         for slot, start, tokens in rows:
             slot.write(start, tokens)
         seconds = time.perf_counter() - started
+        self._costs[bucket].observe(seconds * 1000)
         self.counters.verify_steps += 1
         self.counters.verify_rows += len(rows)
         self.counters.device_seconds += seconds

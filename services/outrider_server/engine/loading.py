@@ -45,6 +45,7 @@ class LoadedModel:
     end_token_ids: tuple[int, ...]
     max_positions: int
     tokenizer: TokenizerFiles
+    parameter_count: int
 
 
 def load_model(folder: Path, dtype: str, device: torch.device) -> LoadedModel:
@@ -90,6 +91,7 @@ def load_model(folder: Path, dtype: str, device: torch.device) -> LoadedModel:
         end_token_ids=_end_token_ids(model),
         max_positions=int(getattr(config, "max_position_embeddings", 0) or 0),
         tokenizer=tokenizer,
+        parameter_count=model.num_parameters(),
     )
 
 

@@ -56,6 +56,7 @@ class LocalDrafter:
         self._loop = asyncio.get_running_loop()
         self._job: DraftJob | None = None
         self._failed = False
+        self._pace: tuple[int, int] | None = None
 
     @classmethod
     async def open(
@@ -97,11 +98,22 @@ class LocalDrafter:
         return Proposal(position, self._guesses.peek(maximum))
 
     def commit(self, start_position: int, tokens: Sequence[int]) -> None:
-        """Notes decided tokens here and on the device thread."""
+        """Notes decided tokens here and, once the caller has set the pace, on the device thread."""
         self._guesses.commit(start_position, tokens)
-        job = self._job
+        self._loop.call_soon(self._tell, start_position, tuple(tokens))
+
+    def pace(self, lead: int, burst: int) -> None:
+        """Sets how far to guess ahead and how many guesses to gather."""
+        self._pace = lead, burst
+
+    def compared(self) -> tuple[int, int]:
+        """(guesses compared with decided tokens since the last call, those that agreed)."""
+        return self._guesses.compared()
+
+    def _tell(self, start_position: int, tokens: Sequence[int]) -> None:
+        job, pace = self._job, self._pace or (None, None)
         if job is not None:
-            self._device.wake(lambda: job.commit(start_position, tokens))
+            self._device.wake(lambda: job.commit(start_position, tokens, *pace))
 
     async def close(self) -> None:
         """Ends drafting; the KV stays."""
@@ -114,7 +126,7 @@ class LocalDrafter:
 
         await self._device.call(end)
 
-    def _emit(self, branch: int, proposal: Proposal) -> None:
+    def _emit(self, branch: int, proposal: Proposal, _: float) -> None:
         self._loop.call_soon_threadsafe(self._receive, branch, proposal)
 
     def _receive(self, branch: int, proposal: Proposal) -> None:

@@ -18,7 +18,8 @@ import torch
 from ..speculation.types import Draw
 from .noise import seed_bits
 
-Noise = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
+Noise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Seeds [R] and positions [R, W] -> Gumbel noise [R, W, V]."""
 
 
 @dataclass(slots=True)
@@ -83,11 +84,12 @@ class DrawTable:
         """How many top logprobs the slot's turn wants; None for none at all."""
         return self._draws[slot].logprobs
 
-    def bias(self, slots: list[int], rows: int, vocabulary_size: int) -> torch.Tensor:
-        """Dense logit bias of these slots, and of nobody in the rows that are left: [R, V] float32."""
-        dense = torch.zeros((rows, vocabulary_size), device=self.temperature.device)
+    def bias(self, slots: list[int], vocabulary_size: int) -> torch.Tensor:
+        """Dense logit bias of a slot a row: [R, V] float32; zero for a slot that was never written."""
+        dense = torch.zeros((len(slots), vocabulary_size), device=self.temperature.device)
         for row, slot in enumerate(slots):
-            for token, value in self._draws[slot].sampling.logit_bias.items():
+            draw = self._draws.get(slot)
+            for token, value in draw.sampling.logit_bias.items() if draw else ():
                 dense[row, token] = value
         return dense
 
@@ -166,5 +168,5 @@ def draw_tokens(
     scores = relative / torch.where(greedy, 1.0, temperature)
     if features.filters:
         scores = torch.where(greedy, scores, keep_probable(scores, slots, table))
-    gumbel = noise(table.seed[slots], positions + 1, logits.shape[-1])
+    gumbel = noise(table.seed[slots], positions + 1)
     return torch.where(greedy, scores, scores + gumbel).argmax(dim=-1)

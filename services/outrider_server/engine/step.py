@@ -1,28 +1,26 @@
 """The fixed-shape step: every forward pass of the model runs here, over static buffers.
 
-Owns the model, the slot cache, the token history and the input buffers. One shape of step is a *bucket*:
-`rows` sequences by `width` tokens. Short rows are padded with tokens that nothing attends to, missing rows
-live in a scratch slot, so a shape is all that the arithmetic ever sees.
+Owns the model, the slot cache, the token history and the input buffers. The number of tokens in a step is one
+of a few *buckets*, counted in rows of `width` tokens; how rows lie in a bucket is told in `layout.py`. Short
+steps are padded, so a bucket is all that the arithmetic ever sees.
 """
 
 from __future__ import annotations
 
-import shutil
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
 from ..speculation.types import TokenLogprobs
 from .attention import KEY_BLOCK, make_places
 from .cache import SlotCache
+from .compiling import GuardedCompiler
+from .layout import Layout, Row, RowResult, packed_buckets
 from .loading import LoadedModel
 from .noise import gumbel_noise
-from .sampling import DrawTable, draw_tokens, penalize
-
-MIN_PARAMETERS_TO_COMPILE = 500_000
-"""Below this a step is all overhead of the framework and too short to be worth a compiler's time."""
+from .packing import is_packed, pack_model
+from .sampling import DrawTable, Features, draw_tokens, penalize
 
 NOT_FINITE = -1
 """Stands for a decided token where the logits were no numbers."""
@@ -37,99 +35,115 @@ class StepLimits:
     width: int
     prefill_width: int
     row_buckets: tuple[int, ...]
-    """Ascending; the last is the most rows in one step."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """Tokens to read at `start_position` of a slot."""
-
-    slot: int
-    start_position: int
-    tokens: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class RowResult:
-    """What was decided after each token of a row; NOT_FINITE where the model gave no number."""
-
-    tokens: tuple[int, ...]
-    logprobs: tuple[TokenLogprobs, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Buffers:
-    token_ids: torch.Tensor
-    places: torch.Tensor
+    """Ascending: a step has one of these times `width` tokens."""
 
 
 class StepRunner:
     """Runs steps of a model. Not thread-safe: one thread owns it."""
 
     def __init__(self, loaded: LoadedModel, limits: StepLimits, compile_mode: str) -> None:
-        self.limits = limits
         self.vocabulary_size = loaded.vocabulary_size
+        self.parameter_count = loaded.parameter_count
         self.model = loaded.model
+        self.dtype = loaded.model.dtype
         self.device = loaded.model.device
+        packed = compile_mode != "off" and (is_packed(self.model) or pack_model(self.model))
+        self.layout = Layout(limits.width, packed, scratch_slot=limits.slots)
+        if packed:
+            limits = replace(limits, row_buckets=packed_buckets(limits.row_buckets[-1]))
+        self.limits = limits
         headroom = max(limits.width, limits.prefill_width)
         length = -(-(limits.max_context_tokens + headroom) // KEY_BLOCK) * KEY_BLOCK
-        self._scratch = limits.slots
         self.cache = SlotCache(
-            loaded.model.config, limits.slots + 1, length, loaded.model.dtype, self.device
+            loaded.model.config, limits.slots + 1, length, self.dtype, self.device
         )
         self.history = torch.zeros(
             (limits.slots + 1, length), dtype=torch.int64, device=self.device
         )
         self.draws = DrawTable(limits.slots + 1, self.device)
-        self._buffers: dict[tuple[int, int], _Buffers] = {}
-        self.compile_note = _reason_not_to_compile(loaded, compile_mode)
-        self._forward: Callable[..., torch.Tensor] = self._decide_eagerly
-        self._prefill: Callable[..., torch.Tensor] = self._read_eagerly
-        self._noise = gumbel_noise
-        if not self.compile_note:
-            self._compile()
+        self._inputs: dict[int, torch.Tensor] = {}
+        self._compiler = GuardedCompiler(loaded, compile_mode, dynamic=packed)
+        self._forward = self._compiler.compile(self._decide, 1)
+        self._prefill = self._compiler.compile(self._read, 1)
+        self._sample = self._compiler.compile(self._draw_sampled, 1, 0, 0)
+        self._noise = self._compiler.compile(self._gumbel, 0, 0)
 
     @property
     def compiled(self) -> bool:
         """True when steps run compiled."""
         return not self.compile_note
 
+    @property
+    def compile_note(self) -> str:
+        """Why steps run eagerly, in one sentence; empty when they run compiled."""
+        return self._compiler.note
+
     @torch.no_grad()
-    def logits(self, rows: Sequence[Row], bucket: int) -> torch.Tensor:
-        """Reads the rows in the shape [bucket, width] and returns float32 logits [bucket, width, V]."""
-        buffers = self._fill(rows, bucket, self.limits.width)
-        return self._guarded(lambda: self._forward(buffers.token_ids, buffers.places)).float()
+    def logits(self, rows: Sequence[Row], bucket: int) -> list[torch.Tensor]:
+        """Reads the rows in a bucket; returns each row's float32 logits [len(row.tokens), V]."""
+        logits, _ = self._forward(self._fill(rows, bucket * self.limits.width))
+        begins = self.layout.begins(rows)
+        return [
+            logits[begin : begin + len(row.tokens)] for begin, row in zip(begins, rows, strict=True)
+        ]
 
     @torch.no_grad()
     def prefill(self, row: Row) -> None:
         """Reads a row of at most `prefill_width` tokens into the cache, deciding nothing."""
-        buffers = self._fill([row], 1, self.limits.prefill_width)
-        self._guarded(lambda: self._prefill(buffers.token_ids, buffers.places))
+        tokens = self.limits.prefill_width
+        if self.layout.packed:
+            tokens = -(-len(row.tokens) // self.limits.width) * self.limits.width
+        self._prefill(self._fill([row], tokens, self.limits.prefill_width))
 
     @torch.no_grad()
     def decide(self, rows: Sequence[Row], bucket: int) -> list[RowResult]:
         """Reads the rows and decides a token after each of their tokens, by each slot's draw."""
-        logits = self.logits(rows, bucket)
-        places = self._buffers[bucket, self.limits.width].places
-        slots, positions = places[:, 0, 0, 0], places[:, 0, :, 1]
-        slot_list = [row.slot for row in rows]
-        features = self.draws.features(slot_list)
-        scores = logits
-        if features.bias:
-            scores = scores + self.draws.bias(slot_list, bucket, self.vocabulary_size)[:, None, :]
-        if features.penalties:
-            scores = penalize(scores, self.history, positions, slots, self.draws)
-        drawn_tokens = self._guarded(
-            lambda: draw_tokens(scores, positions, slots, self.draws, features, self._noise)
-        )
-        drawn = torch.where(logits.isfinite().all(dim=-1), drawn_tokens, NOT_FINITE).tolist()
+        inputs = self._fill(rows, bucket * self.limits.width)
+        logits, best = self._forward(inputs)
+        drawn = self._draw(rows, inputs, logits, best).tolist()
+        begins = self.layout.begins(rows)
         return [
             RowResult(
-                tuple(drawn[index][: len(row.tokens)]),
-                self._logprobs(logits[index], drawn[index], row),
+                tuple(drawn[begin : begin + len(row.tokens)]),
+                self._logprobs(logits[begin:], drawn[begin:], row),
             )
-            for index, row in enumerate(rows)
+            for begin, row in zip(begins, rows, strict=True)
         ]
+
+    def _draw(
+        self, rows: Sequence[Row], inputs: torch.Tensor, logits: torch.Tensor, best: torch.Tensor
+    ) -> torch.Tensor:
+        """The token after each of the step's tokens: [N] int64, NOT_FINITE where there is none."""
+        features = self.draws.features([row.slot for row in rows])
+        if not (features.noise or features.penalties or features.bias):
+            return best
+        if not (features.filters or features.penalties or features.bias):
+            return self._sample(inputs, logits, best)
+        slots, positions = inputs[1], inputs[2, :, None]
+        scores = logits[:, None, :]
+        if features.bias:
+            scores = scores + self.draws.bias(slots.tolist(), self.vocabulary_size)[:, None, :]
+        if features.penalties:
+            scores = penalize(scores, self.history, positions, slots, self.draws)
+        drawn = draw_tokens(scores, positions, slots, self.draws, features, self._noise)
+        return torch.where(best == NOT_FINITE, NOT_FINITE, drawn[:, 0])
+
+    def _draw_sampled(
+        self, inputs: torch.Tensor, logits: torch.Tensor, best: torch.Tensor
+    ) -> torch.Tensor:
+        """`_draw` where some row is sampled and none is filtered, penalized or biased."""
+        drawn = draw_tokens(
+            logits[:, None, :],
+            inputs[2, :, None],
+            inputs[1],
+            self.draws,
+            Features(noise=True),
+            self._gumbel,
+        )
+        return torch.where(best == NOT_FINITE, NOT_FINITE, drawn[:, 0])
+
+    def _gumbel(self, seeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        return gumbel_noise(seeds, positions, self.vocabulary_size)
 
     def _logprobs(
         self, logits: torch.Tensor, drawn: list[int], row: Row
@@ -148,78 +162,44 @@ class StepRunner:
             for index in range(len(row.tokens))
         )
 
-    def _fill(self, rows: Sequence[Row], count: int, width: int) -> _Buffers:
-        """Writes the rows into the static buffers of the shape [count, width], and into the history."""
-        buffers = self._buffers.get((count, width))
-        if buffers is None:
-            token_ids = torch.zeros((count, width), dtype=torch.int64, device=self.device)
-            places = torch.zeros((count, 1, width, 2), dtype=torch.int64, device=self.device)
-            buffers = self._buffers[count, width] = _Buffers(token_ids, places)
-        missing = count - len(rows)
-        padded = [row.tokens + (0,) * (width - len(row.tokens)) for row in rows]
-        slots = [row.slot for row in rows] + [self._scratch] * missing
-        starts = [row.start_position for row in rows] + [0] * missing
-        buffers.token_ids.copy_(torch.tensor(padded + [(0,) * width] * missing))
-        positions = torch.tensor(starts)[:, None] + torch.arange(width)
-        buffers.places.copy_(make_places(torch.tensor(slots), positions))
-        places = buffers.places[:, 0]
-        self.history[places[..., 0], places[..., 1]] = buffers.token_ids
-        return buffers
+    def _fill(self, rows: Sequence[Row], tokens: int, row_width: int = 0) -> torch.Tensor:
+        """Writes the rows into the static input of this many tokens: token ids, slots, positions."""
+        inputs = self._inputs.get(tokens)
+        if inputs is None:
+            inputs = torch.zeros((3, tokens), dtype=torch.int64, device=self.device)
+            self._inputs[tokens] = inputs
+        inputs.copy_(torch.tensor(self.layout.fill(rows, tokens, row_width)))
+        return inputs
 
-    def _guarded(self, run: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """Runs what may be compiled; the compiler's first failure turns the runner eager for good."""
-        try:
-            return run()
-        except torch._dynamo.exc.TorchDynamoException as error:
-            if not self.compiled:
-                raise
-            self._fall_back(f"the step does not compile ({type(error).__name__})")
-            return run()
+    def _decide(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """One forward pass: [3, N] -> float32 logits [N, V] and the most probable tokens [N].
 
-    def _decide_eagerly(self, token_ids: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        """One forward pass: [R, W] token ids at [R, 1, W, 2] places -> logits [R, W, V]."""
+        The latter are NOT_FINITE where the logits are no numbers. Ties go to the lowest token id.
+        """
+        width = inputs.shape[1] if self.layout.packed else self.limits.width
+        output = self.model(**self._arguments(inputs.view(3, -1, width)))
+        logits = output.logits.float().flatten(0, 1)
+        finite = logits.isfinite().all(dim=-1)
+        return logits, torch.where(finite, logits.argmax(dim=-1), NOT_FINITE)
+
+    def _read(self, inputs: torch.Tensor) -> torch.Tensor:
+        """The same without the vocabulary: keys and values are written, the hidden states [1, N, H] spare."""
+        output = self.model.base_model(**self._arguments(inputs.view(3, 1, -1)))
+        return output.last_hidden_state
+
+    def _arguments(self, inputs: torch.Tensor) -> dict[str, object]:
+        """What the library's model takes: token ids, slots and positions of [R, W], [3, R, W] in all.
+
+        Padding past the end gets the last position, as some models look it up.
+        """
+        token_ids, slots, positions = inputs.unbind()
+        places = make_places(slots, positions)
+        self.history[slots, positions] = token_ids
         self.cache.place(places)
-        return self.model(
-            input_ids=token_ids,
-            position_ids=self._position_ids(places),
-            attention_mask=places,
-            past_key_values=self.cache,
-            use_cache=True,
-        ).logits
-
-    def _read_eagerly(self, token_ids: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        """The same without the vocabulary: keys and values are written, the hidden states [R, W, H] spare."""
-        self.cache.place(places)
-        return self.model.base_model(
-            input_ids=token_ids,
-            position_ids=self._position_ids(places),
-            attention_mask=places,
-            past_key_values=self.cache,
-            use_cache=True,
-        ).last_hidden_state
-
-    def _position_ids(self, places: torch.Tensor) -> torch.Tensor:
-        """The model's own positions [R, W]; padding past the end gets the last, as some models look it up."""
-        return places[:, 0, :, 1].clamp(max=self.limits.max_context_tokens - 1)
-
-    def _compile(self) -> None:
-        self._forward = torch.compile(self._decide_eagerly, fullgraph=True, dynamic=False)
-        self._prefill = torch.compile(self._read_eagerly, fullgraph=True, dynamic=False)
-        self._noise = torch.compile(gumbel_noise, fullgraph=True, dynamic=False)
-
-    def _fall_back(self, note: str) -> None:
-        self.compile_note = note
-        self._forward, self._prefill = self._decide_eagerly, self._read_eagerly
-        self._noise = gumbel_noise
-        print(f"outrider: {note}; steps run eagerly", file=sys.stderr, flush=True)
-
-
-def _reason_not_to_compile(loaded: LoadedModel, mode: str) -> str:
-    """One sentence why steps run eagerly; empty when they are to be compiled."""
-    if mode == "off":
-        return "compilation is switched off"
-    if loaded.model.device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
-        return "no C++ compiler was found"
-    if mode == "auto" and loaded.model.num_parameters() < MIN_PARAMETERS_TO_COMPILE:
-        return "the model is too small to gain from compilation"
-    return ""
+        return {
+            "input_ids": token_ids,
+            "position_ids": positions.clamp(max=self.limits.max_context_tokens - 1),
+            "attention_mask": places,
+            "past_key_values": self.cache,
+            "use_cache": True,
+        }

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from ..speculation.errors import InvalidRequest, NonFiniteLogits, OutriderError
 from ..speculation.types import Step, Verdict, decide
 from .engine import Engine
+from .layout import RowResult
 from .slots import Slot
-from .step import NOT_FINITE, RowResult
+from .step import NOT_FINITE
 from .worker import Work
 
 
@@ -20,6 +21,7 @@ class Verified:
     verdict: Verdict
     batch_rows: int
     seconds: float
+    prefill_seconds: float
 
 
 class VerifyJob:
@@ -36,6 +38,7 @@ class VerifyJob:
         self._lease = lease
         self._step = step
         self._read = 0
+        self._prefill_seconds = 0.0
         self._checked = False
 
     @property
@@ -54,15 +57,18 @@ class VerifyJob:
         if unread:
             chunk = min(unread, self._engine.limits.prefill_width)
             return Work(start, context[self._read : self._read + chunk], prefill=True)
-        return Work(start, context[-1:] + self._step.proposed_tokens, prefill=False)
+        row = context[-1:] + self._step.proposed_tokens
+        return Work(start, row, prefill=False, survival=self._step.survival)
 
     def take(self, work: Work, result: RowResult | None, batch_rows: int, seconds: float) -> None:
         """Notes a chunk that was read, or resolves the outcome."""
         if result is None:
             self._read += len(work.tokens)
+            self._prefill_seconds += seconds
             return
         step = self._step
-        agreed = decide(step.proposed_tokens, result.tokens)
+        verified = work.tokens[1:]
+        agreed = decide(verified, result.tokens)
         tokens = result.tokens[: agreed + 1]
         if NOT_FINITE in tokens:
             self._engine.wipe(self.slot)
@@ -72,9 +78,9 @@ class VerifyJob:
             return
         del self.slot.tokens[step.decided_position + agreed :]
         logprobs = result.logprobs[: agreed + 1]
-        verdict = Verdict(step.decided_position, agreed, tokens, logprobs)
+        verdict = Verdict(step.decided_position, agreed, tokens, logprobs, len(verified))
         if self.outcome.set_running_or_notify_cancel():
-            self.outcome.set_result(Verified(verdict, batch_rows, seconds))
+            self.outcome.set_result(Verified(verdict, batch_rows, seconds, self._prefill_seconds))
 
     def fail(self, error: OutriderError) -> None:
         """Resolves the outcome with an error."""
@@ -88,6 +94,12 @@ class VerifyJob:
         if len(step.proposed_tokens) >= width:
             raise InvalidRequest(
                 "proposed_tokens", f"a step takes at most {width - 1} proposed tokens"
+            )
+        if len(step.survival) > len(step.proposed_tokens) or not all(
+            0 <= chance <= 1 for chance in step.survival
+        ):
+            raise InvalidRequest(
+                "survival", "survival holds one chance of 0 to 1 for each proposed token"
             )
         self.slot.check_position(step.start_position)
         self._engine.check_tokens(step.start_position, step.context_tokens + step.proposed_tokens)

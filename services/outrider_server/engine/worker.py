@@ -16,13 +16,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from ..speculation.errors import InternalError, OutriderError
+from .batching import PlanRows
 from .engine import Engine
+from .layout import RowResult
 from .slots import Slot
-from .step import RowResult
 
 log = logging.getLogger("outrider.engine")
 
@@ -39,6 +40,8 @@ class Work:
     start_position: int
     tokens: tuple[int, ...]
     prefill: bool
+    survival: tuple[float, ...] | None = None
+    """For each token after the first the chance that it is of use; None where all are needed."""
 
 
 class Job(Protocol):
@@ -67,16 +70,21 @@ class Job(Protocol):
 Ready = tuple[Job, Work]
 
 
-def choose(ready: Sequence[Ready], max_rows: int, prefilled_last: bool) -> list[Ready]:
+def choose(ready: Sequence[Ready], plan: PlanRows, prefilled_last: bool) -> list[Ready]:
     """Decides the next step: a batch of verify rows, or one prefill chunk. Pure.
 
-    Prefill runs when no verify row waits, and alternates with verify steps when both wait.
+    Prefill runs when no verify row waits, and alternates with verify steps when both wait. `plan` says how
+    many tokens each of the first rows keeps.
     """
     verify = [entry for entry in ready if not entry[1].prefill]
     prefill = [entry for entry in ready if entry[1].prefill]
     if prefill and (not verify or not prefilled_last):
         return prefill[:1]
-    return verify[:max_rows]
+    kept = plan([(len(work.tokens), work.survival) for _, work in verify])
+    return [
+        (job, replace(work, tokens=work.tokens[:count]))
+        for (job, work), count in zip(verify, kept, strict=False)
+    ]
 
 
 class DeviceThread:
@@ -197,7 +205,7 @@ class DeviceThread:
         return ready
 
     def _step(self, engine: Engine, ready: list[Ready]) -> None:
-        batch = choose(ready, engine.audit.row_buckets[-1], self._prefilled_last)
+        batch = choose(ready, engine.plan_rows, self._prefilled_last)
         self._prefilled_last = batch[0][1].prefill
         try:
             self._run_batch(engine, batch)
@@ -218,8 +226,8 @@ class DeviceThread:
     def _run_batch(self, engine: Engine, batch: list[Ready]) -> None:
         if self._prefilled_last:
             ((job, work),) = batch
-            engine.prefill(job.slot, work.start_position, work.tokens)
-            job.take(work, None, 1, 0.0)
+            seconds = engine.prefill(job.slot, work.start_position, work.tokens)
+            job.take(work, None, 1, seconds)
             return
         result = engine.decide(
             [(job.slot, work.start_position, work.tokens) for job, work in batch]

@@ -61,7 +61,10 @@ def draw_from_open(message: target_pb2.VerifyOpen) -> Draw:
 def step_from_proto(message: target_pb2.VerifyStep) -> Step:
     """A step, unchecked: the engine checks it against the slot."""
     return Step(
-        message.start_position, tuple(message.context_tokens), tuple(message.proposed_tokens)
+        message.start_position,
+        tuple(message.context_tokens),
+        tuple(message.proposed_tokens),
+        tuple(message.survival),
     )
 
 
@@ -71,6 +74,7 @@ def step_to_proto(step: Step) -> target_pb2.VerifyStep:
         start_position=step.start_position,
         context_tokens=step.context_tokens,
         proposed_tokens=step.proposed_tokens,
+        survival=step.survival,
     )
 
 
@@ -94,10 +98,13 @@ def verdict_from_proto(message: target_pb2.Verdict) -> Verdict:
         message.agreed,
         tuple(message.tokens),
         tuple(logprobs_from_proto(entry) for entry in message.logprobs),
+        message.verified if message.HasField("verified") else None,
     )
 
 
-def verdict_to_proto(verdict: Verdict, batch_rows: int, seconds: float) -> target_pb2.Verdict:
+def verdict_to_proto(
+    verdict: Verdict, batch_rows: int, seconds: float, prefill_seconds: float
+) -> target_pb2.Verdict:
     """A verdict and what its step cost."""
     return target_pb2.Verdict(
         start_position=verdict.start_position,
@@ -106,6 +113,8 @@ def verdict_to_proto(verdict: Verdict, batch_rows: int, seconds: float) -> targe
         logprobs=[logprobs_to_proto(entry) for entry in verdict.logprobs],
         batch_rows=batch_rows,
         step_us=round(seconds * 1e6),
+        verified=verdict.verified,
+        prefill_us=round(prefill_seconds * 1e6),
     )
 
 

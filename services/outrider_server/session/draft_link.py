@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from ..rpc.wire import description_from_proto, sampling_to_proto
 from ..speculation.description import ModelDescription
 from ..speculation.errors import OutriderError, ProtocolViolation
 from ..speculation.guesses import Guesses
+from ..speculation.meter import TurnMeter
 from ..speculation.types import Draw, Proposal, usable_length
 
 log = logging.getLogger("outrider.session")
@@ -46,6 +48,14 @@ class DraftedTurn:
     vocabulary_size: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Pace:
+    """What the draft is told of its pace."""
+
+    lead: int
+    burst: int
+
+
 class DraftLink:
     """One draft service."""
 
@@ -63,10 +73,10 @@ class DraftLink:
             raise from_rpc_error(error, PEER) from error
         return description_from_proto(response.model)
 
-    def open_turn(self, turn: DraftedTurn) -> RemoteDrafter:
+    def open_turn(self, turn: DraftedTurn, meter: TurnMeter) -> RemoteDrafter:
         """A drafter that opens the session in the background."""
         call: DraftStream = self._stub.Draft(metadata=telemetry.outgoing_metadata())
-        return RemoteDrafter(call, turn)
+        return RemoteDrafter(call, turn, meter)
 
     async def release(self, session_id: str, epoch: int) -> None:
         """Frees the session's slot. Raises OutriderError."""
@@ -84,13 +94,18 @@ class DraftLink:
 class RemoteDrafter:
     """Drafter over one Draft stream. `trouble` tells what went wrong, if anything did."""
 
-    def __init__(self, call: DraftStream, turn: DraftedTurn) -> None:
+    def __init__(self, call: DraftStream, turn: DraftedTurn, meter: TurnMeter) -> None:
         self.trouble = ""
         self._call = call
         self._turn = turn
+        self._meter = meter
         self._guesses = Guesses(turn.tokens)
         self._arrived = asyncio.Event()
-        self._commits: asyncio.Queue[draft_pb2.DraftCommit] = asyncio.Queue()
+        self._news = asyncio.Event()
+        self._unsent: list[int] = []
+        self._pace = self._told = _Pace(turn.lead, turn.burst)
+        self._largest_lead = turn.lead
+        self._asked: float | None = None
         self._over = False
         self._late = False
         self._talk = asyncio.create_task(self._converse())
@@ -98,20 +113,31 @@ class RemoteDrafter:
     async def take(self, position: int, minimum: int, maximum: int) -> Proposal:
         """Takes guesses. After a wait in vain it does not wait again until a guess has come."""
         if len(self._guesses) < minimum and not self._over and not self._late:
+            began = time.perf_counter()
             try:
                 async with asyncio.timeout(PATIENCE_MS / 1000):
                     await self._wait_for(minimum)
             except TimeoutError:
                 self._late = True
                 self.trouble = f"the draft did not propose within {PATIENCE_MS} ms"
+            self._meter.waited((time.perf_counter() - began) * 1000)
         return Proposal(position, self._guesses.peek(maximum))
 
     def commit(self, start_position: int, tokens: Sequence[int]) -> None:
-        """Notes decided tokens and passes them on."""
+        """Notes decided tokens; they are passed on once the caller has set the pace."""
         self._guesses.commit(start_position, tokens)
-        self._commits.put_nowait(
-            draft_pb2.DraftCommit(start_position=start_position, tokens=tokens)
-        )
+        self._unsent += tokens
+        self._news.set()
+
+    def pace(self, lead: int, burst: int) -> None:
+        """Sets how far to guess ahead and how many guesses to gather."""
+        self._pace = _Pace(lead, burst)
+        self._largest_lead = max(self._largest_lead, lead)
+        self._news.set()
+
+    def compared(self) -> tuple[int, int]:
+        """(guesses compared with decided tokens since the last call, those that agreed)."""
+        return self._guesses.compared()
 
     def close(self) -> None:
         """Ends the turn on the draft; its KV stays."""
@@ -129,14 +155,21 @@ class RemoteDrafter:
         sender: asyncio.Task[None] | None = None
         try:
             known = await self._open()
-            missing = draft_pb2.DraftCommit(start_position=known, tokens=self._turn.tokens[known:])
+            self._told = self._pace
+            missing = draft_pb2.DraftCommit(
+                start_position=known,
+                tokens=self._turn.tokens[known:],
+                lead=self._told.lead,
+                burst=self._told.burst,
+            )
             with contextlib.suppress(asyncio.InvalidStateError):  # reading tells why
                 await self._call.write(draft_pb2.DraftRequest(commit=missing))
             sender = asyncio.create_task(self._send_commits())
             while (response := await self._call.read()) is not grpc.aio.EOF:
                 proposal = self._checked(response)
+                self._measure(proposal)
                 self._guesses.receive(proposal.branch, proposal.start_position, proposal.tokens)
-                if len(self._guesses) > self._turn.lead:
+                if len(self._guesses) > self._largest_lead:
                     raise ProtocolViolation("the draft ran further ahead than it was asked to")
                 if len(self._guesses):
                     self._late = False
@@ -188,10 +221,30 @@ class RemoteDrafter:
             raise ProtocolViolation("the draft proposed a token outside the vocabulary")
         return proposal
 
+    def _measure(self, proposal: draft_pb2.Proposal) -> None:
+        answered_ms = None
+        if self._asked is not None and proposal.branch == self._guesses.branch:
+            answered_ms = (time.perf_counter() - self._asked) * 1000
+            self._asked = None
+        self._meter.guessed(len(proposal.tokens), proposal.draft_us / 1000, answered_ms)
+
     async def _send_commits(self) -> None:
+        """Passes commits on, joined to one message; a draft that rests hears of them when it is to go on."""
         try:
             while True:
-                commit = await self._commits.get()
+                await self._news.wait()
+                self._news.clear()
+                pace, told = self._pace, self._told
+                if pace.lead == told.lead == 0 or (pace == told and not self._unsent):
+                    continue
+                commit = draft_pb2.DraftCommit(
+                    start_position=self._guesses.position - len(self._unsent), tokens=self._unsent
+                )
+                if pace != told:
+                    commit.lead, commit.burst = pace.lead, pace.burst
+                self._unsent, self._told = [], pace
+                if not self._guesses and pace.lead:
+                    self._asked = time.perf_counter()
                 await self._call.write(draft_pb2.DraftRequest(commit=commit))
         except (grpc.RpcError, asyncio.InvalidStateError):
             return  # the reader hears why

@@ -30,6 +30,7 @@ _LOOP_MODES = {
     session_pb2.LOOP_MODE_UNSPECIFIED: None,
     session_pb2.LOOP_MODE_RUN_AHEAD: LoopMode.RUN_AHEAD,
     session_pb2.LOOP_MODE_SYNCHRONOUS: LoopMode.SYNCHRONOUS,
+    session_pb2.LOOP_MODE_ADAPTIVE: LoopMode.ADAPTIVE,
 }
 
 TurnInput = str | tuple[int, ...] | tuple[ChatMessage, ...]

@@ -98,6 +98,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         record = await self._ledger.get_session(session_id, OWNER)
         await self._ledger.delete_session(session_id, OWNER)
         self._live.forget(session_id)
+        self._runner.forget(session_id)
         # A slot that is not freed now is reused when it has been idle longest.
         releases = [self._target.release(session_id, max(record.epoch, 1))]
         if self._draft is not None:

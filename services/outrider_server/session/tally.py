@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 from ..rpc.telemetry import SOURCE, TurnMetrics
+from ..speculation.meter import TurnMeter
 from ..speculation.types import FinishReason, Round, TokenSource
 
 
@@ -36,6 +37,11 @@ class TurnSummary:
     degraded: bool
     degraded_reason: str
     position: int
+    target_ms: float
+    verify_ms: float
+    draft_ms: float
+    guessed: int
+    draft_wait_ms: float
 
 
 @dataclass(slots=True)
@@ -43,6 +49,8 @@ class Tally:
     """Counts a turn's rounds. `started_at` is the request's arrival on the monotonic clock, in seconds."""
 
     metrics: TurnMetrics
+    meter: TurnMeter | None = None
+    """What the turn spent on its models; there once it has ended."""
     started_at: float = field(default_factory=time.monotonic)
     rounds: int = 0
     proposed: int = 0
@@ -77,6 +85,8 @@ class Tally:
         self, finish_reason: FinishReason, started: TurnStarted, trouble: str
     ) -> TurnSummary:
         """The summary of the turn, which has ended. `trouble` says what was wrong with the draft."""
+        meter = self.meter
+        assert meter is not None, "a turn that has ended has its meter"
         return TurnSummary(
             finish_reason=finish_reason,
             seed=started.seed,
@@ -91,4 +101,9 @@ class Tally:
             degraded=bool(trouble),
             degraded_reason=trouble,
             position=started.start_position + self.tokens,
+            target_ms=meter.target_ms,
+            verify_ms=meter.verify_ms,
+            draft_ms=meter.draft_ms,
+            guessed=meter.guessed_tokens,
+            draft_wait_ms=meter.draft_wait_ms,
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Sequence
 
 import grpc
@@ -24,6 +25,7 @@ from ..rpc.wire import (
 )
 from ..speculation.description import ModelDescription, TokenizerFiles
 from ..speculation.errors import ProtocolViolation
+from ..speculation.meter import TurnMeter
 from ..speculation.types import Draw, Step, Verdict, usable_length
 
 PEER = "target"
@@ -50,7 +52,7 @@ class TargetLink:
         return description_from_proto(response.model), tokenizer_from_proto(response.tokenizer)
 
     async def open_turn(
-        self, session_id: str, epoch: int, tokens: Sequence[int], draw: Draw
+        self, session_id: str, epoch: int, tokens: Sequence[int], draw: Draw, meter: TurnMeter
     ) -> RemoteVerifier:
         """Opens the session for one turn. Raises OutriderError."""
         opening = target_pb2.VerifyOpen(
@@ -63,7 +65,7 @@ class TargetLink:
             logprobs=draw.logprobs,
         )
         call: VerifyStream = self._stub.Verify(metadata=telemetry.outgoing_metadata())
-        verifier = RemoteVerifier(call)
+        verifier = RemoteVerifier(call, meter)
         await verifier.open(opening, tokens)
         return verifier
 
@@ -83,8 +85,9 @@ class TargetLink:
 class RemoteVerifier:
     """Verifier over one Verify stream."""
 
-    def __init__(self, call: VerifyStream) -> None:
+    def __init__(self, call: VerifyStream, meter: TurnMeter) -> None:
         self._call = call
+        self._meter = meter
         self.known_length = 0
 
     async def open(self, opening: target_pb2.VerifyOpen, tokens: Sequence[int]) -> None:
@@ -96,11 +99,21 @@ class RemoteVerifier:
     async def verify(self, step: Step) -> Verdict:
         """Runs one step."""
         request = target_pb2.VerifyRequest(step=step_to_proto(step))
-        verdict = verdict_from_proto((await self._exchange(request, "verdict")).verdict)
+        asked = time.perf_counter()
+        message = (await self._exchange(request, "verdict")).verdict
+        waited_ms = (time.perf_counter() - asked) * 1000
+        verdict = verdict_from_proto(message)
         try:
             verdict.check(step)
         except ValueError as error:
             raise ProtocolViolation("the target's verdict does not answer the step") from error
+        self._meter.verified(
+            waited_ms,
+            message.step_us / 1000,
+            message.prefill_us / 1000,
+            len(step.proposed_tokens),
+            verdict.verified_of(step),
+        )
         return verdict
 
     def close(self) -> None:

@@ -17,7 +17,9 @@ from ..speculation.decoder import decode_ahead, decode_synchronously
 from ..speculation.drafters import ComposedDrafter, NoDrafter
 from ..speculation.errors import InvalidRequest, ModelMismatch, OutriderError
 from ..speculation.lifecycle import Lifecycle, TurnEvent, TurnState
-from ..speculation.ngram import NgramDrafter
+from ..speculation.meter import CostMeter, TurnMeter
+from ..speculation.paced import PacedDrafter
+from ..speculation.pacing import Pacer
 from ..speculation.ports import Drafter
 from ..speculation.turn import Turn
 from ..speculation.types import DraftMode, Draw, FinishReason, LoopMode, Round
@@ -25,6 +27,7 @@ from .draft_link import DraftedTurn, DraftLink, RemoteDrafter
 from .ledger import Ledger, LedgerToken, NewTurn, TurnRecord
 from .live import LiveSessions
 from .model import ServedModel
+from .ngrams import NgramMemory
 from .requests import TurnRequest, encode_input
 from .tally import Tally, TurnStarted, TurnSummary
 from .target_link import RemoteVerifier, TargetLink
@@ -38,9 +41,9 @@ OWNER = ""
 class LoopSettings:
     """How the loop paces draft and target, unless a request says otherwise."""
 
-    window: int = 4
+    window: int = 7
     lead: int = 8
-    mode: LoopMode = LoopMode.RUN_AHEAD
+    mode: LoopMode = LoopMode.ADAPTIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,7 @@ class _OpenTurn:
     tokens: tuple[int, ...]
     draw: Draw
     verifier: RemoteVerifier
+    meter: TurnMeter
 
 
 class LedgerRecorder:
@@ -92,6 +96,12 @@ class TurnRunner:
         self._live = live
         self._settings = settings
         self._metrics = TurnMetrics()
+        self._costs = CostMeter(model.description.width)
+        self._ngrams = NgramMemory()
+
+    def forget(self, session_id: str) -> None:
+        """Drops what is kept of a session that is deleted."""
+        self._ngrams.forget(session_id)
 
     async def run(
         self, request: TurnRequest, trace: TurnTrace
@@ -158,15 +168,16 @@ class TurnRunner:
         committed = await self._ledger.tokens(session_id)
         tokens = (*committed, *prompt)
         draw = Draw(request.sampling, request.seed, len(tokens), request.logprobs)
+        meter = TurnMeter(self._costs)
         with trace.current():
-            verifier = await self._target.open_turn(session_id, epoch, tokens, draw)
+            verifier = await self._target.open_turn(session_id, epoch, tokens, draw, meter)
         try:
             new = NewTurn(request.request_id, prompt, request.parameters())
             record = await self._ledger.begin_turn(session_id, epoch, len(committed), new)
         except BaseException:
             verifier.close()
             raise
-        return _OpenTurn(request, record, epoch, tokens, draw, verifier)
+        return _OpenTurn(request, record, epoch, tokens, draw, verifier, meter)
 
     async def _decode(
         self, opened: _OpenTurn, tally: Tally, life: Lifecycle, trace: TurnTrace
@@ -177,8 +188,8 @@ class TurnRunner:
             drafter, model_drafter, trouble = self._open_drafter(opened)
         recorder = LedgerRecorder(self._ledger, request.session_id, opened.epoch)
         turn = self._turn(request, tokens, verifier.known_length)
-        mode = request.loop or self._settings.mode
-        decode = decode_ahead if mode is LoopMode.RUN_AHEAD else decode_synchronously
+        plain = self._mode(request) is LoopMode.SYNCHRONOUS
+        decode = decode_synchronously if plain else decode_ahead
         try:
             async with aclosing(decode(turn, verifier, drafter, recorder)) as rounds:
                 async for decided in rounds:
@@ -196,6 +207,7 @@ class TurnRunner:
                 trouble = trouble or model_drafter.trouble
                 model_drafter.close()
         assert turn.finish_reason is not None, "the loop ends with the turn"
+        tally.meter = opened.meter
         yield _Ending(turn.finish_reason, trouble)
 
     def _turn(self, request: TurnRequest, tokens: Sequence[int], known_length: int) -> Turn:
@@ -213,34 +225,44 @@ class TurnRunner:
         window = min(window, description.width - 1)
         return Turn(tokens, known_length, window, end, min(request.max_new_tokens, room))
 
+    def _mode(self, request: TurnRequest) -> LoopMode:
+        return request.loop or self._settings.mode
+
     def _open_drafter(self, opened: _OpenTurn) -> tuple[Drafter, RemoteDrafter | None, str]:
         """The turn's drafter, the part of it that is a model, and what is wrong already."""
         request, settings = opened.request, self._settings
         window = settings.window if request.max_window is None else request.max_window
+        window = min(window, self._model.description.width - 1)
         if request.draft is DraftMode.OFF or window == 0:
             return NoDrafter(), None, ""
         if request.draft is DraftMode.NGRAM or self._draft is None:
             missing = request.draft is DraftMode.MODEL
             trouble = "the service has no draft; it proposes from n-grams" if missing else ""
-            return NgramDrafter(opened.tokens), None, trouble
-        # The plain loop waits for whole windows; the fast one takes what has arrived.
-        plain = (request.loop or settings.mode) is LoopMode.SYNCHRONOUS
-        lead, burst = (window, window) if plain else (max(settings.lead, window), 1)
+            return self._ngrams.open(request.session_id, opened.tokens), None, trouble
+        mode = self._mode(request)
+        # The plain loop waits for whole windows; the others say with their first commit what they want.
+        lead, burst = (window, window) if mode is LoopMode.SYNCHRONOUS else (settings.lead, 1)
         model = self._draft.open_turn(
             DraftedTurn(
                 request.session_id,
                 opened.epoch,
                 opened.tokens,
                 opened.draw,
-                lead,
+                max(lead, window),
                 burst,
                 self._model.description.vocabulary_fingerprint,
                 self._model.description.vocabulary_size,
-            )
+            ),
+            opened.meter,
         )
-        if request.draft is DraftMode.MODEL:
-            return model, model, ""
-        return ComposedDrafter(NgramDrafter(opened.tokens), model), model, ""
+        ngram = None
+        if request.draft is not DraftMode.MODEL:
+            ngram = self._ngrams.open(request.session_id, opened.tokens)
+        if mode is LoopMode.ADAPTIVE:
+            agreement = self._ngrams.agreement(request.session_id)
+            paced = PacedDrafter(model, ngram, Pacer(agreement, window), opened.meter, window)
+            return paced, model, ""
+        return (ComposedDrafter(ngram, model) if ngram else model), model, ""
 
     async def _finish(self, opened: _OpenTurn, finish_reason: FinishReason) -> None:
         record = opened.record

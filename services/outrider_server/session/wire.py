@@ -83,6 +83,11 @@ def summary_to_proto(summary: TurnSummary) -> session_pb2.GenerateEvent:
             degraded=summary.degraded,
             degraded_reason=summary.degraded_reason,
             position=summary.position,
+            target_ms=summary.target_ms,
+            verify_ms=summary.verify_ms,
+            draft_ms=summary.draft_ms,
+            guessed=summary.guessed,
+            draft_wait_ms=summary.draft_wait_ms,
         )
     )
 

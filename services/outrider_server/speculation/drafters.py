@@ -8,9 +8,6 @@ from .ngram import NgramDrafter
 from .ports import Drafter
 from .types import Proposal
 
-CONFIDENT_MATCH = 4
-"""An n-gram match of this many tokens is preferred to the draft model's guess."""
-
 
 class NoDrafter:
     """Proposes nothing: the target decides one token a round."""
@@ -24,21 +21,35 @@ class NoDrafter:
 
 
 class ComposedDrafter:
-    """The n-gram drafter where its match is long or the model has nothing, the model otherwise."""
+    """The n-gram drafter or the model, whichever promises more tokens of this round.
+
+    Where the model's guesses end before the window does, n-grams go on.
+    What they promise comes from the session's `Confidence`, which learns from every commit.
+    """
 
     def __init__(self, ngram: NgramDrafter, model: Drafter) -> None:
         self._ngram = ngram
         self._model = model
+        self._confidence = ngram.confidence
+        self._guessed: tuple[int, ...] = ()
 
     async def take(self, position: int, minimum: int, maximum: int) -> Proposal:
-        """Takes from the drafter that is likelier to be right."""
-        size, _ = self._ngram.match()
-        if size >= CONFIDENT_MATCH:
+        """Takes from the likelier one. Waits for no model that promises less."""
+        promised = self._ngram.expected(maximum)
+        if promised and promised >= self._confidence.expected_of_model(maximum):
             return self._ngram.propose(position, maximum)
         proposal = await self._model.take(position, minimum, maximum)
-        return proposal if proposal.tokens else self._ngram.propose(position, maximum)
+        self._guessed = proposal.tokens if proposal.start_position == position else ()
+        if not self._guessed:
+            return self._ngram.propose(position, maximum)
+        return self._ngram.continued(proposal, maximum)
 
     def commit(self, start_position: int, tokens: Sequence[int]) -> None:
-        """Tells both."""
+        """Tells both, and learns how far the model's guesses agreed, if it was asked for any."""
+        for guess, token in zip(self._guessed, tokens, strict=False):
+            self._confidence.learn_model(guess == token)
+            if guess != token:
+                break
+        self._guessed = ()
         self._ngram.commit(start_position, tokens)
         self._model.commit(start_position, tokens)

@@ -19,6 +19,8 @@ class Guesses:
         self._committed = list(tokens)
         self._waiting: deque[int] = deque()
         self.branch = 0
+        self._compared = 0
+        self._agreed = 0
 
     @property
     def position(self) -> int:
@@ -39,8 +41,7 @@ class Guesses:
         for offset, token in enumerate(tokens):
             position = start_position + offset
             if position < self.position:
-                if self._committed[position] != token:
-                    self._contradicted()
+                if not self._compare(token, self._committed[position]):
                     return
             elif position == self.position + len(self._waiting):
                 self._waiting.append(token)
@@ -51,9 +52,21 @@ class Guesses:
             raise ValueError("commits must follow each other without a gap")
         for token in tokens:
             self._committed.append(token)
-            if self._waiting and self._waiting.popleft() != token:
-                self._contradicted()
+            if self._waiting:
+                self._compare(self._waiting.popleft(), token)
 
-    def _contradicted(self) -> None:
+    def compared(self) -> tuple[int, int]:
+        """(guesses compared with decided tokens since the last call, those that agreed)."""
+        counts = self._compared, self._agreed
+        self._compared = self._agreed = 0
+        return counts
+
+    def _compare(self, guess: int, token: int) -> bool:
+        """Compares a guess with what was decided; a wrong one ends the branch."""
+        self._compared += 1
+        if guess == token:
+            self._agreed += 1
+            return True
         self.branch += 1
         self._waiting.clear()
+        return False

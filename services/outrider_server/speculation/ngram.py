@@ -1,62 +1,72 @@
 """The n-gram drafter: proposes what followed the last tokens the last time they stood in the session.
 
-Needs no model and no network (prompt lookup decoding, Saxena 2023). The index maps every n-gram to the
-position after its latest occurrence and grows with the session; nothing is scanned again.
+Needs no model and no network (prompt lookup decoding, Saxena 2023). The places come from a `SuffixIndex`
+that may be older than the drafter; every decided token tells the session's `Confidence` whether its match
+was right, proposed or not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from .confidence import Confidence
+from .suffix_index import Match, SuffixIndex
 from .types import Proposal, TokenSource
-
-MIN_MATCH = 2
-MAX_MATCH = 5
 
 
 class NgramDrafter:
-    """Drafter over a session's own tokens. Proposes only after a match of `min_match` tokens or more."""
+    """Drafter over a session's own tokens. Proposes wherever the last token stood before.
+
+    `index` and `confidence` are what an earlier turn of the session left; the index is made to hold exactly
+    `tokens`. Both belong to this drafter while it lives.
+    """
 
     def __init__(
-        self, tokens: Sequence[int], min_match: int = MIN_MATCH, max_match: int = MAX_MATCH
+        self,
+        tokens: Sequence[int],
+        index: SuffixIndex | None = None,
+        confidence: Confidence | None = None,
     ) -> None:
-        self._sizes = range(max_match, min_match - 1, -1)
-        self._tokens: list[int] = []
-        self._followers: dict[tuple[int, ...], int] = {}
-        self.commit(0, tokens)
+        self.confidence = Confidence() if confidence is None else confidence
+        self._index = SuffixIndex() if index is None else index
+        self._index.align(tokens)
 
-    def match(self) -> tuple[int, int]:
-        """(length of the longest match of the session's end, position that followed it); 0 if none."""
-        for size in self._sizes:
-            follower = self._followers.get(tuple(self._tokens[-size:]))
-            if follower is not None and size <= len(self._tokens):
-                return size, follower
-        return 0, 0
+    def match(self) -> Match:
+        """Where the session's end stood before."""
+        return self._index.match
+
+    def expected(self, count: int) -> float:
+        """How many of `count` proposed tokens will agree, on average; 0 without a match."""
+        return self.confidence.expected_of_match(self.match().length, count)
 
     async def take(self, position: int, minimum: int, maximum: int) -> Proposal:
         """Proposes the tokens after the match. Never waits: `minimum` is of no use to it."""
         return self.propose(position, maximum)
 
     def propose(self, position: int, maximum: int) -> Proposal:
-        """Proposes at most `maximum` tokens; none without a match."""
-        if position != len(self._tokens):
-            return Proposal(position, (), TokenSource.NGRAM)
-        size, follower = self.match()
-        guesses: list[int] = []
-        if size:
-            for offset in range(maximum):
-                source = follower + offset
-                known = source < len(self._tokens)
-                guesses.append(self._tokens[source] if known else guesses[source - position])
-        return Proposal(position, tuple(guesses), TokenSource.NGRAM)
+        """Proposes `maximum` tokens; none without a match, or for another position than the session's end."""
+        tokens = self._index.following(maximum) if position == len(self._index) else ()
+        return Proposal(position, tokens, TokenSource.NGRAM)
+
+    def continued(self, proposal: Proposal, maximum: int) -> Proposal:
+        """`proposal`, and what followed its end when that stood in the session; `maximum` tokens in all."""
+        position, guesses = len(self._index), proposal.tokens
+        if proposal.start_position != position or len(guesses) >= maximum:
+            return proposal
+        self._index.extend(guesses)
+        more = self._index.following(maximum - len(guesses))
+        self._index.truncate(position)
+        if not more:
+            return proposal
+        return replace(proposal, tokens=guesses + more, continued_from=len(guesses))
 
     def commit(self, start_position: int, tokens: Sequence[int]) -> None:
-        """Indexes decided tokens. Each n-gram is entered once its follower is there."""
-        if start_position != len(self._tokens):
+        """Indexes decided tokens and learns from them. Raises ValueError, changing nothing, for a gap."""
+        if start_position != len(self._index):
             raise ValueError("commits must follow each other without a gap")
         for token in tokens:
-            end = len(self._tokens)
-            for size in self._sizes:
-                if size <= end:
-                    self._followers[tuple(self._tokens[end - size : end])] = end
-            self._tokens.append(token)
+            length = self.match().length
+            if length:
+                self.confidence.learn_match(length, self._index.following(1) == (token,))
+            self._index.extend((token,))

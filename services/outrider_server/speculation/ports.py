@@ -39,6 +39,18 @@ class Drafter(Protocol):
         ...
 
 
+class ModelDrafter(Drafter, Protocol):
+    """A drafter over a draft model, which can be told how to pace itself."""
+
+    def pace(self, lead: int, burst: int) -> None:
+        """From the last commit on: guess `lead` tokens ahead, 0 to rest, and gather `burst` of them."""
+        ...
+
+    def compared(self) -> tuple[int, int]:
+        """(guesses compared with decided tokens since the last call, those that agreed)."""
+        ...
+
+
 class TurnEnd(Protocol):
     """Knows where a turn ends: end tokens, stop strings, limits."""
 

@@ -41,7 +41,7 @@ class Turn:
         """The step that verifies `proposal`."""
         start = self.position - len(self._context)
         usable = proposal.tokens if proposal.start_position == self.position else ()
-        return Step(start, self._context, usable[: self.window])
+        return Step(start, self._context, usable[: self.window], proposal.survival[: self.window])
 
     def close_round(self, step: Step, proposal: Proposal, verdict: Verdict) -> Round:
         """Advances the turn by what the verdict decided, up to the turn's end.
@@ -52,7 +52,7 @@ class Turn:
         accepted = self._end.accept(verdict.tokens)
         kept = verdict.tokens[: accepted.kept]
         agreed = min(verdict.agreed, accepted.kept)
-        sources = (proposal.source,) * agreed + (TokenSource.TARGET,) * (len(kept) - agreed)
+        sources = proposal.sources[:agreed] + (TokenSource.TARGET,) * (len(kept) - agreed)
         self.position += len(kept)
         self.finish_reason = accepted.finish_reason
         self._remaining -= len(kept)
@@ -63,7 +63,7 @@ class Turn:
             texts=accepted.texts,
             sources=sources,
             logprobs=verdict.logprobs[: len(kept)],
-            proposed=len(step.proposed_tokens),
+            proposed=verdict.verified_of(step),
             agreed=agreed,
             context=len(step.context_tokens),
             finish_reason=accepted.finish_reason,

@@ -42,6 +42,7 @@ class DraftMode(enum.Enum):
 class LoopMode(enum.Enum):
     """How the loop paces draft and target."""
 
+    ADAPTIVE = "adaptive"
     RUN_AHEAD = "run_ahead"
     SYNCHRONOUS = "synchronous"
 
@@ -147,6 +148,16 @@ class Proposal:
     start_position: int
     tokens: tuple[int, ...] = ()
     source: TokenSource = TokenSource.DRAFT
+    continued_from: int | None = None
+    """Index in `tokens` from which n-grams went on where the source ended; None where they did not."""
+    survival: tuple[float, ...] = ()
+    """Chance that each token and all before it agree; empty where nobody estimated it."""
+
+    @property
+    def sources(self) -> tuple[TokenSource, ...]:
+        """Who guessed each token."""
+        own = len(self.tokens) if self.continued_from is None else self.continued_from
+        return (self.source,) * own + (TokenSource.NGRAM,) * (len(self.tokens) - own)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +167,8 @@ class Step:
     start_position: int
     context_tokens: tuple[int, ...]
     proposed_tokens: tuple[int, ...] = ()
+    survival: tuple[float, ...] = ()
+    """As in `Proposal`. What lacks an estimate is never left out of a shared step."""
 
     @property
     def decided_position(self) -> int:
@@ -180,17 +193,23 @@ class Verdict:
     agreed: int
     tokens: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...] = ()
+    verified: int | None = None
+    """Proposed tokens that were verified at all; None for all of them."""
 
     def check(self, step: Step) -> None:
         """Raises ValueError unless this verdict can be the answer to `step`."""
         answers = (
             self.start_position == step.decided_position
             and len(self.tokens) == self.agreed + 1
-            and 0 <= self.agreed <= len(step.proposed_tokens)
+            and 0 <= self.agreed <= self.verified_of(step) <= len(step.proposed_tokens)
             and self.tokens[: self.agreed] == step.proposed_tokens[: self.agreed]
         )
         if not answers:
             raise ValueError("the verdict does not answer the step")
+
+    def verified_of(self, step: Step) -> int:
+        """How many of the step's proposed tokens were verified."""
+        return len(step.proposed_tokens) if self.verified is None else self.verified
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +234,7 @@ class Round:
     sources: tuple[TokenSource, ...]
     logprobs: tuple[TokenLogprobs, ...]
     proposed: int
+    """Proposed tokens that were verified."""
     agreed: int
     """Agreed tokens among those kept."""
     context: int

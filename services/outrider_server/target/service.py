@@ -62,9 +62,9 @@ class TargetServicer(ModelServicer, target_pb2_grpc.TargetServiceServicer):
             span.set_attributes(
                 {
                     telemetry.POSITION: done.verdict.start_position,
-                    telemetry.PROPOSED: len(message.proposed_tokens),
+                    telemetry.PROPOSED: done.verdict.verified or 0,
                     telemetry.AGREED: done.verdict.agreed,
                     telemetry.BATCH_ROWS: done.batch_rows,
                 }
             )
-        return verdict_to_proto(done.verdict, done.batch_rows, done.seconds)
+        return verdict_to_proto(done.verdict, done.batch_rows, done.seconds, done.prefill_seconds)

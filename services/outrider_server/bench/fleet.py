@@ -1,0 +1,136 @@
+"""Outrider as it is deployed: target, draft and session services as processes, asked through the SDK.
+
+Each service runs with the defaults of its command, beside what a suite has to vary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import outrider
+
+from ..up import Child
+from .machine import resident_bytes
+from .tasks import Outcome, Task
+
+WARM_UP_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class FleetOptions:
+    """What the services are started with."""
+
+    target: Path
+    draft: Path
+    slots: int = 8
+    context: int = 0
+    """Longest session in tokens; 0 takes the models' own."""
+
+
+class Fleet:
+    """Running services. `address` is the session service's."""
+
+    def __init__(
+        self,
+        options: FleetOptions,
+        target: Child,
+        draft: Child,
+        session: Child,
+        addresses: list[str],
+    ) -> None:
+        self.options = options
+        self._children = {"target": target, "draft": draft, "session": session}
+        self.target_address, self.draft_address, self.address = addresses
+
+    def resident_bytes(self) -> dict[str, int]:
+        """Resident memory of each service, in bytes."""
+        return {name: resident_bytes(child.process.pid) for name, child in self._children.items()}
+
+
+@asynccontextmanager
+async def running_fleet(options: FleetOptions) -> AsyncIterator[Fleet]:
+    """The three services, started and, at the end, stopped. Raises StartupError."""
+    async with AsyncExitStack() as stack:
+        shared = ["--listen=127.0.0.1:0", f"--slots={options.slots}"]
+        shared += [f"--max-context-tokens={options.context}"]
+        # One after the other: two models that compile at once share the same cores.
+        target, target_address = await _started(
+            stack, "target", [*shared, f"--model={options.target}"]
+        )
+        draft, draft_address = await _started(stack, "draft", [*shared, f"--model={options.draft}"])
+        session, address = await stack.enter_async_context(
+            running_session(target_address, draft_address)
+        )
+        yield Fleet(options, target, draft, session, [target_address, draft_address, address])
+
+
+@asynccontextmanager
+async def running_session(target: str, draft: str) -> AsyncIterator[tuple[Child, str]]:
+    """A session service between a target and a draft, on a ledger of its own. Raises StartupError."""
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        arguments = [f"--target={target}", f"--draft={draft}", "--listen=127.0.0.1:0"]
+        yield await _started(
+            stack, "session", [*arguments, f"--ledger={Path(folder) / 'ledger.db'}"]
+        )
+
+
+async def _started(stack: AsyncExitStack, name: str, arguments: Sequence[str]) -> tuple[Child, str]:
+    child = await Child.start(name, arguments)
+    stack.push_async_callback(child.stop)
+    return child, await child.ready()
+
+
+class OutriderSystem:
+    """One configuration of Outrider's turns. Each run is a session of its own, deleted afterwards."""
+
+    def __init__(
+        self,
+        name: str,
+        client: outrider.AsyncClient,
+        draft: outrider.DraftMode,
+        max_window: int | None = None,
+        loop: outrider.LoopMode | None = None,
+    ) -> None:
+        self.name = name
+        self._client = client
+        self._settings: dict[str, Any] = {"draft": draft, "max_window": max_window, "loop": loop}
+
+    async def run(self, task: Task) -> Outcome:
+        """Runs the task as a client would, timed there."""
+        session = await self._client.create_session()
+        try:
+            return await self.run_in(session, task)
+        finally:
+            await session.delete()
+
+    async def run_in(self, session: outrider.AsyncSession, task: Task) -> Outcome:
+        """The same in a session that may have had turns."""
+        reply = session.generate(
+            task.prompt,
+            max_new_tokens=task.tokens,
+            temperature=task.temperature,
+            seed=task.seed,
+            **self._settings,
+        )
+        first_seconds = None
+        started = time.perf_counter()
+        async for _ in reply:
+            if first_seconds is None:
+                first_seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        sources = "".join(event.source.value[0] for event in reply.events)
+        details = dataclasses.asdict(reply.summary) | {"sources": sources}
+        return Outcome(tuple(reply.tokens), seconds, first_seconds, details)
+
+
+async def warm_up(system: OutriderSystem, task: Task) -> None:
+    """One short turn, so that the first one measured pays for no lazy start."""
+    await system.run(dataclasses.replace(task, tokens=WARM_UP_TOKENS))

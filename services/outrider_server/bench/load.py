@@ -1,0 +1,109 @@
+"""The suite `load`: 1 to 16 sessions at once, with speculation and without.
+
+Throughput is all tokens over the time from the first request to the last reply; each number of sessions has
+prompts of its own, which both modes get.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import outrider
+
+from .decode import SETTLE_SECONDS, Report
+from .fleet import FleetOptions, OutriderSystem, running_fleet
+from .models import Models
+from .prompts import Prompts
+from .results import Line, SuiteResult, count_differences, degraded_notes
+from .settings import BenchSettings
+from .spread import spread
+from .tasks import Measurement, Task
+
+SESSIONS = (1, 2, 4, 8, 16)
+MODES: tuple[outrider.DraftMode, ...] = ("auto", "off")
+WARM_UPS = 2
+
+Throughputs = dict[tuple[str, int], list[float]]
+
+
+async def run_load(settings: BenchSettings, models: Models, report: Report) -> SuiteResult:
+    """Measures sessions that run at once, at the first temperature. Raises StartupError."""
+    result = SuiteResult("load")
+    prompts = Prompts.of(models.target)
+    temperature = settings.temperatures[0]
+    options = FleetOptions(
+        models.target,
+        models.draft,
+        slots=max(SESSIONS),
+        context=models.context_for(settings.tokens),
+    )
+    found: Throughputs = {}
+    report("load: starting the services")
+    async with running_fleet(options) as fleet, outrider.AsyncClient(fleet.address) as client:
+        systems = {mode: OutriderSystem(f"outrider {mode}", client, mode) for mode in MODES}
+        for sessions in SESSIONS:
+            for mode in MODES * WARM_UPS:
+                await _at_once(systems[mode], _tasks(prompts, sessions, 16, temperature))
+        for repeat in range(settings.repeats):
+            for sessions in SESSIONS:
+                tasks = _tasks(prompts, sessions, settings.tokens, temperature)
+                for mode in MODES if repeat % 2 else MODES[::-1]:
+                    await asyncio.sleep(SETTLE_SECONDS)
+                    outcomes, speed = await _at_once(systems[mode], tasks)
+                    result.measurements += outcomes
+                    found.setdefault((mode, sessions), []).append(speed)
+            report(f"load: {repeat + 1} of {settings.repeats}")
+    result.lines = load_lines(found, temperature)
+    result.series = {
+        "sessions": [
+            {"mode": mode, "sessions": sessions, "tokens_per_second": speeds}
+            for (mode, sessions), speeds in sorted(found.items())
+        ]
+    }
+    result.differences = count_differences(result.measurements)
+    result.notes = degraded_notes(result.measurements)
+    return result
+
+
+def load_lines(found: Throughputs, temperature: float) -> list[Line]:
+    """Throughputs, and the two ratios that say whether sessions share steps and the draft pays."""
+    lines = [
+        Line(
+            f"{sessions} sessions, outrider {mode}, temperature {temperature:g}",
+            spread(found[mode, sessions]),
+            "tokens/s",
+            digits=1,
+        )
+        for sessions in SESSIONS
+        for mode in MODES
+    ]
+    pairs = [(("auto", 8), ("auto", 1)), (("off", 8), ("off", 1))]
+    pairs += [(("auto", sessions), ("off", sessions)) for sessions in SESSIONS]
+    for above, below in pairs:
+        values = [a / b for a, b in zip(found[above], found[below], strict=True)]
+        what = f"{above[0]} at {above[1]} sessions / {below[0]} at {below[1]}"
+        lines.append(Line(what, spread(values), "x"))
+    return lines
+
+
+def _tasks(prompts: Prompts, sessions: int, tokens: int, temperature: float) -> list[Task]:
+    return [
+        Task(name, prompt, tokens, temperature, seed)
+        for seed, (name, prompt) in enumerate(prompts.take() for _ in range(sessions))
+    ]
+
+
+async def _at_once(
+    system: OutriderSystem, tasks: Sequence[Task]
+) -> tuple[list[Measurement], float]:
+    """The tasks' outcomes, and tokens per second of all together."""
+    started = time.perf_counter()
+    outcomes = await asyncio.gather(*(system.run(task) for task in tasks))
+    seconds = time.perf_counter() - started
+    name = f"{system.name}, {len(tasks)} sessions"
+    measurements = [
+        Measurement(name, task, outcome) for task, outcome in zip(tasks, outcomes, strict=True)
+    ]
+    return measurements, sum(len(outcome.tokens) for outcome in outcomes) / seconds

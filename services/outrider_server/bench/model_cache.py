@@ -1,0 +1,67 @@
+"""Models that the benchmark makes of other models: kept on disk by what they were made of.
+
+Knows nothing of how they are made. A folder is written under another name first: no half of one ever stays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..speculation.errors import StartupError
+
+RECIPE = "1"
+"""Part of the key: grows when the same source and settings would give other files."""
+
+_OTHER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "chat_template.jinja",
+)
+
+
+def cache_folder() -> Path:
+    """Where made models are kept: `$XDG_CACHE_HOME/outrider/bench`, or below `~/.cache`."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "outrider" / "bench"
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A folder's config.json. Raises StartupError where there is none."""
+    try:
+        content = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise StartupError(f"model folder {folder} has no readable config.json") from error
+    if not isinstance(content, dict):
+        raise StartupError(f"{folder / 'config.json'} does not hold a JSON object")
+    return content
+
+
+def kept(
+    cache: Path, name: str, source: Path, settings: dict[str, Any], make: Callable[[Path], None]
+) -> Path:
+    """The folder that `make` fills, beside the tokenizer's files of `source`; made once for its settings."""
+    digest = hashlib.sha256(json.dumps([RECIPE, settings], sort_keys=True).encode())
+    for path in sorted([source / "config.json", *source.glob("*.safetensors")]):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    final = cache / digest.hexdigest()[:16] / name
+    if final.is_dir():
+        return final
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=final.parent) as scratch:
+        made = Path(scratch) / name
+        made.mkdir()
+        make(made)
+        for other in _OTHER_FILES:
+            if (source / other).is_file():
+                shutil.copy(source / other, made / other)
+        made.rename(final)
+    return final

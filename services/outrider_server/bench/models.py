@@ -1,0 +1,51 @@
+"""The models of a run: as given, or made to cost what larger ones cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .model_cache import cache_folder, read_config
+from .settings import BenchSettings
+from .widening import LONGEST_POSITIONS, lengthened, widened
+
+CONTEXT_TOKENS = 1024
+LONGEST_PROMPT = 512
+DEFAULT_POSITIONS = 1024
+"""Taken for a model that names no longest context."""
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The folders that a run measures, and what has to be said about them."""
+
+    target: Path
+    draft: Path
+    label: str
+
+    @property
+    def longest(self) -> int:
+        """Positions that both models accept."""
+        return min(
+            int(read_config(folder).get("max_position_embeddings") or DEFAULT_POSITIONS)
+            for folder in (self.target, self.draft)
+        )
+
+    def context_for(self, tokens: int) -> int:
+        """A context that holds any of the prompts and so many more tokens, where the models do."""
+        return min(max(CONTEXT_TOKENS, tokens + LONGEST_PROMPT), self.longest)
+
+
+def prepared_models(settings: BenchSettings) -> Models:
+    """Widens the target and lengthens the draft where asked. Raises StartupError."""
+    draft_name = settings.draft.resolve().name
+    if not settings.widen:
+        target_name = settings.target.resolve().name
+        return Models(settings.target, settings.draft, f"target {target_name}, draft {draft_name}")
+    target = widened(settings.target, settings.widen, cache_folder())
+    draft = lengthened(settings.draft, LONGEST_POSITIONS, cache_folder())
+    label = (
+        f"{target.name}: the text of {settings.target.resolve().name} at the cost of a larger model; "
+        f"draft {draft_name}; beyond the models' own range of positions the text is extrapolation"
+    )
+    return Models(target, draft, label)

@@ -1,0 +1,92 @@
+"""A run of the benchmark: suite after suite, then the report."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import outrider
+from rich.console import Console
+
+from ..speculation.errors import StartupError
+from .charts import draw_charts
+from .decode import run_decode
+from .llama_cpp import find_binary
+from .load import run_load
+from .machine import machine_facts
+from .models import Models, prepared_models
+from .network import run_network
+from .prefill import run_prefill
+from .report import print_report, write_results
+from .results import SuiteResult
+from .settings import BenchSettings
+from .step import run_step
+from .turns import run_turns
+from .widening import Shape
+
+Report = Callable[[str], None]
+Suite = Callable[[BenchSettings, Models, Report], Awaitable[SuiteResult]]
+
+SUITES: dict[str, Suite] = {
+    "decode": run_decode,
+    "load": run_load,
+    "network": run_network,
+    "prefill": run_prefill,
+    "turns": run_turns,
+    "step": run_step,
+}
+
+
+async def run_bench(settings: BenchSettings) -> int:
+    """Runs the suites; returns 0 when all configurations of Outrider gave the same tokens, else 1.
+
+    What is measured is written after each suite. SIGTERM ends it as SIGINT does: everything that it started
+    is stopped, and CancelledError raised. Raises StartupError.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    prepare_output(settings.output)
+    if settings.llama_cpp is not None:
+        check_llama_cpp(settings, settings.llama_cpp)
+    models = prepared_models(settings)
+    facts = machine_facts()
+    try:
+        results = await _run_suites(settings, models, facts)
+    except outrider.OutriderError as error:
+        raise StartupError(f"a turn failed: {error}") from error
+    draw_charts(settings.output / "charts", results, models.label)
+    print_report(Console(highlight=False), results, models.label, facts)
+    return 1 if any(result.differences for result in results) else 0
+
+
+async def _run_suites(
+    settings: BenchSettings, models: Models, facts: dict[str, Any]
+) -> list[SuiteResult]:
+    report = Console(stderr=True, highlight=False).print
+    results: list[SuiteResult] = []
+    for name in settings.suites:
+        results.append(await SUITES[name](settings, models, report))
+        write_results(settings.output, results, models.label, facts)
+    return results
+
+
+def check_llama_cpp(settings: BenchSettings, folder: Path) -> None:
+    """Raises StartupError unless the folder has the server, and both models can be made GGUF files."""
+    find_binary(folder)
+    for model in (settings.target, settings.draft):
+        Shape.of(model)
+
+
+def prepare_output(folder: Path) -> None:
+    """Makes the folder and writes into it once. Raises StartupError where that cannot be done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StartupError(f"the output {folder} cannot be written: {error.strerror}") from error

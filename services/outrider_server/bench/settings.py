@@ -1,0 +1,61 @@
+"""What a run of the benchmark is asked for, checked before any work is done."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..speculation.errors import StartupError
+
+SUITES = ("decode", "load", "network", "prefill", "turns", "step")
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise StartupError(message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchSettings:
+    """Frozen settings of one run. Raises StartupError for what cannot be run."""
+
+    target: Path
+    draft: Path
+    output: Path
+    suites: tuple[str, ...] = SUITES
+    widen: float = 0.0
+    """Million weights to widen the target to; 0 leaves it as it is."""
+    tokens: int = 256
+    prompts: int = 5
+    repeats: int = 5
+    temperatures: tuple[float, ...] = (0.7, 0.0)
+    llama_cpp: Path | None = None
+    peers: bool = True
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.suites) - set(SUITES))
+        _require(not unknown, f"no such suite: {', '.join(unknown)}; there are {', '.join(SUITES)}")
+        for folder in (self.target, self.draft):
+            _require(
+                (folder / "config.json").is_file(),
+                f"model folder {folder} does not exist or has no config.json",
+            )
+        _require(self.widen >= 0, "widen must not be negative")
+        _require(2 <= self.tokens <= 4096, "tokens must be 2 to 4096")
+        _require(self.prompts >= 1, "prompts must be at least 1")
+        _require(self.repeats >= 1, "repeats must be at least 1")
+        _require(bool(self.temperatures), "at least one temperature is needed")
+        _require(
+            all(0 <= temperature <= 100 for temperature in self.temperatures),
+            "temperature must be 0 to 100",
+        )
+        _require(
+            self.llama_cpp is None or self.llama_cpp.is_dir(),
+            f"the folder {self.llama_cpp} of llama.cpp does not exist",
+        )
+        for package in ("matplotlib", *(("gguf",) if self.llama_cpp and self.peers else ())):
+            _require(
+                importlib.util.find_spec(package) is not None,
+                f"the package {package} is missing: pip install 'outrider[bench]'",
+            )

@@ -1,0 +1,152 @@
+"""Models of realistic cost without downloads: a small Llama embedded in a larger one that says the same.
+
+More width, heads, feed-forward units and layers are added such that nothing new reaches the output. Text and
+agreement stay those of the small model, up to bf16 rounding, while a step costs what the larger one costs.
+Function-preserving growth after Net2Net (Chen, Goodfellow, Shlens, arXiv 1511.05641). Values that cannot
+contribute are random. A widened model is never any better than its source and is always labelled.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..speculation.errors import StartupError
+from .model_cache import kept, read_config
+
+LONGEST_POSITIONS = 4096
+"""Positions of a widened or lengthened model; text beyond the source's own range is extrapolation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The sizes of a Llama. `heads` query heads share `key_value_heads`; all have `head_size` values."""
+
+    hidden: int
+    layers: int
+    feed_forward: int
+    heads: int
+    key_value_heads: int
+    head_size: int
+    vocabulary: int
+    tied: bool
+
+    @classmethod
+    def of(cls, folder: Path) -> Shape:
+        """The sizes of the model in a folder. Raises StartupError unless it is a Llama of the plain kind."""
+        config = read_config(folder)
+        if config.get("model_type") != "llama":
+            raise StartupError(f"only a Llama can be widened or converted; {folder} is not one")
+        heads = int(config["num_attention_heads"])
+        hidden = int(config["hidden_size"])
+        shape = cls(
+            hidden,
+            int(config["num_hidden_layers"]),
+            int(config["intermediate_size"]),
+            heads,
+            int(config.get("num_key_value_heads") or heads),
+            int(config.get("head_dim") or hidden // heads),
+            int(config["vocab_size"]),
+            bool(config.get("tie_word_embeddings", False)),
+        )
+        if shape.heads * shape.head_size != hidden or config.get("attention_bias"):
+            raise StartupError(f"{folder} has heads of a shape that cannot be widened")
+        return shape
+
+    @property
+    def parameters(self) -> int:
+        """The number of weights."""
+        keys = self.key_value_heads * self.head_size
+        attention = 2 * self.hidden * self.heads * self.head_size + 2 * self.hidden * keys
+        layer = attention + 3 * self.hidden * self.feed_forward + 2 * self.hidden
+        embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2)
+        return self.layers * layer + embeddings + self.hidden
+
+
+def shape_for(source: Shape, millions: float) -> Shape:
+    """The shape nearest to so many million weights that can hold `source`.
+
+    As deep as wide (layers near hidden / 64), feed-forward four times the width, the source's ratio of query
+    heads to key-value heads. Raises StartupError where nothing so small holds the source.
+    """
+    ratio = source.heads // source.key_value_heads
+    unit = ratio * source.head_size
+    candidates = [
+        Shape(
+            groups * unit,
+            max(groups * unit // 64 + extra, source.layers),
+            max(4 * groups * unit, source.feed_forward),
+            groups * ratio,
+            groups,
+            source.head_size,
+            source.vocabulary,
+            source.tied,
+        )
+        for groups in range(source.key_value_heads, source.key_value_heads + 64)
+        for extra in (-1, 0, 1)
+    ]
+    best = min(candidates, key=lambda shape: abs(shape.parameters - millions * 1e6))
+    if millions * 1e6 < source.parameters or best.parameters <= source.parameters:
+        raise StartupError(
+            f"the model has {source.parameters / 1e6:.0f} million weights; "
+            f"it cannot be widened to {millions:g} million"
+        )
+    return best
+
+
+def widened(folder: Path, millions: float, cache: Path) -> Path:
+    """A folder with the model of `folder` at the cost of so many million weights, made once.
+
+    Raises StartupError for a folder that cannot be widened.
+    """
+    source = Shape.of(folder)
+    shape = shape_for(source, millions)
+    name = f"{folder.resolve().name}-widened-{shape.parameters / 1e6:.0f}M"
+    return kept(cache, name, folder, asdict(shape), lambda out: _widen(folder, source, shape, out))
+
+
+def lengthened(folder: Path, positions: int, cache: Path) -> Path:
+    """A copy of a folder that accepts `positions` tokens; the folder itself if it does already."""
+    config = read_config(folder)
+    if int(config.get("max_position_embeddings") or 0) >= positions:
+        return folder
+    name = f"{folder.resolve().name}-lengthened-{positions}"
+
+    def make(out: Path) -> None:
+        for path in folder.glob("*.safetensors*"):
+            shutil.copy(path, out / path.name)
+        _write_config(folder, out, {"max_position_embeddings": positions})
+
+    return kept(cache, name, folder, {"positions": positions}, make)
+
+
+def _write_config(source: Path, out: Path, changes: dict[str, Any]) -> None:
+    content = read_config(source) | changes
+    (out / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _widen(folder: Path, source: Shape, shape: Shape, out: Path) -> None:
+    from .widened_weights import write_weights  # torch, which the command starts without
+
+    config = read_config(folder)
+    positions = max(LONGEST_POSITIONS, int(config.get("max_position_embeddings") or 0))
+    _write_config(
+        folder,
+        out,
+        {
+            "widened_from": folder.resolve().name,
+            "dtype": "bfloat16",
+            "hidden_size": shape.hidden,
+            "num_hidden_layers": shape.layers,
+            "intermediate_size": shape.feed_forward,
+            "num_attention_heads": shape.heads,
+            "num_key_value_heads": shape.key_value_heads,
+            "head_dim": shape.head_size,
+            "rms_norm_eps": float(config["rms_norm_eps"]) * source.hidden / shape.hidden,
+            "max_position_embeddings": positions,
+        },
+    )
+    write_weights(folder, source, shape, out / "model.safetensors")

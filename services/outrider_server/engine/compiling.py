@@ -1,0 +1,85 @@
+"""Compiles what a step runs, and falls back to running it eagerly where that fails."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .loading import LoadedModel
+
+MIN_PARAMETERS_TO_COMPILE = 500_000
+"""Below this a step is all overhead of the framework and too short to be worth a compiler's time."""
+
+
+class GuardedCompiler:
+    """Compiles functions of one engine; the first failure turns all of them eager for good.
+
+    `dynamic` compiles one graph for every number of tokens, and skips the guards that would look at every
+    weight before each call: nothing but the number of tokens ever changes.
+    """
+
+    def __init__(self, loaded: LoadedModel, mode: str, dynamic: bool) -> None:
+        self.note = _reason_not_to_compile(loaded, mode)
+        self._dynamic = dynamic
+
+    def compile(self, function: Callable[..., Any], *token_dims: int) -> Callable[..., Any]:
+        """The bound method, compiled on its first call if at all.
+
+        `token_dims` names the dimension of each tensor argument that counts the step's tokens.
+        """
+        if self.note:
+            return function
+        if self._dynamic:
+            options = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
+            own = _with_code_of_its_own(function)
+            compiled = torch.compile(own, fullgraph=True, options=options)
+        else:
+            compiled = torch.compile(function, fullgraph=True, dynamic=False)
+        first = self._dynamic
+
+        def run(*arguments: Any) -> Any:
+            nonlocal first
+            if self.note:
+                return function(*arguments)
+            if first:
+                for tensor, dim in zip(arguments, token_dims, strict=True):
+                    torch._dynamo.mark_dynamic(tensor, dim)
+                first = False
+            try:
+                return compiled(*arguments)
+            except torch._dynamo.exc.TorchDynamoException as error:
+                self._fall_back(f"the step does not compile ({type(error).__name__})")
+                return function(*arguments)
+
+        return run
+
+    def _fall_back(self, note: str) -> None:
+        self.note = note
+        print(f"outrider: {note}; steps run eagerly", file=sys.stderr, flush=True)
+
+
+def _with_code_of_its_own(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The bound method over a copy of its code.
+
+    The compiler finds what it compiled by the code object; without guards, two engines of one process would
+    otherwise run each other's graphs.
+    """
+    function = method.__func__  # type: ignore[attr-defined]
+    own = types.FunctionType(function.__code__.replace(), function.__globals__)
+    return types.MethodType(own, method.__self__)  # type: ignore[attr-defined]
+
+
+def _reason_not_to_compile(loaded: LoadedModel, mode: str) -> str:
+    """One sentence why steps run eagerly; empty when they are to be compiled."""
+    if mode == "off":
+        return "compilation is switched off"
+    if loaded.model.device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
+        return "no C++ compiler was found"
+    if mode == "auto" and loaded.parameter_count < MIN_PARAMETERS_TO_COMPILE:
+        return "the model is too small to gain from compilation"
+    return ""

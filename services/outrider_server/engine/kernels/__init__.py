@@ -1,0 +1,96 @@
+"""The engine's own CPU kernels: C++ beside this file, compiled once a machine and loaded as torch operators.
+
+They need AVX512-BF16 and a C++ compiler. Where either is missing the engine runs on torch's kernels alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+
+SOURCES = ("linear.cpp", "attention.cpp")
+NEEDED_FLAG = "avx512_bf16"
+FLAGS = ("-std=c++20", "-O3", "-march=native", "-ffp-contract=off", "-shared", "-fPIC", "-w")
+COMPILE_SECONDS = 300
+
+
+def cache_folder() -> Path:
+    """Where what is compiled for this machine is kept between starts."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "outrider"
+
+
+@functools.cache
+def kernels_missing() -> str:
+    """Compiles and loads the kernels, once a process; one sentence why there are none, or nothing."""
+    flags = _cpu_flags()
+    if platform.machine() != "x86_64" or NEEDED_FLAG not in flags.split():
+        return "the CPU has no AVX512-BF16"
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        return "no C++ compiler was found"
+    folder = Path(__file__).parent
+    sources = [folder / name for name in SOURCES]
+    digest = hashlib.sha256(f"{torch.__version__} {compiler} {FLAGS} {flags}".encode())
+    for source in sources:
+        digest.update(source.read_bytes())
+    try:
+        library = _compiled(compiler, sources, digest.hexdigest()[:24])
+        torch.ops.load_library(library)
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"the kernels could not be built ({type(error).__name__})"
+    _describe_shapes()
+    return ""
+
+
+def _describe_shapes() -> None:
+    """Tells torch's compiler what the operators return."""
+
+    @torch.library.register_fake("outrider::packed_linear")
+    def _linear(
+        tokens: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, outputs: int
+    ) -> torch.Tensor:
+        return tokens.new_empty((*tokens.shape[:-1], outputs))
+
+    @torch.library.register_fake("outrider::packed_attention")
+    def _attention(
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        places: torch.Tensor,
+        scaling: float,
+    ) -> torch.Tensor:
+        _, heads, tokens, head_dim = query.shape
+        return query.new_empty((1, tokens, heads, head_dim))
+
+
+def _cpu_flags() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2] for line in lines if line.startswith("flags")), "")
+
+
+def _compiled(compiler: str, sources: list[Path], digest: str) -> Path:
+    """The shared library, from the cache or compiled into it. Raises OSError or SubprocessError."""
+    library = cache_folder() / f"kernels-{digest}.so"
+    if library.is_file():
+        return library
+    library.parent.mkdir(parents=True, exist_ok=True)
+    torch_folder = Path(torch.__file__).parent
+    with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
+        made = Path(scratch) / library.name
+        command = [compiler, *FLAGS, f"-I{torch_folder / 'include'}", *map(str, sources)]
+        command += ["-o", str(made), f"-L{torch_folder / 'lib'}", "-ltorch_cpu", "-lc10"]
+        subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_SECONDS)
+        made.replace(library)
+    return library

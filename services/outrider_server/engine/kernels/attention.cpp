@@ -1,0 +1,264 @@
+// Attention of a step's tokens over the slot cache, which is read where it lies.
+//
+// Every token carries its own slot and position and attends to the positions up to its own. Tokens that
+// follow each other in one slot share the reading of its keys. The softmax is taken online over blocks of
+// 64 keys (Milakov and Gimelshein, arXiv 1805.02867), always from position 0 on, so a token's bits depend
+// on nothing but its query, its slot and its position.
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
+namespace {
+
+using torch::stable::Tensor;
+
+#ifdef __AVX512BF16__
+
+constexpr int64_t kBlock = 64;     // keys at once
+constexpr int64_t kQueries = 32;   // queries that share a block of keys
+constexpr int64_t kLargest = 256;  // head_dim
+
+struct Shape {
+  int64_t tokens, heads, key_heads, head_dim, length;
+  int64_t query_token_stride, query_head_stride;
+  float scaling;
+};
+
+// 16 rows of 16 dwords, `stride` values of 16 bits apart -> their transpose at `to`.
+void transpose(const uint16_t* from, int64_t stride, uint32_t* to) {
+  const __m512i rows = _mm512_mullo_epi32(
+      _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
+      _mm512_set1_epi32(static_cast<int>(stride)));
+  for (int column = 0; column < 16; ++column)
+    _mm512_store_si512(to + column * 16, _mm512_i32gather_epi32(rows, from + column * 2, 2));
+}
+
+__m512 widen(const uint16_t* values) {
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+
+// e^x for x <= 0, relative error below 2^-22; 0 for -inf.
+__m512 exponential(__m512 x) {
+  const __m512 scaled = _mm512_max_ps(x, _mm512_set1_ps(-104.0f)) * 1.44269504f;
+  const __m512 whole = _mm512_roundscale_ps(scaled, _MM_FROUND_TO_NEAREST_INT);
+  const __m512 part = scaled - whole;
+  __m512 sum = _mm512_set1_ps(1.5403530e-4f);
+  for (const float factor : {1.3333558e-3f, 9.6181291e-3f, 5.5504109e-2f, 2.4022651e-1f,
+                             6.9314718e-1f, 1.0f})
+    sum = _mm512_fmadd_ps(sum, part, _mm512_set1_ps(factor));
+  const __mmask16 finite = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-104.0f), _CMP_GT_OQ);
+  return _mm512_maskz_scalef_ps(finite, sum, whole);
+}
+
+// The state of one tile of queries.
+struct Tile {
+  alignas(64) uint32_t keys[kBlock / 16][kLargest / 2][16];
+  alignas(64) float values[kBlock][kLargest];
+  alignas(64) uint16_t queries[kQueries][kLargest];
+  alignas(64) float sums[kQueries][kLargest];
+  alignas(64) float weights[kQueries][kBlock];
+  alignas(64) float totals[kQueries][16];
+  float largest[kQueries];
+  int64_t positions[kQueries];
+};
+
+void load_block(Tile& tile, const Shape& shape, const uint16_t* keys, const uint16_t* values,
+                int64_t first) {
+  const int64_t dim = shape.head_dim;
+  for (int64_t group = 0; group < kBlock / 16; ++group)
+    for (int64_t d = 0; d < dim; d += 32)
+      transpose(keys + (first + group * 16) * dim + d, dim, tile.keys[group][d / 2]);
+  for (int64_t key = 0; key < kBlock; ++key)
+    for (int64_t d = 0; d < dim; d += 16)
+      _mm512_store_ps(tile.values[key] + d, widen(values + (first + key) * dim + d));
+}
+
+// Scores of up to four queries with the block's keys: the products of bfloat16, summed in float32.
+template <int Count>
+void score(Tile& tile, const Shape& shape, int64_t query) {
+  for (int64_t group = 0; group < kBlock / 16; ++group) {
+    __m512 sums[Count];
+    for (int q = 0; q < Count; ++q) sums[q] = _mm512_setzero_ps();
+    for (int64_t pair = 0; pair < shape.head_dim / 2; ++pair) {
+      const auto keys = (__m512bh)_mm512_load_si512(tile.keys[group][pair]);
+      for (int q = 0; q < Count; ++q) {
+        int32_t two;
+        std::memcpy(&two, tile.queries[query + q] + pair * 2, sizeof(two));
+        sums[q] = _mm512_dpbf16_ps(sums[q], (__m512bh)_mm512_set1_epi32(two), keys);
+      }
+    }
+    for (int q = 0; q < Count; ++q)
+      _mm512_store_ps(tile.weights[query + q] + group * 16, sums[q] * shape.scaling);
+  }
+}
+
+// Turns the scores of one query into weights and rescales what it has summed so far.
+void weigh(Tile& tile, const Shape& shape, int64_t query, int64_t first) {
+  const int64_t seen = tile.positions[query] + 1 - first;
+  const __m512 hidden = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+  __m512 scores[kBlock / 16];
+  __m512 best = hidden;
+  for (int64_t group = 0; group < kBlock / 16; ++group) {
+    const int64_t left = std::clamp<int64_t>(seen - group * 16, 0, 16);
+    scores[group] = _mm512_mask_loadu_ps(hidden, static_cast<__mmask16>((1u << left) - 1),
+                                         tile.weights[query] + group * 16);
+    best = _mm512_max_ps(best, scores[group]);
+  }
+  const float before = tile.largest[query];
+  const float now = std::max(before, _mm512_reduce_max_ps(best));
+  __m512 total = _mm512_load_ps(tile.totals[query]);
+  if (now != before) {
+    const __m512 shrink = exponential(_mm512_set1_ps(before - now));
+    total *= shrink;
+    for (int64_t d = 0; d < shape.head_dim; d += 16)
+      _mm512_store_ps(tile.sums[query] + d, _mm512_load_ps(tile.sums[query] + d) * shrink);
+    tile.largest[query] = now;
+  }
+  for (int64_t group = 0; group < kBlock / 16; ++group) {
+    const __m512 weight = exponential(scores[group] - now);
+    total += weight;
+    _mm512_store_ps(tile.weights[query] + group * 16, weight);
+  }
+  _mm512_store_ps(tile.totals[query], total);
+}
+
+template <int Count>
+void add_values(Tile& tile, const Shape& shape, int64_t query, int64_t keys) {
+  for (int64_t d = 0; d < shape.head_dim; d += 32) {
+    __m512 low[Count], high[Count];
+    for (int q = 0; q < Count; ++q) {
+      low[q] = _mm512_load_ps(tile.sums[query + q] + d);
+      high[q] = _mm512_load_ps(tile.sums[query + q] + d + 16);
+    }
+    for (int64_t key = 0; key < keys; ++key) {
+      const __m512 v0 = _mm512_load_ps(tile.values[key] + d);
+      const __m512 v1 = _mm512_load_ps(tile.values[key] + d + 16);
+      for (int q = 0; q < Count; ++q) {
+        const __m512 weight = _mm512_set1_ps(tile.weights[query + q][key]);
+        low[q] = _mm512_fmadd_ps(weight, v0, low[q]);
+        high[q] = _mm512_fmadd_ps(weight, v1, high[q]);
+      }
+    }
+    for (int q = 0; q < Count; ++q) {
+      _mm512_store_ps(tile.sums[query + q] + d, low[q]);
+      _mm512_store_ps(tile.sums[query + q] + d + 16, high[q]);
+    }
+  }
+}
+
+// All queries of the tile over all keys that any of them sees.
+void attend(Tile& tile, const Shape& shape, int64_t queries, const uint16_t* keys,
+            const uint16_t* values) {
+  const int64_t last = *std::max_element(tile.positions, tile.positions + queries);
+  const int64_t padded = (queries + 3) / 4 * 4;
+  for (int64_t query = 0; query < padded; ++query) {
+    tile.largest[query] = -std::numeric_limits<float>::infinity();
+    std::fill_n(tile.totals[query], 16, 0.0f);
+    std::fill_n(tile.sums[query], shape.head_dim, 0.0f);
+    if (query >= queries) {
+      tile.positions[query] = tile.positions[0];
+      std::fill_n(tile.queries[query], shape.head_dim, 0);
+    }
+  }
+  for (int64_t first = 0; first <= last; first += kBlock) {
+    load_block(tile, shape, keys, values, first);
+    for (int64_t query = 0; query < padded; query += 4) {
+      score<4>(tile, shape, query);
+      for (int64_t q = query; q < query + 4; ++q)
+        if (tile.positions[q] >= first)
+          weigh(tile, shape, q, first);
+        else
+          std::fill_n(tile.weights[q], kBlock, 0.0f);
+      add_values<4>(tile, shape, query, std::min(kBlock, last + 1 - first));
+    }
+  }
+}
+
+// Tokens [begin, end) of one slot with one key head.
+void attend_run(Tile& tile, const Shape& shape, const uint16_t* query, const uint16_t* keys,
+                const uint16_t* values, const int64_t* places, int64_t begin, int64_t end,
+                int64_t key_head, uint16_t* out) {
+  const int64_t group = shape.heads / shape.key_heads, dim = shape.head_dim;
+  const int64_t offset =
+      (places[begin * 2] * shape.key_heads + key_head) * shape.length * dim;
+  const int64_t total = (end - begin) * group;
+  for (int64_t start = 0; start < total; start += kQueries) {
+    const int64_t count = std::min(kQueries, total - start);
+    for (int64_t q = 0; q < count; ++q) {
+      const int64_t token = begin + (start + q) / group;
+      const int64_t head = key_head * group + (start + q) % group;
+      tile.positions[q] = places[token * 2 + 1];
+      std::memcpy(tile.queries[q],
+                  query + token * shape.query_token_stride + head * shape.query_head_stride,
+                  dim * sizeof(uint16_t));
+    }
+    attend(tile, shape, count, keys + offset, values + offset);
+    for (int64_t q = 0; q < count; ++q) {
+      const int64_t token = begin + (start + q) / group;
+      const int64_t head = key_head * group + (start + q) % group;
+      uint16_t* to = out + (token * shape.heads + head) * dim;
+      const __m512 share =
+          _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(_mm512_load_ps(tile.totals[q])));
+      for (int64_t d = 0; d < dim; d += 16)
+        _mm256_storeu_si256(
+            (__m256i*)(to + d),
+            (__m256i)_mm512_cvtneps_pbh(_mm512_load_ps(tile.sums[q] + d) * share));
+    }
+  }
+}
+
+#endif
+
+// query [1, H, T, D]; keys, values [S, K, L, D]; places [1, 1, T, 2] int64 (slot, position)
+// -> [1, T, H, D]. bfloat16, D a multiple of 32 up to 256, L a multiple of 64.
+Tensor packed_attention(const Tensor& query, const Tensor& keys, const Tensor& values,
+                      const Tensor& places, double scaling) {
+  const int64_t tokens = query.size(2), heads = query.size(1), dim = query.size(3);
+  Tensor out = torch::stable::new_empty(query, {1, tokens, heads, dim});
+#ifdef __AVX512BF16__
+  const Shape shape{tokens, heads, keys.size(1), dim, keys.size(2),
+                    query.stride(2), query.stride(1), static_cast<float>(scaling)};
+  const auto* from = static_cast<const uint16_t*>(query.data_ptr());
+  const auto* key = static_cast<const uint16_t*>(keys.data_ptr());
+  const auto* value = static_cast<const uint16_t*>(values.data_ptr());
+  const auto* place = static_cast<const int64_t*>(places.data_ptr());
+  auto* to = static_cast<uint16_t*>(out.data_ptr());
+  std::vector<int64_t> begins;
+  for (int64_t token = 0; token < tokens; ++token)
+    if (token == 0 || place[token * 2] != place[token * 2 - 2]) begins.push_back(token);
+  const auto runs = static_cast<int64_t>(begins.size());
+  begins.push_back(tokens);
+  torch::stable::parallel_for(0, runs * shape.key_heads, 1, [&](int64_t begin, int64_t end) {
+    static thread_local Tile tile;
+    for (int64_t item = begin; item < end; ++item)
+      attend_run(tile, shape, from, key, value, place, begins[item / shape.key_heads],
+                 begins[item / shape.key_heads + 1], item % shape.key_heads, to);
+  });
+#endif
+  return out;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(outrider, library) {
+  library.def(
+      "packed_attention(Tensor query, Tensor keys, Tensor values, Tensor places, float scaling)"
+      " -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(outrider, CPU, library) {
+  library.impl("packed_attention", TORCH_BOX(&packed_attention));
+}

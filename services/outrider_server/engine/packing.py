@@ -1,0 +1,69 @@
+"""Puts a model on the engine's own kernels: linear layers packed, attention over the slot cache.
+
+Owns the decision whether a model can run so. A packed layer gives a token the same bits whatever stands
+beside it, so tokens of many sessions can share a step without padding to each other.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from .attention import KEY_BLOCK, PACKED_NAME
+from .kernels import kernels_missing
+
+HEAD_DIM_STEP = 32
+LARGEST_HEAD_DIM = 256
+
+
+class PackedLinear(nn.Module):
+    """A linear layer over packed bfloat16 weights; takes the place of `nn.Linear`."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.out_features = linear.out_features
+        self.packed = torch.ops.outrider.pack_linear.default(linear.weight.detach().contiguous())
+        self.bias: torch.Tensor | None = None
+        if linear.bias is not None:
+            outputs = self.packed.shape[0] * self.packed.shape[2]
+            self.bias = torch.zeros(outputs)
+            self.bias[: linear.out_features] = linear.bias.detach().float()
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """tokens [..., K] bfloat16 -> [..., N] bfloat16, summed in float32."""
+        return torch.ops.outrider.packed_linear.default(
+            tokens, self.packed, self.bias, self.out_features
+        )
+
+
+def pack_model(model: PreTrainedModel) -> bool:
+    """Replaces the model's linear layers in place; False, changing nothing, where it cannot run so."""
+    if not _suits(model):
+        return False
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Linear:
+                setattr(parent, name, PackedLinear(child))
+    model.set_attn_implementation(PACKED_NAME)
+    return True
+
+
+def is_packed(model: PreTrainedModel) -> bool:
+    """True once `pack_model` has replaced the model's layers."""
+    return bool(model.config._attn_implementation == PACKED_NAME)
+
+
+def _suits(model: PreTrainedModel) -> bool:
+    config = model.config
+    head_dim = getattr(config, "head_dim", None)
+    head_dim = head_dim or config.hidden_size // config.num_attention_heads
+    return (
+        model.device.type == "cpu"
+        and all(weight.dtype == torch.bfloat16 for weight in model.parameters())
+        and head_dim % HEAD_DIM_STEP == 0
+        and head_dim <= LARGEST_HEAD_DIM
+        and KEY_BLOCK % 64 == 0
+        and any(type(module) is nn.Linear for module in model.modules())
+        and not kernels_missing()
+    )

@@ -1,0 +1,66 @@
+"""What drafting has learnt of sessions, kept from one turn to the next: n-gram indexes and chances.
+
+Owns which sessions have one and forgets the least recently used. An entry is never trusted: opening it
+compares it with the session's tokens, so a session that was rewound, or went on in another process, costs
+some indexing and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ..speculation.confidence import Confidence
+from ..speculation.estimates import AgreementEstimate
+from ..speculation.ngram import NgramDrafter
+from ..speculation.suffix_index import SuffixIndex
+
+MAX_TOKENS = 500_000
+"""Tokens in all indexes together: at most about 150 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """What is known of one session."""
+
+    index: SuffixIndex = field(default_factory=SuffixIndex)
+    confidence: Confidence = field(default_factory=Confidence)
+    agreement: AgreementEstimate = field(default_factory=AgreementEstimate)
+
+
+class NgramMemory:
+    """An index and the learnt chances for each session, least recently opened first.
+
+    Indexes grow while turns run; the bound of `max_tokens` is restored whenever a turn opens. The session
+    opened last always keeps its own.
+    """
+
+    def __init__(self, max_tokens: int = MAX_TOKENS) -> None:
+        self._max_tokens = max_tokens
+        self._sessions: OrderedDict[str, _Memory] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def open(self, session_id: str, tokens: Sequence[int]) -> NgramDrafter:
+        """A drafter for a turn after `tokens`, all of the session. One turn of a session at a time."""
+        memory = self._sessions.setdefault(session_id, _Memory())
+        self._sessions.move_to_end(session_id)
+        drafter = NgramDrafter(tokens, memory.index, memory.confidence)
+        self._make_room()
+        return drafter
+
+    def agreement(self, session_id: str) -> AgreementEstimate:
+        """How often the draft model's guesses agree in the session."""
+        return self._sessions.setdefault(session_id, _Memory()).agreement
+
+    def forget(self, session_id: str) -> None:
+        """Drops what is kept of a session, if anything is."""
+        self._sessions.pop(session_id, None)
+
+    def _make_room(self) -> None:
+        held = sum(len(memory.index) for memory in self._sessions.values())
+        while held > self._max_tokens and len(self._sessions) > 1:
+            _, oldest = self._sessions.popitem(last=False)
+            held -= len(oldest.index)

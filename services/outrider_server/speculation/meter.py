@@ -1,0 +1,101 @@
+"""What the parts of a round cost: measured where the ports wait, kept for all sessions of a service.
+
+`CostMeter` owns the estimates that the window policy runs on, `TurnMeter` what one turn came to. Times are
+milliseconds, taken by whoever calls; nothing here knows a clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .estimates import CostEstimate
+from .window import Costs
+
+LEAST_MS = 1e-3
+"""No cost is nothing: a clock may say so."""
+
+
+@dataclass(slots=True)
+class _Estimates:
+    draft: CostEstimate = field(default_factory=CostEstimate)
+    round_trip: CostEstimate = field(default_factory=CostEstimate)
+    verify: CostEstimate = field(default_factory=CostEstimate)
+
+
+class CostMeter:
+    """What rounds cost lately, apart for rounds that run ahead: there both models may share cores."""
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._estimates = {False: _Estimates(), True: _Estimates()}
+        self._verified = CostEstimate()
+
+    def costs(self, ahead: bool) -> Costs | None:
+        """The present estimates; None until each part was measured in some way of pacing."""
+        own, other = self._estimates[ahead], self._estimates[not ahead]
+        draft = _either(own.draft, other.draft)
+        round_trip = _either(own.round_trip, other.round_trip)
+        verify = _either(own.verify, other.verify)
+        if draft is None or round_trip is None or verify is None:
+            return None
+        return Costs(max(draft, LEAST_MS), round_trip, ((self._width, max(verify, LEAST_MS)),))
+
+    def useful_window(self, max_window: int) -> int:
+        """The most proposals worth making: one more than the target lately found room for."""
+        room = self._verified.value_ms
+        return max_window if room is None else min(max_window, round(room) + 1)
+
+    def verified(self, ahead: bool, waited_ms: float, proposed: int, verified: int) -> None:
+        """A verify step without prefill: the wait for its verdict, and how much of a proposal it took."""
+        self._estimates[ahead].verify.observe(waited_ms)
+        if verified < proposed:
+            self._verified.observe(verified)
+        elif proposed:
+            self._verified.observe(self._width - 1)
+
+    def guessed(self, ahead: bool, guesses: int, draft_ms: float) -> None:
+        """Guesses of the draft model, and the device time that they took."""
+        self._estimates[ahead].draft.observe(draft_ms / guesses)
+
+    def answered(self, ahead: bool, round_trip_ms: float) -> None:
+        """The way of a commit to the draft and of the first guess back, without model time."""
+        self._estimates[ahead].round_trip.observe(max(0.0, round_trip_ms))
+
+
+@dataclass(slots=True)
+class TurnMeter:
+    """What one turn spent on its models and on waiting for them. The fields are those of its summary."""
+
+    costs: CostMeter
+    ahead: bool = False
+    """Whether the draft goes on while the target verifies; set by who paces."""
+    target_ms: float = 0.0
+    verify_ms: float = 0.0
+    draft_ms: float = 0.0
+    guessed_tokens: int = 0
+    draft_wait_ms: float = 0.0
+
+    def verified(
+        self, waited_ms: float, step_ms: float, prefill_ms: float, proposed: int, verified: int
+    ) -> None:
+        """A verdict came after `waited_ms`; the device took `step_ms`, after `prefill_ms` of reading."""
+        self.verify_ms += waited_ms
+        self.target_ms += step_ms + prefill_ms
+        if not prefill_ms:
+            self.costs.verified(self.ahead, waited_ms, proposed, verified)
+
+    def guessed(self, guesses: int, draft_ms: float, answered_ms: float | None) -> None:
+        """Guesses came; `answered_ms` after the commit that asked for them, where one did."""
+        self.draft_ms += draft_ms
+        self.guessed_tokens += guesses
+        self.costs.guessed(self.ahead, guesses, draft_ms)
+        if answered_ms is not None:
+            self.costs.answered(self.ahead, answered_ms - draft_ms)
+
+    def waited(self, waited_ms: float) -> None:
+        """A round waited for guesses."""
+        self.draft_wait_ms += waited_ms
+
+
+def _either(own: CostEstimate, other: CostEstimate) -> float | None:
+    return other.value_ms if own.value_ms is None else own.value_ms

@@ -1,0 +1,66 @@
+"""Bad input ends in one line and status 2, before any work."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from outrider_server.bench.run import SUITES as RUNNABLE
+from outrider_server.bench.run import prepare_output
+from outrider_server.bench.settings import SUITES, BenchSettings
+from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER
+from outrider_server.speculation.errors import StartupError
+
+
+def run_bench(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """The command in an empty folder."""
+    command = [sys.executable, "-m", "outrider_server", "bench", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--target", "missing"], "model folder missing does not exist"),
+        (["--draft", "missing"], "model folder missing does not exist"),
+        (["--repeats", "0"], "repeats must be at least 1"),
+        (["--prompts", "0"], "prompts must be at least 1"),
+        (["--tokens", "1"], "tokens must be 2 to 4096"),
+        (["--widen", "-1"], "widen must not be negative"),
+        (["--widen", "2"], "the model has"),
+        (["--temperature", "-1"], "temperature must be 0 to 100"),
+        (["--llama-cpp", "missing"], "the folder missing of llama.cpp does not exist"),
+        (["--llama-cpp", "."], ". holds no llama-server"),
+        (["decode", "speed"], "no such suite: speed"),
+        (["--output", "/proc/outrider"], "the output /proc/outrider cannot be written"),
+    ],
+)
+def test_bad_input_ends_in_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+    outcome = run_bench(*arguments, folder=tmp_path)
+    assert outcome.returncode == 2
+    (line,) = outcome.stderr.splitlines()
+    assert line.startswith(f"outrider-server: {message}")
+    assert outcome.stdout == ""
+
+
+def test_every_suite_that_is_named_can_run() -> None:
+    assert set(RUNNABLE) == set(SUITES)
+
+
+def test_the_defaults_are_fit_to_run(tmp_path: Path) -> None:
+    settings = BenchSettings(target=TARGET_FOLDER, draft=DRAFT_FOLDER, output=tmp_path)
+    assert settings.suites == SUITES
+    assert settings.repeats >= 5
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StartupError, match="cannot be written"):
+        prepare_output(tmp_path / "file")
+
+
+def test_an_output_is_made_with_its_parents_and_left_empty(tmp_path: Path) -> None:
+    prepare_output(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []

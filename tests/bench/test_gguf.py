@@ -1,0 +1,73 @@
+"""The GGUF file holds the folder's weights, in llama.cpp's order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from outrider_server.models import DRAFT_FOLDER
+from safetensors.torch import load_file
+
+gguf = pytest.importorskip("gguf")
+
+from outrider_server.bench.gguf_file import gguf_of, interleaved  # noqa: E402
+
+
+def rotated_by_halves(values: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
+    """transformers: value i turns with value i + D/2. values [D], angles [D/2]."""
+    first, second = values.chunk(2)
+    return torch.cat(
+        (
+            first * angles.cos() - second * angles.sin(),
+            second * angles.cos() + first * angles.sin(),
+        )
+    )
+
+
+def rotated_by_neighbours(values: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
+    """llama.cpp's Llama: value 2i turns with value 2i + 1."""
+    first, second = values[0::2], values[1::2]
+    pairs = (
+        first * angles.cos() - second * angles.sin(),
+        second * angles.cos() + first * angles.sin(),
+    )
+    return torch.stack(pairs, dim=-1).flatten()
+
+
+def test_interleaved_heads_give_the_same_scores() -> None:
+    """A score is the product of a turned query with a turned key; both turn by their own position."""
+    heads, size, width = 3, 8, 16
+    generator = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(heads * size, width, generator=generator).double() for _ in range(2))
+    hidden = torch.randn(width, generator=generator).double()
+    frequencies = 0.5 ** torch.arange(size // 2).double()
+    ours, theirs = query @ hidden, interleaved(query, heads) @ hidden
+    our_keys, their_keys = key @ hidden, interleaved(key, heads) @ hidden
+    for head in range(heads):
+        part = slice(head * size, (head + 1) * size)
+        score = rotated_by_halves(ours[part], 5 * frequencies) @ rotated_by_halves(
+            our_keys[part], 2 * frequencies
+        )
+        other = rotated_by_neighbours(theirs[part], 5 * frequencies) @ rotated_by_neighbours(
+            their_keys[part], 2 * frequencies
+        )
+        assert torch.allclose(score, other)
+
+
+def test_the_file_holds_every_weight_bit_for_bit(tmp_path: Path) -> None:
+    reader = gguf.GGUFReader(gguf_of(DRAFT_FOLDER, tmp_path))
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    source = load_file(DRAFT_FOLDER / "model.safetensors")
+    assert len(tensors) == len(source)
+    embeddings = torch.from_numpy(tensors["token_embd.weight"].data.copy()).view(torch.bfloat16)
+    assert torch.equal(embeddings, source["model.embed_tokens.weight"])
+    query = torch.from_numpy(tensors["blk.1.attn_q.weight"].data.copy()).view(torch.bfloat16)
+    assert torch.equal(query, interleaved(source["model.layers.1.self_attn.q_proj.weight"], 2))
+    norm = torch.from_numpy(tensors["blk.0.ffn_norm.weight"].data.copy())
+    assert torch.equal(norm, source["model.layers.0.post_attention_layernorm.weight"].float())
+
+
+def test_the_file_is_made_once(tmp_path: Path) -> None:
+    made = gguf_of(DRAFT_FOLDER, tmp_path).stat().st_mtime_ns
+    assert gguf_of(DRAFT_FOLDER, tmp_path).stat().st_mtime_ns == made

@@ -1,0 +1,133 @@
+"""Peers and baselines on tiny models: as many tokens as asked for, and the same where they must agree."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from models_for_tests import save_folder
+from outrider_server.bench.colocated import ColocatedPair
+from outrider_server.bench.peer_process import PeerProcess, PeerSystem
+from outrider_server.bench.peers import Contestant
+from outrider_server.bench.step_peer import EngineBench
+from outrider_server.bench.tasks import Outcome, Task
+from outrider_server.bench.transformers_peer import TransformersPeer
+from outrider_server.speculation.errors import StartupError
+
+from .measured import task
+
+PROMPT = [3, 1, 4, 1, 5, 9, 2, 6]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_folder(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+async def pair(folder: Path) -> AsyncIterator[ColocatedPair]:
+    pair = await ColocatedPair.start(folder, folder, 128)
+    yield pair
+    await pair.stop()
+
+
+@pytest.fixture
+async def engines(folder: Path) -> AsyncIterator[EngineBench]:
+    engines = await EngineBench.start(folder, folder, 128)
+    yield engines
+    await engines.stop()
+
+
+class Clocked:
+    """A system that takes a given time for its second run and any later one."""
+
+    def __init__(self, name: str, seconds: float) -> None:
+        self.name = name
+        self._seconds = seconds
+        self.asked: list[int] = []
+
+    async def run(self, asked: Task) -> Outcome:
+        self.asked.append(asked.tokens)
+        seconds = self._seconds if len(self.asked) > 1 else 100.0
+        return Outcome((1,) * asked.tokens, seconds)
+
+
+async def test_the_fastest_setting_competes_and_its_first_run_does_not_count() -> None:
+    systems = [Clocked("slow", 3.0), Clocked("fast", 1.0), Clocked("middle", 2.0)]
+    assert await Contestant(systems).fastest(task(tokens=48)) is systems[1]
+    assert [system.asked[-1] for system in systems] == [48, 48, 48]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        {"mode": "plain"},
+        {"mode": "assisted", "guesses": 3, "threshold": 0.0},
+        {"mode": "assisted", "guesses": 5, "threshold": 0.4},
+        {"mode": "lookup", "guesses": 5},
+    ],
+)
+def test_transformers_gives_as_many_tokens_as_asked_for(
+    folder: Path, mode: dict[str, Any], temperature: float
+) -> None:
+    question = {"prompt": PROMPT, "tokens": 21, "temperature": temperature, "seed": 1, "threads": 1}
+    answer = TransformersPeer(folder, folder).answer(mode | question)
+    assert len(answer["tokens"]) == 21
+    assert answer["seconds"] > 0
+
+
+@pytest.mark.parametrize(("loop", "window"), [("synchronous", 5), ("run_ahead", 7)])
+async def test_the_co_located_pair_gives_the_same_tokens_in_every_setting(
+    pair: ColocatedPair, loop: str, window: int
+) -> None:
+    question = {"prompt": PROMPT, "tokens": 33, "temperature": 0.7, "seed": 4}
+    plain = await pair.run(question | {"loop": "synchronous", "window": 0})
+    answer = await pair.run(question | {"loop": loop, "window": window})
+    assert answer["tokens"] == plain["tokens"]
+    assert len(answer["tokens"]) == 33
+
+
+async def test_the_engine_steps_all_sessions_at_once(engines: EngineBench) -> None:
+    question = {"what": "verify", "proposed": 7, "prompt": PROMPT, "steps": 3}
+    for sessions in (1, 2, 8):
+        answer = await engines.run(question | {"sessions": sessions})
+        assert len(answer["ms"]) == 3
+        assert min(answer["ms"]) > 0
+        assert answer["rows_per_step"] == sessions
+
+
+async def test_the_engine_tells_its_weights_and_its_cache(engines: EngineBench) -> None:
+    """2 layers, 2 key-value heads of 8 values, keys and values, 4 bytes each."""
+    facts = await engines.run({"what": "facts"})
+    assert facts["position_bytes"] == 2 * 2 * 2 * 8 * 4
+    assert facts["cache_bytes"] >= facts["position_bytes"] * 8 * 128
+    assert facts["parameter_bytes"] > 0
+
+
+async def test_the_engine_times_prefill_and_guesses(engines: EngineBench) -> None:
+    prefill = await engines.run({"what": "prefill", "prompt": PROMPT * 12})
+    assert prefill["tokens"] == 96
+    assert prefill["ms"] > 0
+    assert (await engines.run({"what": "draft", "prompt": PROMPT}))["ms"] > 0
+
+
+async def test_a_peer_answers_in_a_process_of_its_own(folder: Path) -> None:
+    peer = await PeerProcess.start(
+        "co-located", "outrider_server.bench.colocated", [f"--target={folder}", f"--draft={folder}"]
+    )
+    system = PeerSystem("co-located", peer, {"loop": "synchronous", "window": 3})
+    outcome = await system.run(Task("text", tuple(PROMPT), 9, 0.0, 1))
+    assert len(outcome.tokens) == 9
+    with pytest.raises(StartupError, match="co-located cannot go on: KeyError"):
+        await peer.ask({"prompt": PROMPT})
+    await peer.stop()
+
+
+async def test_a_peer_that_cannot_start_says_why_in_one_line(tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    arguments = [f"--target={missing}", f"--draft={missing}"]
+    with pytest.raises(StartupError, match=f"co-located cannot go on: model folder {missing} does"):
+        await PeerProcess.start("co-located", "outrider_server.bench.colocated", arguments)
