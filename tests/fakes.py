@@ -94,12 +94,12 @@ class ListRecorder:
         self._fail_at = fail_at
         self._checkpoints = checkpoints
 
-    async def record(self, decided: Round) -> None:
+    async def record(self, rounds: Sequence[Round]) -> None:
         for _ in range(self._checkpoints):
             await asyncio.sleep(0)
-        if len(self.rounds) == self._fail_at:
+        if self._fail_at is not None and len(self.rounds) + len(rounds) > self._fail_at:
             raise OSError("the disk is full")
-        self.rounds.append(decided)
+        self.rounds += rounds
 
 
 class ScriptedDrafter:

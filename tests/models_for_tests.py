@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from outrider_server.engine.attention import NAME
 from outrider_server.engine.engine import Engine
+from outrider_server.engine.kernels import kernels_missing
 from outrider_server.engine.loading import LoadedModel
 from outrider_server.engine.step import StepLimits, StepRunner
 from outrider_server.speculation.description import TokenizerFiles
@@ -16,6 +18,11 @@ from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 VOCABULARY_SIZE = 61
+
+needs_kernels = pytest.mark.skipif(
+    bool(kernels_missing()), reason=f"the engine's own kernels: {kernels_missing()}"
+)
+"""For tests of what runs on the engine's own kernels alone."""
 
 
 def llama_config(vocabulary_size: int = VOCABULARY_SIZE, **changes: object) -> LlamaConfig:
@@ -41,6 +48,16 @@ def tiny_llama(seed: int = 0, vocabulary_size: int = VOCABULARY_SIZE) -> LlamaFo
     """A random fp32 Llama with the library's own attention."""
     torch.manual_seed(seed)
     return LlamaForCausalLM(llama_config(vocabulary_size)).eval()
+
+
+def packable_llama(
+    seed: int = 0, vocabulary_size: int = VOCABULARY_SIZE, **changes: object
+) -> LlamaForCausalLM:
+    """A random bf16 Llama that the engine's own kernels can serve."""
+    torch.manual_seed(seed)
+    heads = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config = llama_config(vocabulary_size, **(heads | changes))
+    return LlamaForCausalLM(config).to(torch.bfloat16).eval()
 
 
 def loaded(model: PreTrainedModel) -> LoadedModel:
@@ -76,6 +93,18 @@ def tiny_runner(
 ) -> StepRunner:
     """A runner of eager steps, whose cache is its own."""
     return StepRunner(loaded(model or tiny_llama()), limits or tiny_limits(), "off")
+
+
+def packed_runner(
+    model: PreTrainedModel | None = None, limits: StepLimits | None = None
+) -> StepRunner:
+    """A runner of eager steps whose rows are packed: its model is too small to be compiled."""
+    return StepRunner(loaded(model or packable_llama()), limits or tiny_limits(), "auto")
+
+
+def packed_engine(model: PreTrainedModel | None = None, limits: StepLimits | None = None) -> Engine:
+    """An audited engine of eager steps whose rows are packed."""
+    return Engine(loaded(model or packable_llama()), limits or tiny_limits(), compile_mode="auto")
 
 
 def tiny_engine(model: PreTrainedModel | None = None, limits: StepLimits | None = None) -> Engine:

@@ -7,6 +7,7 @@ Order is `started`, then events counted from 0 without a gap, then `summary`; an
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -31,6 +32,7 @@ class TurnStream:
         self._start = start
         self._call: Any = None
         self._messages: AsyncIterator[Any] | None = None
+        self._waiting: deque[TurnMessage] = deque()
         self._order = _Order()
         self._failure: OutriderError | None = None
         self._ended = False
@@ -43,8 +45,10 @@ class TurnStream:
         while not self._ended:
             if self._failure is not None:
                 raise self._failure
+            if self._waiting:
+                return self._waiting.popleft()
             try:
-                message = await self._next()
+                self._waiting += await self._next()
             except OutriderError as failure:
                 if self._failure is not None:  # cancelled meanwhile, which is the cause
                     raise self._failure from None
@@ -53,8 +57,6 @@ class TurnStream:
             except asyncio.CancelledError:
                 self.cancel()
                 raise
-            if message is not None:
-                return message
         raise StopAsyncIteration
 
     def cancel(self) -> None:
@@ -62,8 +64,8 @@ class TurnStream:
         if not self._ended and self._failure is None:
             self._fail(CallCancelledError("the reply was cancelled"))
 
-    async def _next(self) -> TurnMessage | None:
-        """One message, or None at the end and for kinds that this SDK does not know."""
+    async def _next(self) -> list[TurnMessage]:
+        """What the next message holds; nothing at the end and for kinds that this SDK does not know."""
         try:
             with translated_failures():
                 received = await anext(self._begun(), _END)
@@ -75,13 +77,13 @@ class TurnStream:
         if received is _END:
             self._order.check_end()
             self._ended = True
-            return None
+            return []
         if received is None:  # gRPC gives None for bytes that are no message
             raise StreamBrokenError("the service sent a message that cannot be read")
-        message = _wire.turn_message(received)
-        if message is not None:
+        messages = _wire.turn_messages(received)
+        for message in messages:
             self._order.check(message)
-        return message
+        return messages
 
     def _begun(self) -> AsyncIterator[Any]:
         """The messages of the call, which is made here when there is none yet."""

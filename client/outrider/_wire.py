@@ -39,16 +39,16 @@ _SOURCES = {
 }
 
 
-def turn_message(message: session_pb2.GenerateEvent) -> TurnMessage | None:
-    """One message of a turn's stream; None for a kind that is newer than this SDK."""
+def turn_messages(message: session_pb2.GenerateEvent) -> list[TurnMessage]:
+    """What a message of a turn's stream holds, in order; nothing for a kind newer than this SDK."""
     kind = message.WhichOneof("event")
-    if kind == "token":
-        return _event(message.token)
+    if kind == "tokens":
+        return [_event(token) for token in message.tokens.events]
     if kind == "started":
-        return _started(message.started)
+        return [_started(message.started)]
     if kind == "summary":
-        return _summary(message.summary)
-    return None
+        return [_summary(message.summary)]
+    return []
 
 
 def _started(started: session_pb2.TurnStarted) -> Started:

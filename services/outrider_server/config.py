@@ -17,7 +17,7 @@ SESSION_PORT = 7700
 TARGET_PORT = 7710
 DRAFT_PORT = 7720
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-COMPILE_MODES = ("auto", "on", "off")
+COMPILE_MODES = ("auto", "on", "max", "off")
 DRAFT_WIDTH = 2
 """A draft reads its last guess and one more token in one step: after full agreement it lacks two."""
 

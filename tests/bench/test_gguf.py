@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
+import gguf
 import torch
+from outrider_server.bench.gguf_file import gguf_of, interleaved
 from outrider_server.models import DRAFT_FOLDER
 from safetensors.torch import load_file
-
-gguf = pytest.importorskip("gguf")
-
-from outrider_server.bench.gguf_file import gguf_of, interleaved  # noqa: E402
 
 
 def rotated_by_halves(values: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:

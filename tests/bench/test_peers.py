@@ -15,6 +15,7 @@ from outrider_server.bench.step_peer import EngineBench
 from outrider_server.bench.tasks import Outcome, Task
 from outrider_server.bench.transformers_peer import TransformersPeer
 from outrider_server.speculation.errors import StartupError
+from safetensors.torch import load_file
 
 from .measured import task
 
@@ -99,12 +100,15 @@ async def test_the_engine_steps_all_sessions_at_once(engines: EngineBench) -> No
         assert answer["rows_per_step"] == sessions
 
 
-async def test_the_engine_tells_its_weights_and_its_cache(engines: EngineBench) -> None:
+async def test_the_engine_tells_its_weights_and_its_cache(
+    engines: EngineBench, folder: Path
+) -> None:
     """2 layers, 2 key-value heads of 8 values, keys and values, 4 bytes each."""
     facts = await engines.run({"what": "facts"})
     assert facts["position_bytes"] == 2 * 2 * 2 * 8 * 4
     assert facts["cache_bytes"] >= facts["position_bytes"] * 8 * 128
-    assert facts["parameter_bytes"] > 0
+    weights = load_file(folder / "model.safetensors").values()
+    assert facts["parameter_bytes"] == sum(weight.nbytes for weight in weights)
 
 
 async def test_the_engine_times_prefill_and_guesses(engines: EngineBench) -> None:

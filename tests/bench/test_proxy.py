@@ -97,6 +97,19 @@ async def test_connections_do_not_mix() -> None:
             writer.close()
 
 
+async def test_connections_that_are_open_at_the_end_are_closed_quietly() -> None:
+    problems: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
+    async with echo_server() as address:
+        async with delaying_proxy(address, ROUND_TRIP_MS, Waits()) as proxy:
+            reader, writer = await connect(proxy)
+            writer.write(b"hello\n")
+            assert await reader.readline() == b"hello\n"
+        assert await reader.read() == b""
+        writer.close()
+    assert problems == []
+
+
 async def test_nothing_listens_after_the_end() -> None:
     async with echo_server() as address:
         async with delaying_proxy(address, ROUND_TRIP_MS, Waits()) as proxy:

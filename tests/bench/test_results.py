@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from outrider_server.bench.charts import CHARTS, draw_charts
 from outrider_server.bench.machine import caption, machine_facts
 from outrider_server.bench.report import RESULTS, table_of, write_results
 from outrider_server.bench.results import (
@@ -92,16 +93,10 @@ def test_the_table_shows_values_and_machine_and_takes_no_markup() -> None:
 
 
 def test_every_series_is_drawn(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    from outrider_server.bench.charts import CHARTS, draw_charts
-
     drawn = draw_charts(tmp_path, [SuiteResult("all", series=SERIES)], "a label")
     assert {path.stem for path in drawn} == {name for name, _ in CHARTS.values()}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
 
 
 def test_a_suite_without_points_draws_nothing(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    from outrider_server.bench.charts import draw_charts
-
     assert draw_charts(tmp_path, [SuiteResult("step", series={"steps": [1]})], "") == []

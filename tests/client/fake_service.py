@@ -85,12 +85,12 @@ def started(position: int = 3, seed: int = 7) -> session_pb2.GenerateEvent:
 
 def token(index: int, text: str = "a", source: int = 3) -> session_pb2.GenerateEvent:
     event = session_pb2.TokenEvent(index=index, token=100 + index, text=text, source=source)
-    return session_pb2.GenerateEvent(token=event)
+    return session_pb2.GenerateEvent(tokens=session_pb2.TokenEvents(events=[event]))
 
 
 def token_with_logprobs(index: int, *tops: tuple[int, float]) -> session_pb2.GenerateEvent:
     message = token(index)
-    message.token.logprobs.CopyFrom(
+    message.tokens.events[0].logprobs.CopyFrom(
         target_pb2.TokenLogprobs(
             logprob=-0.5,
             top=[target_pb2.TopLogprob(token=id_, logprob=value) for id_, value in tops],

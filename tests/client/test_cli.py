@@ -271,5 +271,5 @@ def test_a_degraded_turn_says_why():
     turn.degraded, turn.degraded_reason = True, "the draft went away"
     from outrider import _wire
 
-    value = _wire.turn_message(session_pb2.GenerateEvent(summary=turn))
+    (value,) = _wire.turn_messages(session_pb2.GenerateEvent(summary=turn))
     assert summary_line(value).endswith("length · degraded: the draft went away")

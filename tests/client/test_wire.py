@@ -66,14 +66,31 @@ def assert_same(message: Any, value: Any, renamed: dict[str, str] | None = None)
             assert got == sent, field.name
 
 
+def only(message: session_pb2.GenerateEvent) -> Any:
+    """What a message holds, which is one thing."""
+    (value,) = _wire.turn_messages(message)
+    return value
+
+
+def token_event(event: session_pb2.TokenEvent) -> session_pb2.GenerateEvent:
+    return session_pb2.GenerateEvent(tokens=session_pb2.TokenEvents(events=[event]))
+
+
+def test_a_round_of_tokens_becomes_as_many_events_in_order():
+    events = [session_pb2.TokenEvent(index=index, token=9 - index) for index in range(3)]
+    message = session_pb2.GenerateEvent(tokens=session_pb2.TokenEvents(events=events))
+    read = _wire.turn_messages(message)
+    assert [(event.index, event.token) for event in read] == [(0, 9), (1, 8), (2, 7)]
+
+
 def test_a_summary_keeps_every_field():
     turn = filled(session_pb2.TurnSummary)
-    assert_same(turn, _wire.turn_message(session_pb2.GenerateEvent(summary=turn)))
+    assert_same(turn, only(session_pb2.GenerateEvent(summary=turn)))
 
 
 def test_a_start_keeps_every_field():
     turn = filled(session_pb2.TurnStarted)
-    assert_same(turn, _wire.turn_message(session_pb2.GenerateEvent(started=turn)))
+    assert_same(turn, only(session_pb2.GenerateEvent(started=turn)))
 
 
 def test_a_description_keeps_every_field():
@@ -91,14 +108,14 @@ def test_a_missing_draft_is_none():
 
 
 def test_an_event_keeps_its_logprobs():
-    event = _wire.turn_message(token_with_logprobs(4, (9, -0.25), (8, -2.0)))
+    event = only(token_with_logprobs(4, (9, -0.25), (8, -2.0)))
     tops = (outrider.Logprob(9, -0.25), outrider.Logprob(8, -2.0))
     expected = outrider.Event(4, 104, "a", outrider.TokenSource.TARGET, -0.5, tops)
     assert event == expected
 
 
 def test_an_event_without_logprobs_has_none():
-    event = _wire.turn_message(session_pb2.GenerateEvent(token=session_pb2.TokenEvent(index=0)))
+    event = only(token_event(session_pb2.TokenEvent(index=0)))
     assert (event.logprob, event.top_logprobs) == (None, ())
 
 
@@ -119,9 +136,9 @@ def test_every_enum_value_has_its_own_word(enum, values):
 
 def test_values_newer_than_the_sdk_are_unknown():
     event = session_pb2.TokenEvent(source=99)
-    assert _wire.turn_message(session_pb2.GenerateEvent(token=event)).source == "unknown"
+    assert only(token_event(event)).source == "unknown"
     turn = session_pb2.TurnSummary(finish_reason=99)
-    assert _wire.turn_message(session_pb2.GenerateEvent(summary=turn)).finish_reason == "unknown"
+    assert only(session_pb2.GenerateEvent(summary=turn)).finish_reason == "unknown"
 
 
 async def sent(client, service, content="hi", **arguments) -> session_pb2.GenerateRequest:

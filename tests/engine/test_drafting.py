@@ -28,12 +28,18 @@ class Stream:
     """A job and what came of it."""
 
     def __init__(
-        self, name: str, length: int = len(PROMPT), lead: int = 4, engine: Engine = ENGINE
+        self,
+        name: str,
+        length: int = len(PROMPT),
+        lead: int = 4,
+        engine: Engine = ENGINE,
+        burst: int = 1,
     ):
         self.engine = engine
         opened = engine.open(name, 1, length, DRAW)
         self.slot, self.held = opened.slot, opened.length
         self.emitted: list[tuple[int, Proposal]] = []
+        self.seconds: list[float] = []
         self.errors: list[OutriderError] = []
         self.job = DraftJob(
             engine,
@@ -41,21 +47,27 @@ class Stream:
             opened.lease,
             length,
             lead,
-            lambda branch, proposal, _: self.emitted.append((branch, proposal)),
+            self.emit,
             self.errors.append,
+            burst,
         )
 
-    def run(self) -> tuple[int, ...]:
+    def emit(self, branch: int, proposal: Proposal, seconds: float) -> None:
+        self.emitted.append((branch, proposal))
+        self.seconds.append(seconds)
+
+    def run(self, steps: int = 99) -> tuple[int, ...]:
         """Steps until there is nothing to do; returns the tokens emitted by these steps."""
         before = len(self.emitted)
-        while not self.job.done and (work := self.job.work()) is not None:
+        while steps and not self.job.done and (work := self.job.work()) is not None:
+            steps -= 1
             row = (self.slot, work.start_position, work.tokens)
             if work.prefill:
                 self.engine.prefill(*row)
                 self.job.take(work, None, 1, 0.0)
             else:
-                self.job.take(work, self.engine.decide([row]).rows[0], 1, 0.0)
-        return tuple(proposal.tokens[0] for _, proposal in self.emitted[before:])
+                self.job.take(work, self.engine.decide([row]).rows[0], 1, 0.25)
+        return tuple(token for _, proposal in self.emitted[before:] for token in proposal.tokens)
 
     def close(self) -> None:
         self.job.end()
@@ -207,6 +219,98 @@ def test_a_stream_that_was_taken_over_drafts_no_more() -> None:
     new.job.commit(0, PROMPT)
     assert new.run() == GUESSES[:4]
     new.close()
+
+
+def messages(stream: Stream) -> list[int]:
+    """How many guesses came in each message."""
+    return [len(proposal.tokens) for _, proposal in stream.emitted]
+
+
+def test_a_lead_of_nothing_rests_until_a_commit_says_otherwise() -> None:
+    stream = Stream("l")
+    stream.job.commit(0, PROMPT, lead=0)
+    assert stream.run() == ()
+    stream.job.commit(12, GUESSES[:1])
+    assert stream.run() == (), "a commit that says nothing of the lead changes nothing"
+    stream.job.commit(13, GUESSES[1:2], lead=3, burst=1)
+    assert stream.run() == GUESSES[2:5]
+    stream.close()
+
+
+def test_a_draft_that_is_told_to_rest_stops_where_it_is() -> None:
+    stream = Stream("m", lead=9)
+    stream.job.commit(stream.held, PROMPT[stream.held :])
+    stream.run(steps=3)
+    stream.job.commit(12, (), lead=0)
+    assert stream.run() == ()
+    stream.job.commit(12, (), lead=4)
+    assert stream.run() == GUESSES[len(stream.emitted) - 1 : 4]
+    stream.close()
+
+
+def test_guesses_are_gathered_to_bursts_and_the_leads_end_sends_the_rest() -> None:
+    stream = Stream("n", lead=7, burst=3)
+    stream.job.commit(0, PROMPT)
+    assert stream.run() == GUESSES[:7]
+    assert messages(stream) == [3, 3, 1]
+    stream.close()
+
+
+@pytest.mark.parametrize(
+    "pace", [{"lead": 0}, {"lead": 2}, {"burst": 2}, {"burst": 1}, {"lead": 5, "burst": 2}]
+)
+def test_what_was_gathered_is_sent_once_a_new_pace_makes_it_enough(pace: dict[str, int]) -> None:
+    """The session may wait for these, and the draft has no step to come that would send them."""
+    stream = Stream("o", lead=9, burst=9)
+    stream.job.commit(0, PROMPT)
+    while len(stream.job._tokens) < len(PROMPT) + 2:
+        stream.run(steps=1)
+    assert stream.emitted == []
+    stream.job.commit(12, (), **pace)
+    assert stream.emitted == [(0, Proposal(12, GUESSES[:2]))]
+    stream.close()
+
+
+def test_a_larger_burst_holds_back_what_comes_from_now_on() -> None:
+    stream = Stream("p", lead=2, burst=1)
+    stream.job.commit(0, PROMPT)
+    stream.run()
+    stream.job.commit(12, GUESSES[:2], lead=4, burst=4)
+    assert stream.run() == GUESSES[2:6]
+    assert messages(stream) == [1, 1, 4]
+    stream.close()
+
+
+def test_commits_joined_after_a_rest_are_one_contradiction_at_most() -> None:
+    """The session drops all its guesses at the first wrong one; so must the draft, once."""
+    stream = Stream("q")
+    stream.job.commit(0, PROMPT)
+    stream.run()
+    decided = (GUESSES[0], other(GUESSES[1]), other(GUESSES[2]), 7, 8, 9)
+    stream.job.commit(12, decided, lead=2, burst=1)
+    assert stream.run() == drafted(PROMPT + decided, 2)
+    assert [branch for branch, _ in stream.emitted[4:]] == [1, 1]
+    stream.close()
+
+
+def test_a_guess_that_was_gathered_and_never_sent_ends_no_branch() -> None:
+    stream = Stream("r", lead=9, burst=9)
+    stream.job.commit(0, PROMPT)
+    while len(stream.job._tokens) < len(PROMPT) + 2:
+        stream.run(steps=1)
+    stream.job.commit(12, (other(GUESSES[0]),), lead=1, burst=1)
+    stream.run()
+    assert [branch for branch, _ in stream.emitted] == [0]
+    stream.close()
+
+
+def test_a_message_tells_the_time_of_its_own_guesses() -> None:
+    stream = Stream("s", lead=6, burst=2)
+    stream.job.commit(0, PROMPT)
+    stream.run()
+    assert messages(stream) == [2, 2, 2]
+    assert stream.seconds[1:] == [0.5, 0.5]
+    stream.close()
 
 
 def test_no_number_ends_the_job_and_drops_what_the_slot_holds() -> None:

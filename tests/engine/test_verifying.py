@@ -70,7 +70,7 @@ def test_agreed_tokens_are_counted_up_to_the_first_wrong_one(right: int) -> None
     if right < 7:
         proposed[right] = (proposed[right] + 1) % VOCABULARY_SIZE
     verdict = run(opened("a", 0), Step(0, PROMPT, tuple(proposed))).verdict
-    assert verdict == Verdict(len(PROMPT), right, ANSWER[: right + 1])
+    assert verdict == Verdict(len(PROMPT), right, ANSWER[: right + 1], verified=7)
     assert ENGINE.table.open("a", 1).tokens == [*PROMPT, *proposed[:right]]
     opened("a")
 

@@ -24,13 +24,15 @@ def test_a_killed_draft_changes_no_token_and_speculates_again_when_it_is_back(cl
     assert reply.summary.degraded
     assert reply.summary.accepted > 0
 
-    missed = conversation.generate("\n", max_new_tokens=8, draft="model").read()
+    missed = conversation.generate("\n", max_new_tokens=8, draft="model", loop=loop).read()
     assert missed.summary.degraded
     assert missed.summary.proposed == 0
 
     draft.start_again()
     draft.wait_until_ready()
     until(lambda: client.describe().draft is not None)
-    again = conversation.generate("\ndef f(", max_new_tokens=40, seed=4, draft="model").read()
+    again = conversation.generate(
+        "\ndef f(", max_new_tokens=40, seed=4, draft="model", loop=loop
+    ).read()
     assert again.summary.proposed > 0
     assert again.summary.accepted > 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from outrider_server.engine import compiling
 from outrider_server.engine.build import engine_builder
 from outrider_server.engine.worker import DeviceThread
 from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER
@@ -83,6 +85,12 @@ async def drafts(untrained_draft: Path) -> AsyncIterator[dict[str, DeviceThread]
     yield threads
     for thread in threads.values():
         await thread.stop()
+
+
+@pytest.fixture
+def never_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` finds every model too small to compile, so that it only packs."""
+    monkeypatch.setattr(compiling, "MIN_PARAMETERS_TO_COMPILE", math.inf)
 
 
 def target_thread(dtype: str, compile_mode: str = "off") -> DeviceThread:

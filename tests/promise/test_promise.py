@@ -8,11 +8,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
 import pytest
+from outrider_server.engine.engine import Engine
+from outrider_server.engine.kernels import kernels_missing
+from outrider_server.engine.layout import Row, RowResult
 from outrider_server.engine.local import LocalVerifier
 from outrider_server.engine.worker import DeviceThread
 from outrider_server.models import TARGET_FOLDER, held_out_prompts
@@ -72,8 +75,8 @@ class Limit:
 class Nowhere:
     """Records nothing."""
 
-    async def record(self, decided: Round) -> None:
-        del decided
+    async def record(self, rounds: Sequence[Round]) -> None:
+        del rounds
 
 
 class Bench:
@@ -152,38 +155,91 @@ def crowds() -> list[list[Case]]:
 
 
 NO_COMPILER = not (shutil.which("g++") or shutil.which("clang++"))
+needs_kernels = pytest.mark.skipif(
+    bool(kernels_missing()), reason=f"the engine's own kernels: {kernels_missing()}"
+)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-async def test_tokens_are_the_targets_with_any_draft_window_loop_and_neighbours(
-    dtype: str, drafts: dict[str, DeviceThread], record_property: pytest.RecordProperty
-) -> None:
-    """260 sequences for each dtype, 520 in all, against the target alone."""
-    target = target_thread(dtype)
-    await target.start()
+async def keep_promise(
+    target: DeviceThread,
+    drafts: dict[str, DeviceThread],
+    cases: list[Case],
+    groups: list[list[Case]],
+) -> Bench:
+    """Runs the cases one after the other, then each group at once; asserts that no token differs."""
     bench = Bench(target, drafts)
-    for case in single_cases() + window_cases():
+    for case in cases:
         await bench.compare([case])
-    for crowd in crowds():
-        await bench.compare(crowd)
+    for group in groups:
+        await bench.compare(group)
     await target.stop()
+    assert bench.agreed > bench.compared, "the comparison needs proposals that were accepted"
+    return bench
+
+
+def mixed_steps(engine: Engine) -> list[tuple[int, ...]]:
+    """Lets the engine note the lengths of every step whose rows differ in length."""
+    noted: list[tuple[int, ...]] = []
+    decide = engine.runner.decide
+
+    def watched(rows: Sequence[Row], bucket: int) -> list[RowResult]:
+        lengths = tuple(len(row.tokens) for row in rows)
+        if len(set(lengths)) > 1:
+            noted.append(lengths)
+        return decide(rows, bucket)
+
+    engine.runner.decide = watched
+    return noted
+
+
+async def test_tokens_are_the_targets_with_any_draft_window_loop_and_neighbours(
+    drafts: dict[str, DeviceThread], record_property: pytest.RecordProperty
+) -> None:
+    """260 sequences of aligned float32 rows against the target alone."""
+    target = target_thread("float32")
+    engine = await target.start()
+    assert not engine.runner.layout.packed
+    bench = await keep_promise(target, drafts, single_cases() + window_cases(), crowds())
     record_property("sequences", bench.compared)
     assert bench.compared >= 250
-    assert bench.agreed > bench.compared, "the comparison needs proposals that were accepted"
+
+
+@needs_kernels
+async def test_tokens_are_the_targets_when_its_rows_are_packed(
+    never_compiled: None, drafts: dict[str, DeviceThread], record_property: pytest.RecordProperty
+) -> None:
+    """The same 260 in bfloat16 on the engine's own kernels, where sessions share steps without padding."""
+    target = target_thread("bfloat16", compile_mode="auto")
+    engine = await target.start()
+    assert engine.runner.layout.packed
+    assert not engine.runner.compiled
+    noted = mixed_steps(engine)
+    bench = await keep_promise(target, drafts, single_cases() + window_cases(), crowds())
+    record_property("sequences", bench.compared)
+    assert bench.compared >= 250
+    assert max(map(len, noted)) == 6, "six sessions have shared a step of rows of mixed lengths"
+
+
+async def test_tokens_are_the_targets_when_bfloat16_rows_are_aligned(
+    drafts: dict[str, DeviceThread],
+) -> None:
+    """A part of them on torch's kernels, as on a machine that cannot run the engine's own."""
+    target = target_thread("bfloat16")
+    await target.start()
+    await keep_promise(target, drafts, single_cases()[::4] + window_cases(), crowds()[:6])
 
 
 @pytest.mark.skipif(NO_COMPILER, reason="no C++ compiler is installed")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 async def test_tokens_are_the_targets_when_its_steps_are_compiled(
-    drafts: dict[str, DeviceThread],
+    dtype: str, drafts: dict[str, DeviceThread]
 ) -> None:
-    """The same over compiled steps, which have other bits than eager ones, for a part of the cases."""
-    target = target_thread("bfloat16", compile_mode="on")
+    """A part of them over compiled steps, which have other bits than eager ones.
+
+    In bfloat16 they are packed where the machine can run the engine's own kernels.
+    """
+    target = target_thread(dtype, compile_mode="on")
     engine = await target.start()
     assert engine.runner.compiled, engine.runner.compile_note
-    bench = Bench(target, drafts)
-    for case in single_cases()[::4]:
-        await bench.compare([case])
-    for crowd in crowds()[:6]:
-        await bench.compare(crowd)
-    await target.stop()
-    assert bench.agreed > bench.compared
+    assert engine.runner.layout.packed == (dtype == "bfloat16" and not kernels_missing())
+    await keep_promise(target, drafts, single_cases()[::4], crowds()[:6])

@@ -98,21 +98,34 @@ def test_a_draw_survives(
     assert wire.draw_from_open(over_bytes(message)) == wanted
 
 
-@given(POSITION, TOKENS, TOKENS)
-def test_a_step_survives(start: int, context: tuple[int, ...], proposed: tuple[int, ...]) -> None:
-    step = Step(start, context, proposed)
+@given(POSITION, TOKENS, TOKENS, st.lists(st.floats(width=32, allow_nan=False)).map(tuple))
+def test_a_step_survives_even_with_chances_that_cannot_be(
+    start: int, context: tuple[int, ...], proposed: tuple[int, ...], survival: tuple[float, ...]
+) -> None:
+    """Their range is checked where the step is run."""
+    step = Step(start, context, proposed, survival)
     assert wire.step_from_proto(over_bytes(wire.step_to_proto(step))) == step
 
 
-@given(POSITION, st.integers(-1, 9), TOKENS, st.lists(LOGPROBS, max_size=3).map(tuple))
+@given(
+    POSITION,
+    st.integers(-1, 9),
+    TOKENS,
+    st.lists(LOGPROBS, max_size=3).map(tuple),
+    st.none() | st.integers(-1, 9),
+)
 def test_a_verdict_survives_even_a_wrong_one(
-    start: int, agreed: int, tokens: tuple[int, ...], logprobs: tuple[TokenLogprobs, ...]
+    start: int,
+    agreed: int,
+    tokens: tuple[int, ...],
+    logprobs: tuple[TokenLogprobs, ...],
+    verified: int | None,
 ) -> None:
-    """The check of a verdict is its reader's; the wire only carries it."""
-    verdict = Verdict(start, agreed, tokens, logprobs)
-    message = over_bytes(wire.verdict_to_proto(verdict, 3, 0.0123456))
+    """The check of a verdict is its reader's; the wire only carries it. None verified is not 0 verified."""
+    verdict = Verdict(start, agreed, tokens, logprobs, verified)
+    message = over_bytes(wire.verdict_to_proto(verdict, 3, 0.0123456, 0.5))
     assert wire.verdict_from_proto(message) == verdict
-    assert (message.batch_rows, message.step_us) == (3, 12346)
+    assert (message.batch_rows, message.step_us, message.prefill_us) == (3, 12346, 500_000)
 
 
 def description(findings: tuple[ShapeFinding, ...], buckets: tuple[int, ...]) -> ModelDescription:

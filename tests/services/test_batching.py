@@ -32,7 +32,7 @@ def slow_steps(target, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Engine, "decide", decide_slowly)
 
 
-@pytest.mark.parametrize("loop", ["synchronous", "run_ahead"])
+@pytest.mark.parametrize("loop", ["synchronous", "run_ahead", "adaptive"])
 async def test_sessions_at_once_share_steps_and_change_no_token(service, target, loop, request):
     """Whoever waits while a step runs shares the next one, and it waits for those just answered."""
     prompts = [f"def function_{number}():\n" for number in range(SESSIONS)]

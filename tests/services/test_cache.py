@@ -58,7 +58,7 @@ async def test_the_draft_keeps_what_was_committed_however_a_turn_ends(service, d
     """Wrong guesses left in its slot must not cost it the session at the next turn."""
     for length in range(6, 18):
         session = await service.client.create_session()
-        options = {"draft": "model", "seed": length}
+        options = {"draft": "model", "loop": "run_ahead", "seed": length}
         await session.generate(LONG_PROMPT[:200], max_new_tokens=length, **options).read()
         read = draft.engine.counters.prefilled_tokens
         await session.generate([7], max_new_tokens=8, **options).read()

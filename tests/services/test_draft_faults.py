@@ -16,8 +16,8 @@ from .reference import target_alone
 
 PROMPT = "import os\nimport sys\n"
 OPTIONS = {"max_new_tokens": 40, "seed": 21}
-LOOPS = ["synchronous", "run_ahead"]
-MAX_TURN_MS = 5_000
+LOOPS = ["synchronous", "run_ahead", "adaptive"]
+MAX_WAIT_MS = 5_000
 """Waiting for a useless draft in every round would take 10 s."""
 HARMLESS = {
     "wrong branches": ScriptedDraft(fake_drafts.wrong_branches, unasked=20),
@@ -57,7 +57,7 @@ def numberless(models: Path) -> Iterator[EngineHost]:
 async def check_tokens(
     client: outrider.AsyncClient, *, degraded: bool | None
 ) -> list[outrider.Summary]:
-    """Runs both loops, as `model` and as `auto`; their tokens must be the target's."""
+    """Runs every loop, as `model` and as `auto`; their tokens must be the target's."""
     expected = await target_alone(client, PROMPT, **OPTIONS)
     summaries = []
     for loop in LOOPS:
@@ -66,7 +66,7 @@ async def check_tokens(
             assert reply.tokens == expected
             assert degraded in (None, reply.summary.degraded)
             assert bool(reply.summary.degraded_reason) is reply.summary.degraded
-            assert reply.summary.duration_ms < MAX_TURN_MS
+            assert reply.summary.draft_wait_ms < MAX_WAIT_MS
             summaries.append(reply.summary)
     return summaries
 
@@ -85,7 +85,7 @@ async def test_a_lying_draft_changes_no_token(stack: Stack, target, lie, caplog)
     assert not surprises(caplog)
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", ["synchronous", "run_ahead"])
 async def test_a_draft_that_is_always_wrong_proposes_in_vain(stack: Stack, target, loop):
     await stack.start_target(target)
     await stack.start_draft(WrongDraft(5, 6, 7, 8))
@@ -176,5 +176,5 @@ async def test_a_draft_that_comes_back_is_used_by_the_next_turn(service, stack, 
             return (await client.describe()).draft is not None
 
         await until(found)
-    reply = await session.generate("def f():", draft="model", **OPTIONS).read()
+    reply = await session.generate("def f():", draft="model", loop="run_ahead", **OPTIONS).read()
     assert reply.summary.proposed > 0

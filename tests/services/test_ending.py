@@ -20,7 +20,7 @@ from .reference import as_one_turn, target_alone
 
 PROMPT = "with open(path) as file:\n"
 OPTIONS = {"max_new_tokens": 600, "seed": 6, "logit_bias": {0: -100.0}}
-LOOPS = pytest.mark.parametrize("loop", ["synchronous", "run_ahead"])
+LOOPS = pytest.mark.parametrize("loop", ["synchronous", "run_ahead", "adaptive"])
 
 
 @asynccontextmanager
@@ -155,7 +155,8 @@ async def test_many_callers_that_go_away_leave_the_service_whole(service, target
     """Callers leave at every moment of a turn, more of them than there are slots."""
     for count in range(24):
         session = await service.client.create_session()
-        reply = session.generate(PROMPT, loop=("synchronous", "run_ahead")[count % 2], **OPTIONS)
+        loop = ("synchronous", "run_ahead", "adaptive")[count % 3]
+        reply = session.generate(PROMPT, loop=loop, **OPTIONS)
         if count % 6:
             await anext(reply)
         reading = asyncio.create_task(reply.read())

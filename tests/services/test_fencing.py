@@ -11,7 +11,7 @@ from .harness import Stack, generate, until_idle
 from .reference import as_one_turn, target_alone
 
 PROMPT = "try:\n    import numpy\n"
-LOOPS = pytest.mark.parametrize("loop", ["synchronous", "run_ahead"])
+LOOPS = pytest.mark.parametrize("loop", ["synchronous", "run_ahead", "adaptive"])
 
 
 @pytest.fixture

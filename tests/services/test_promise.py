@@ -23,7 +23,7 @@ PROMPT = "for name in names:\n    print(name)\nfor name in names:\n"
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-@pytest.mark.parametrize("loop", ["synchronous", "run_ahead"])
+@pytest.mark.parametrize("loop", ["synchronous", "run_ahead", "adaptive"])
 async def test_every_draft_and_window_gives_the_tokens_of_the_target_alone(service, sampling, loop):
     options = {"max_new_tokens": 24, **SAMPLINGS[sampling]}
     expected = await target_alone(service.client, PROMPT, **options)
@@ -44,13 +44,15 @@ async def test_greedy_tokens_are_the_most_probable_of_the_plain_library(service,
     assert reply.tokens == logprobs.argmax(dim=-1)[start - 1 : -1].tolist()
 
 
+@pytest.mark.parametrize("loop", ["synchronous", "run_ahead"])
 @pytest.mark.parametrize("sampling", ["greedy", "sampled"])
-async def test_the_draft_is_of_use(service, sampling):
+async def test_the_draft_is_of_use(service, sampling, loop):
     """Guards the tests above, which say little about a draft that never agrees.
 
-    Sampled, agreement comes from the noise that the two share.
+    Sampled, agreement comes from the noise that the two share. Whether an adaptive turn asks the draft depends
+    on what it costs here; `test_adaptive.py` makes it worth asking.
     """
-    options = {"max_new_tokens": 96, "draft": "model", **SAMPLINGS[sampling]}
+    options = {"max_new_tokens": 96, "draft": "model", "loop": loop, **SAMPLINGS[sampling]}
     summary = (await generate(service.client, PROMPT, **options)).summary
     assert summary.accepted < summary.proposed
     assert summary.agreement > (0.4 if sampling == "sampled" else 0.2)

@@ -16,7 +16,7 @@ from .harness import Stack, drain, running_engine, until, until_idle
 from .reference import as_one_turn
 
 PROMPT = "class Session:\n"
-LOOPS = pytest.mark.parametrize("loop", ["synchronous", "run_ahead"])
+LOOPS = pytest.mark.parametrize("loop", ["synchronous", "run_ahead", "adaptive"])
 
 
 @pytest.fixture(scope="module")

@@ -76,7 +76,7 @@ def measured(reader: InMemoryMetricReader) -> dict[str, float]:
     }
 
 
-@pytest.mark.parametrize("loop", ["synchronous", "run_ahead"])
+@pytest.mark.parametrize("loop", ["synchronous", "run_ahead", "adaptive"])
 async def test_a_turn_is_one_trace_through_all_services(traced, spans, loop):
     session = await traced.client.create_session()
     options = {"max_new_tokens": 40, "seed": 1, "draft": "model", "loop": loop}

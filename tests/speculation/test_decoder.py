@@ -10,7 +10,7 @@ import pytest
 from fakes import HashVerifier, LengthEnd, ListRecorder, ScriptedDrafter, continuation
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from outrider_server.speculation.decoder import decode_ahead, decode_synchronously
+from outrider_server.speculation.decoder import ROUNDS_AHEAD, decode_ahead, decode_synchronously
 from outrider_server.speculation.drafters import ComposedDrafter, NoDrafter
 from outrider_server.speculation.errors import NonFiniteLogits
 from outrider_server.speculation.ngram import NgramDrafter
@@ -117,7 +117,8 @@ def test_any_draft_at_any_pace_gives_the_same_tokens_in_both_loops(
         rounds = []
         async for decided in loop(turn, verifier, drafter, recorder):
             rounds.append(decided)
-            assert recorder.rounds == rounds, "recorded before it is shown, in order, none skipped"
+            recorded = recorder.rounds[: len(rounds)]
+            assert recorded == rounds, "recorded before it is shown, in order, none skipped"
         assert tokens_of(rounds) == expected
         assert_gap_free(rounds)
         assert drafter.tokens == [*PROMPT, *expected]
@@ -145,18 +146,28 @@ async def test_the_plain_loop_waits_for_a_window_and_the_fast_one_for_a_guess() 
 
 
 async def test_the_fast_loop_verifies_while_it_records() -> None:
-    verifier = HashVerifier()
+    verifier = HashVerifier(checkpoints=3)
     seen: list[int] = []
 
     class Watching(ListRecorder):
-        async def record(self, decided: Round) -> None:
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-            seen.append(len(verifier.steps))
-            await super().record(decided)
+        async def record(self, rounds: Sequence[Round]) -> None:
+            seen.append(len(rounds))
+            await slow.wait()
+            await super().record(rounds)
 
-    await collect(decode_ahead, a_turn(0, 4), verifier, NoDrafter(), Watching())
-    assert seen == [2, 3, 4, 4]
+    slow = asyncio.Event()
+    decoding = asyncio.create_task(
+        collect(decode_ahead, a_turn(0, 30), verifier, NoDrafter(), Watching())
+    )
+    while len(verifier.steps) < ROUNDS_AHEAD:
+        await asyncio.sleep(0)
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert len(verifier.steps) == ROUNDS_AHEAD, "it does not run away from the ledger"
+    slow.set()
+    await decoding
+    assert seen[:2] == [1, ROUNDS_AHEAD - 1], "what waited is written together"
+    assert sum(seen) == 30
 
 
 @pytest.mark.parametrize("rounds_seen", [1, 2, 3])

@@ -62,6 +62,29 @@ def test_a_proposal_for_another_position_is_not_sent(position: int) -> None:
     assert turn().step(Proposal(position, (1, 2))).proposed_tokens == ()
 
 
+@pytest.mark.parametrize("position", [0, 3, 5, -4])
+def test_the_chances_of_a_proposal_that_is_not_sent_are_not_sent_either(position: int) -> None:
+    """The target refuses a step with more chances than proposals."""
+    assert turn().step(Proposal(position, (1, 2), survival=(0.9, 0.8))).survival == ()
+
+
+def test_chances_are_cut_with_their_proposal() -> None:
+    step = turn(window=2).step(Proposal(4, (1, 2, 3), survival=(0.9, 0.8, 0.7)))
+    assert (step.proposed_tokens, step.survival) == ((1, 2), (0.9, 0.8))
+    assert turn().step(Proposal(4, (1, 2), survival=(0.9,))).survival == (0.9,)
+
+
+def test_what_was_left_out_of_a_step_is_neither_proposed_nor_the_drafts() -> None:
+    """The decided token may equal the first proposal left out: it is the target's all the same."""
+    running = turn()
+    proposal = Proposal(4, (1, 2, 3))
+    step = running.step(proposal)
+    decided = running.close_round(step, proposal, Verdict(4, 1, (1, 2), verified=1))
+    assert (decided.proposed, decided.agreed, decided.tokens) == (1, 1, (1, 2))
+    assert decided.sources == (TokenSource.DRAFT, TokenSource.TARGET)
+    assert (running.position, running.step(Proposal(6))) == (6, Step(5, (2,)))
+
+
 @pytest.mark.parametrize(("remaining", "window"), [(9, 3), (4, 3), (3, 2), (2, 1), (1, 0)])
 def test_the_window_leaves_room_for_the_targets_own_token(remaining: int, window: int) -> None:
     assert turn(max_new_tokens=remaining).window == window

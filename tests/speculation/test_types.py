@@ -122,6 +122,12 @@ STEP = Step(4, (7, 8), (1, 2))
         (Verdict(6, 0, ()), False),
         (Verdict(6, -1, ()), False),
         (Verdict(6, -2, ()), False),
+        (Verdict(6, 1, (1, 2), verified=1), True),
+        (Verdict(6, 0, (1,), verified=0), True),
+        (Verdict(6, 1, (1, 9), verified=2), True),
+        (Verdict(6, 1, (1, 9), verified=0), False),
+        (Verdict(6, 2, (1, 2, 9), verified=3), False),
+        (Verdict(6, 0, (9,), verified=-1), False),
     ],
 )
 def test_only_a_verdict_that_answers_its_step_passes(verdict: Verdict, answers: bool) -> None:
@@ -130,6 +136,11 @@ def test_only_a_verdict_that_answers_its_step_passes(verdict: Verdict, answers: 
     else:
         with pytest.raises(ValueError, match="does not answer"):
             verdict.check(STEP)
+
+
+def test_a_verdict_without_a_count_verified_everything() -> None:
+    assert Verdict(6, 0, (9,)).verified_of(STEP) == 2
+    assert Verdict(6, 0, (9,), verified=0).verified_of(STEP) == 0
 
 
 def test_a_verdict_that_decides_nothing_never_passes() -> None:

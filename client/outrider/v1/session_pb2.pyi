@@ -223,14 +223,14 @@ class AttachRequest(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., from_index: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class GenerateEvent(_message.Message):
-    __slots__ = ("started", "token", "summary")
+    __slots__ = ("started", "summary", "tokens")
     STARTED_FIELD_NUMBER: _ClassVar[int]
-    TOKEN_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
     started: TurnStarted
-    token: TokenEvent
     summary: TurnSummary
-    def __init__(self, started: _Optional[_Union[TurnStarted, _Mapping]] = ..., token: _Optional[_Union[TokenEvent, _Mapping]] = ..., summary: _Optional[_Union[TurnSummary, _Mapping]] = ...) -> None: ...
+    tokens: TokenEvents
+    def __init__(self, started: _Optional[_Union[TurnStarted, _Mapping]] = ..., summary: _Optional[_Union[TurnSummary, _Mapping]] = ..., tokens: _Optional[_Union[TokenEvents, _Mapping]] = ...) -> None: ...
 
 class TurnStarted(_message.Message):
     __slots__ = ("request_id", "prompt_tokens", "start_position", "seed")
@@ -243,6 +243,12 @@ class TurnStarted(_message.Message):
     start_position: int
     seed: int
     def __init__(self, request_id: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., start_position: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class TokenEvents(_message.Message):
+    __slots__ = ("events",)
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    events: _containers.RepeatedCompositeFieldContainer[TokenEvent]
+    def __init__(self, events: _Optional[_Iterable[_Union[TokenEvent, _Mapping]]] = ...) -> None: ...
 
 class TokenEvent(_message.Message):
     __slots__ = ("index", "token", "text", "source", "logprobs")

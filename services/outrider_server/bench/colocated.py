@@ -41,7 +41,7 @@ class LengthEnd:
 class NoLedger:
     """Records nothing."""
 
-    async def record(self, decided: Round) -> None:
+    async def record(self, rounds: Sequence[Round]) -> None:
         """Nothing to do."""
 
 

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 import outrider
 
-from .decode import SETTLE_SECONDS, Report
+from ..speculation.errors import StartupError
+from .decode import SETTLE_SECONDS, TRIES, Report
 from .fleet import FleetOptions, OutriderSystem, running_fleet
 from .models import Models
 from .prompts import Prompts
@@ -23,7 +24,6 @@ from .tasks import Measurement, Task
 
 SESSIONS = (1, 2, 4, 8, 16)
 MODES: tuple[outrider.DraftMode, ...] = ("auto", "off")
-WARM_UPS = 2
 
 Throughputs = dict[tuple[str, int], list[float]]
 
@@ -43,12 +43,9 @@ async def run_load(settings: BenchSettings, models: Models, report: Report) -> S
     report("load: starting the services")
     async with running_fleet(options) as fleet, outrider.AsyncClient(fleet.address) as client:
         systems = {mode: OutriderSystem(f"outrider {mode}", client, mode) for mode in MODES}
-        for sessions in SESSIONS:
-            for mode in MODES * WARM_UPS:
-                await _at_once(systems[mode], _tasks(prompts, sessions, 16, temperature))
         for repeat in range(settings.repeats):
             for sessions in SESSIONS:
-                tasks = _tasks(prompts, sessions, settings.tokens, temperature)
+                tasks = await full_tasks(systems["auto"], prompts, sessions, settings)
                 for mode in MODES if repeat % 2 else MODES[::-1]:
                     await asyncio.sleep(SETTLE_SECONDS)
                     outcomes, speed = await _at_once(systems[mode], tasks)
@@ -88,11 +85,30 @@ def load_lines(found: Throughputs, temperature: float) -> list[Line]:
     return lines
 
 
-def _tasks(prompts: Prompts, sessions: int, tokens: int, temperature: float) -> list[Task]:
-    return [
-        Task(name, prompt, tokens, temperature, seed)
-        for seed, (name, prompt) in enumerate(prompts.take() for _ in range(sessions))
-    ]
+async def full_tasks(
+    system: OutriderSystem, prompts: Prompts, sessions: int, settings: BenchSettings
+) -> list[Task]:
+    """Tasks whose replies do not end early, or fewer sessions would run than are counted.
+
+    They are tried at once, which warms this number of sessions up. Raises StartupError where too few are
+    long enough.
+    """
+    found: list[Task] = []
+    for _ in range(TRIES):
+        tried = [
+            Task(name, prompt, settings.tokens, settings.temperatures[0], seed)
+            for seed, (name, prompt) in enumerate(
+                prompts.take() for _ in range(sessions - len(found))
+            )
+        ]
+        outcomes, _speed = await _at_once(system, tried)
+        found += [entry.task for entry in outcomes if len(entry.outcome.tokens) == settings.tokens]
+        if len(found) == sessions:
+            return found
+    raise StartupError(
+        f"too few replies reach {settings.tokens} tokens for {sessions} sessions; "
+        "ask for fewer tokens"
+    )
 
 
 async def _at_once(

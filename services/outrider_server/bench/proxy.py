@@ -38,7 +38,7 @@ async def delaying_proxy(
         assert task is not None
         connections.add(task)
         try:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, asyncio.CancelledError):
                 far_reader, far_writer = await asyncio.open_connection(host, int(port))
                 try:
                     await asyncio.gather(

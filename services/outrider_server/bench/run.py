@@ -14,7 +14,7 @@ from rich.console import Console
 
 from ..speculation.errors import StartupError
 from .charts import draw_charts
-from .decode import run_decode
+from .decode import Report, run_decode
 from .llama_cpp import find_binary
 from .load import run_load
 from .machine import machine_facts
@@ -28,7 +28,6 @@ from .step import run_step
 from .turns import run_turns
 from .widening import Shape
 
-Report = Callable[[str], None]
 Suite = Callable[[BenchSettings, Models, Report], Awaitable[SuiteResult]]
 
 SUITES: dict[str, Suite] = {

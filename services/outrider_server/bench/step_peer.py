@@ -68,19 +68,15 @@ class EngineBench:
 
     async def _facts(self) -> dict[str, Any]:
         engine = self._devices["target"].engine
-        config = engine.loaded.model.config
+        config, size = engine.loaded.model.config, engine.loaded.model.dtype.itemsize
         heads = config.num_key_value_heads or config.num_attention_heads
         head_size = getattr(config, "head_dim", config.hidden_size // config.num_attention_heads)
         return {
-            "parameter_bytes": sum(p.nbytes for p in engine.loaded.model.parameters()),
+            "parameter_bytes": engine.describe().parameter_count * size,
             "cache_bytes": engine.runner.cache.byte_count,
             "cache_slots": engine.limits.slots,
             "cache_positions": engine.limits.max_context_tokens,
-            "position_bytes": 2
-            * config.num_hidden_layers
-            * heads
-            * head_size
-            * engine.loaded.model.dtype.itemsize,
+            "position_bytes": 2 * config.num_hidden_layers * heads * head_size * size,
             "threads": EngineConfig(folder=Path()).thread_count,
             "prefill_width": engine.limits.prefill_width,
             "compiled": engine.runner.compiled,

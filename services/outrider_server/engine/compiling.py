@@ -20,12 +20,14 @@ class GuardedCompiler:
     """Compiles functions of one engine; the first failure turns all of them eager for good.
 
     `dynamic` compiles one graph for every number of tokens, and skips the guards that would look at every
-    weight before each call: nothing but the number of tokens ever changes.
+    weight before each call: nothing but the number of tokens ever changes. Mode "max" has what calls the
+    kernels written in C++ too, which takes longer to compile and less to run.
     """
 
     def __init__(self, loaded: LoadedModel, mode: str, dynamic: bool) -> None:
         self.note = _reason_not_to_compile(loaded, mode)
         self._dynamic = dynamic
+        self._wrap_in_cpp = mode == "max"
 
     def compile(self, function: Callable[..., Any], *token_dims: int) -> Callable[..., Any]:
         """The bound method, compiled on its first call if at all.
@@ -35,7 +37,10 @@ class GuardedCompiler:
         if self.note:
             return function
         if self._dynamic:
-            options = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
+            options = {
+                "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,
+                "cpp_wrapper": self._wrap_in_cpp,
+            }
             own = _with_code_of_its_own(function)
             compiled = torch.compile(own, fullgraph=True, options=options)
         else:

@@ -1,8 +1,9 @@
 """How the rows of a step lie in its tokens.
 
 A step has a fixed number of tokens, a *bucket*. Where the engine runs on its own kernels rows are packed:
-they follow each other without gaps, and padding comes last. Elsewhere they are aligned: each row fills `width`
-tokens, so that torch's kernels see one shape. Padding lives in a scratch slot, where nothing attends to it.
+they follow each other without gaps, and padding comes last. Elsewhere they are aligned: each row fills
+`width` tokens, so that torch's kernels see one shape. Padding lives in a scratch slot, where nothing attends
+to it.
 """
 
 from __future__ import annotations
@@ -87,6 +88,5 @@ class Layout:
         padding = tokens - len(ids)
         ids += [0] * padding
         slots += [self.scratch_slot] * padding
-        span = padding if self.packed else row_width
-        positions += [index % span for index in range(padding)]
+        positions += [index % row_width for index in range(padding)]
         return [ids, slots, positions]

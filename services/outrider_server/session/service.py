@@ -22,7 +22,7 @@ from .tally import TurnStarted
 from .target_link import TargetLink
 from .trace import TurnTrace
 from .turns import OWNER, LoopSettings, TurnRunner
-from .wire import round_to_protos, session_to_proto, started_to_proto, summary_to_proto
+from .wire import round_to_proto, session_to_proto, started_to_proto, summary_to_proto
 
 DEFAULT_PAGE_SIZE = 100
 DRAFT_DESCRIBE_TIMEOUT_MS = 500
@@ -137,8 +137,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         async with aclosing(self._runner.run(turn, trace)) as events:
             async for event in events:
                 if isinstance(event, Round):
-                    for message in round_to_protos(event, index):
-                        yield message
+                    yield round_to_proto(event, index)
                     index += len(event.tokens)
                 elif isinstance(event, TurnStarted):
                     yield started_to_proto(event)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -67,14 +67,16 @@ class LedgerRecorder:
         self._session_id = session_id
         self._epoch = epoch
 
-    async def record(self, decided: Round) -> None:
-        """Commits the round's tokens."""
-        logprobs = decided.logprobs or (None,) * len(decided.tokens)
-        tokens = [
-            LedgerToken(*entry)
-            for entry in zip(decided.tokens, decided.sources, logprobs, strict=True)
-        ]
-        await self._ledger.append(self._session_id, self._epoch, decided.start_position, tokens)
+    async def record(self, rounds: Sequence[Round]) -> None:
+        """Commits the rounds' tokens together."""
+        tokens = [token for decided in rounds for token in _ledger_tokens(decided)]
+        start_position = rounds[0].start_position
+        await self._ledger.append(self._session_id, self._epoch, start_position, tokens)
+
+
+def _ledger_tokens(decided: Round) -> Iterator[LedgerToken]:
+    logprobs = decided.logprobs or (None,) * len(decided.tokens)
+    return map(LedgerToken, decided.tokens, decided.sources, logprobs)
 
 
 class TurnRunner:

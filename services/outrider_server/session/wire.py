@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from google.protobuf.timestamp_pb2 import Timestamp
 from outrider.v1 import session_pb2
 
@@ -51,19 +49,25 @@ def started_to_proto(started: TurnStarted) -> session_pb2.GenerateEvent:
     )
 
 
-def round_to_protos(decided: Round, first_index: int) -> Iterator[session_pb2.GenerateEvent]:
-    """One event for each token of a round; the first has index `first_index`."""
-    for offset, token in enumerate(decided.tokens):
-        logprobs = decided.logprobs[offset] if decided.logprobs else None
-        yield session_pb2.GenerateEvent(
-            token=session_pb2.TokenEvent(
-                index=first_index + offset,
-                token=token,
-                text=decided.texts[offset],
-                source=_SOURCES[decided.sources[offset]],
-                logprobs=None if logprobs is None else logprobs_to_proto(logprobs),
-            )
+def round_to_proto(decided: Round, first_index: int) -> session_pb2.GenerateEvent:
+    """The tokens of a round; the first has index `first_index`."""
+    logprobs = decided.logprobs or (None,) * len(decided.tokens)
+    return session_pb2.GenerateEvent(
+        tokens=session_pb2.TokenEvents(
+            events=[
+                session_pb2.TokenEvent(
+                    index=first_index + offset,
+                    token=token,
+                    text=text,
+                    source=_SOURCES[source],
+                    logprobs=None if entry is None else logprobs_to_proto(entry),
+                )
+                for offset, (token, text, source, entry) in enumerate(
+                    zip(decided.tokens, decided.texts, decided.sources, logprobs, strict=True)
+                )
+            ]
         )
+    )
 
 
 def summary_to_proto(summary: TurnSummary) -> session_pb2.GenerateEvent:

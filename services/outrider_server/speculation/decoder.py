@@ -9,11 +9,13 @@ before it alone; they differ in time only.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 from .ports import Drafter, Recorder, Verifier
 from .turn import Turn
 from .types import Round
+
+ROUNDS_AHEAD = 8
 
 
 async def decode_synchronously(
@@ -28,7 +30,7 @@ async def decode_synchronously(
     minimum = 0
     while turn.finish_reason is None:
         decided = await _round(turn, verifier, drafter, minimum)
-        await recorder.record(decided)
+        await recorder.record([decided])
         yield decided
         minimum = turn.window
 
@@ -38,24 +40,53 @@ async def decode_ahead(
 ) -> AsyncIterator[Round]:
     """Yields the turn's rounds, each recorded before it is yielded, while the next is being verified.
 
-    A round waits for one guess and takes what has arrived. Raises what the verifier or the recorder raises;
-    rounds yielded before stand.
+    A round waits for the guesses that its drafter thinks worth waiting for, at least one where it is asked.
+    Rounds that were decided while the ledger wrote others are written together, so a slow disk delays tokens
+    and holds nothing up; at most `ROUNDS_AHEAD` are decided and not yet taken. Raises what the verifier or
+    the recorder raises; rounds yielded before stand.
     """
-    following: asyncio.Task[Round] | None = asyncio.create_task(
-        _round(turn, verifier, drafter, minimum=0)
-    )
+    rounds: asyncio.Queue[Round | None] = asyncio.Queue()
+    room = asyncio.Semaphore(ROUNDS_AHEAD)
+    playing = asyncio.create_task(_play(turn, verifier, drafter, rounds, room))
     try:
-        while following is not None:
-            decided = await following
-            following = None
-            if turn.finish_reason is None:
-                following = asyncio.create_task(_round(turn, verifier, drafter, minimum=1))
-            await recorder.record(decided)
-            yield decided
+        while (decided := await rounds.get()) is not None:
+            waiting = [decided, *_taken(rounds)]
+            await recorder.record(waiting)
+            for decided in waiting:
+                yield decided
+                room.release()
+        await playing
     finally:
-        if following is not None:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
+        playing.cancel()
+        await asyncio.gather(playing, return_exceptions=True)
+
+
+def _taken(rounds: asyncio.Queue[Round | None]) -> Iterator[Round]:
+    """What waits in the queue, up to the end mark, which stays."""
+    while not rounds.empty():
+        decided = rounds.get_nowait()
+        if decided is None:
+            rounds.put_nowait(None)
+            return
+        yield decided
+
+
+async def _play(
+    turn: Turn,
+    verifier: Verifier,
+    drafter: Drafter,
+    rounds: asyncio.Queue[Round | None],
+    room: asyncio.Semaphore,
+) -> None:
+    """Decides round after round in one go: between a verdict and the next step nothing else runs."""
+    minimum = 0
+    try:
+        while turn.finish_reason is None:
+            await room.acquire()
+            rounds.put_nowait(await _round(turn, verifier, drafter, minimum))
+            minimum = 1
+    finally:
+        rounds.put_nowait(None)
 
 
 async def _round(turn: Turn, verifier: Verifier, drafter: Drafter, minimum: int) -> Round:

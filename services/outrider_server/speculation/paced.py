@@ -79,9 +79,7 @@ class PacedDrafter:
         self._by_ngram = self._ngram_is_faster(costs)
         meter.ahead = self._pace.ahead
         rests = self._by_ngram and not self._pace.ahead
-        self._model.pace(
-            0 if rests else self._pace.lead, 1 if self._pace.ahead else max(1, self._pace.window)
-        )
+        self._model.pace(0 if rests else self._pace.lead, max(1, self._pace.minimum))
 
     def _ngram_is_faster(self, costs: Costs | None) -> bool:
         """Whether n-grams, which cost nothing, promise more tokens for the time than the model does."""

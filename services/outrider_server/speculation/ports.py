@@ -62,8 +62,8 @@ class TurnEnd(Protocol):
 class Recorder(Protocol):
     """The ledger, as the loop sees it."""
 
-    async def record(self, decided: Round) -> None:
-        """Writes a round durably; when it returns, the round's tokens may be shown.
+    async def record(self, rounds: Sequence[Round]) -> None:
+        """Writes rounds that follow each other durably; when it returns, their tokens may be shown.
 
         Raises OutriderError with nothing written.
         """

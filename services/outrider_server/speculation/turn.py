@@ -41,7 +41,8 @@ class Turn:
         """The step that verifies `proposal`."""
         start = self.position - len(self._context)
         usable = proposal.tokens if proposal.start_position == self.position else ()
-        return Step(start, self._context, usable[: self.window], proposal.survival[: self.window])
+        usable = usable[: self.window]
+        return Step(start, self._context, usable, proposal.survival[: len(usable)])
 
     def close_round(self, step: Step, proposal: Proposal, verdict: Verdict) -> Round:
         """Advances the turn by what the verdict decided, up to the turn's end.

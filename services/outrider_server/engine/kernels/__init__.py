@@ -47,6 +47,8 @@ def kernels_missing() -> str:
         torch.ops.load_library(library)
     except (OSError, subprocess.SubprocessError) as error:
         return f"the kernels could not be built ({type(error).__name__})"
+    if not torch.ops.outrider.linear_available():
+        return "the C++ compiler does not know AVX512-BF16"
     _describe_shapes()
     return ""
 

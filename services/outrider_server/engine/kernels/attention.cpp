@@ -50,16 +50,16 @@ __m512 widen(const uint16_t* values) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
 
-// e^x for x <= 0, relative error below 2^-22; 0 for -inf.
+// e^x for x <= 0, relative error below 2^-22; 0 for -inf. What is no number stays none.
 __m512 exponential(__m512 x) {
-  const __m512 scaled = _mm512_max_ps(x, _mm512_set1_ps(-104.0f)) * 1.44269504f;
+  const __m512 scaled = _mm512_max_ps(_mm512_set1_ps(-104.0f), x) * 1.44269504f;
   const __m512 whole = _mm512_roundscale_ps(scaled, _MM_FROUND_TO_NEAREST_INT);
   const __m512 part = scaled - whole;
   __m512 sum = _mm512_set1_ps(1.5403530e-4f);
   for (const float factor : {1.3333558e-3f, 9.6181291e-3f, 5.5504109e-2f, 2.4022651e-1f,
                              6.9314718e-1f, 1.0f})
     sum = _mm512_fmadd_ps(sum, part, _mm512_set1_ps(factor));
-  const __mmask16 finite = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-104.0f), _CMP_GT_OQ);
+  const __mmask16 finite = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-104.0f), _CMP_NLE_UQ);
   return _mm512_maskz_scalef_ps(finite, sum, whole);
 }
 

@@ -1,0 +1,284 @@
+"""Compiled steps: what is compiled, whose graph runs, and what happens where a compiler fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from models_for_tests import (
+    VOCABULARY_SIZE,
+    loaded,
+    needs_kernels,
+    packable_llama,
+    packed_runner,
+    tiny_limits,
+    tiny_llama,
+)
+from outrider_server.engine import compiling
+from outrider_server.engine.compiling import GuardedCompiler
+from outrider_server.engine.layout import Row
+from outrider_server.engine.noise import gumbel_noise
+from outrider_server.engine.step import StepRunner
+from outrider_server.speculation.types import Draw, SamplingParams
+
+from .subjects import ALIGNED, GREEDY, Subject, both
+
+TOKENS = tuple((11 * index + 2) % VOCABULARY_SIZE for index in range(20))
+DEEP = 3
+"""Layers of the second model; a graph of the first one's two would give other logits, silently."""
+
+
+class Doubler:
+    """A function to compile, as a bound method; counts its eager calls."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def double(self, numbers: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return 2 * numbers
+
+
+def failing(*_: object, **__: object) -> Callable[..., torch.Tensor]:
+    """Stands for `torch.compile`: what it returns raises what the compiler would, on its first call."""
+
+    def run(*_: object) -> torch.Tensor:
+        raise torch._dynamo.exc.TorchDynamoException("no")
+
+    return run
+
+
+def test_off_and_too_small_say_why_they_do_not_compile() -> None:
+    assert not ALIGNED.runner.compiled
+    assert ALIGNED.runner.compile_note == "compilation is switched off"
+    auto = StepRunner(loaded(tiny_llama()), tiny_limits(), "auto")
+    assert not auto.compiled
+    assert auto.compile_note.startswith(("the model is too small", "no C++ compiler"))
+
+
+def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling.shutil, "which", lambda _: None)
+    compiler = GuardedCompiler(loaded(tiny_llama()), "on", dynamic=False)
+    doubler = Doubler()
+    assert compiler.note == "no C++ compiler was found"
+    assert compiler.compile(doubler.double, 0) == doubler.double
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_one_failure_turns_every_function_eager_and_is_told_once(
+    dynamic: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch, "compile", failing)
+    monkeypatch.setattr(compiling.shutil, "which", lambda name: name)
+    compiler = GuardedCompiler(loaded(tiny_llama()), "on", dynamic)
+    first, second = Doubler(), Doubler()
+    runs = [compiler.compile(doubler.double, 0) for doubler in (first, second)]
+    assert not compiler.note
+    for _ in range(2):
+        for run in runs:
+            assert torch.equal(run(torch.ones(4)), 2 * torch.ones(4))
+    assert (first.calls, second.calls) == (2, 2)
+    assert "does not compile (TorchDynamoException)" in compiler.note
+    assert capsys.readouterr().err.count("steps run eagerly") == 1
+
+
+@both
+def test_a_runner_whose_compiler_fails_gives_the_logits_of_eager_steps(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", failing)
+    monkeypatch.setattr(compiling.shutil, "which", lambda name: name)
+    runner = StepRunner(loaded(subject.model()), tiny_limits(), "on")
+    assert runner.compiled
+    subject.check(runner.logits([Row(0, 0, TOKENS[:8])], 2)[0], subject.wanted(TOKENS[:8]))
+    assert not runner.compiled
+
+
+FAILING_MACHINE = """
+import json, sys
+import torch
+from models_for_tests import loaded, packable_llama, tiny_limits
+from outrider_server.engine.engine import Engine
+from outrider_server.engine.kernels import kernels_missing
+from outrider_server.engine.layout import Row
+
+engine = Engine(loaded(packable_llama()), tiny_limits(row_buckets=(1,)), "on")
+logits = engine.runner.logits([Row(0, 0, (1, 2, 3))], 1)[0]
+print(json.dumps({
+    "missing": kernels_missing(),
+    "packed": engine.runner.layout.packed,
+    "note": engine.describe().compile_note,
+    "logits": logits.tolist(),
+}))
+"""
+
+
+def fake_compiler(folder: Path, script: str) -> dict[str, str]:
+    """An environment whose only C++ compiler is `script`, and whose caches are empty."""
+    program = folder / "bin" / "g++"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    tests = Path(__file__).parents[1]
+    return os.environ | {
+        "PATH": f"{program.parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(tests),
+        "XDG_CACHE_HOME": str(folder / "cache"),
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
+        "CXX": "g++",
+    }
+
+
+def run_python(program: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+
+
+@needs_kernels
+def test_a_machine_whose_compiler_fails_is_served_eagerly_by_torchs_kernels(
+    tmp_path: Path,
+) -> None:
+    done = run_python(FAILING_MACHINE, fake_compiler(tmp_path, "exit 1"))
+    told = json.loads(done.stdout)
+    assert told["missing"] == "the kernels could not be built (CalledProcessError)"
+    assert not told["packed"]
+    assert "does not compile" in told["note"]
+    assert done.stderr.count("steps run eagerly") == 1
+    wanted = packed_runner(packable_llama()).logits([Row(0, 0, (1, 2, 3))], 1)[0]
+    got = torch.tensor(told["logits"])
+    assert (got - wanted).norm() < 0.05 * wanted.norm()
+
+
+@needs_kernels
+def test_the_kernels_are_compiled_once_a_machine(tmp_path: Path) -> None:
+    """The compiler notes its calls; the second process must find what the first one left."""
+    log = tmp_path / "calls"
+    environment = fake_compiler(
+        tmp_path, f'echo call >> {log}; exec /usr/bin/env -i PATH="{os.environ["PATH"]}" g++ "$@"'
+    )
+    program = "from outrider_server.engine.kernels import kernels_missing; print(kernels_missing())"
+    for _ in range(2):
+        assert run_python(program, environment).stdout == "\n"
+    assert log.read_text().count("call") == 1
+
+
+@needs_kernels
+def test_a_compiler_that_does_not_know_the_instructions_is_not_trusted(tmp_path: Path) -> None:
+    """Its library would load, and return what the memory held before."""
+    program = (
+        "from outrider_server.engine import kernels\n"
+        "kernels.FLAGS = tuple(flag for flag in kernels.FLAGS if 'march' not in flag)\n"
+        "print(kernels.kernels_missing())"
+    )
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    assert "does not know AVX512-BF16" in run_python(program, environment).stdout
+
+
+def test_compiled_noise_equals_eager_noise() -> None:
+    """Noise must be the same whichever way a service runs.
+
+    Compiled logarithms may round the last bit otherwise; the 53 bits under them may not differ at all, so
+    the bound is a few units in the last place of values below 40.
+    """
+    compiled = torch.compile(gumbel_noise, fullgraph=True, dynamic=False)
+    seeds, positions = torch.tensor([3, -1]), torch.tensor([[0, 1, 99], [2**31, 5, 7]])
+    try:
+        got = compiled(seeds, positions, 33)
+    except torch._dynamo.exc.TorchDynamoException:
+        pytest.skip("no compiler on this machine")
+    torch.testing.assert_close(got, gumbel_noise(seeds, positions, 33), rtol=1e-13, atol=1e-13)
+
+
+def compiled_runner(seed: int, layers: int) -> StepRunner:
+    model = packable_llama(seed, num_hidden_layers=layers)
+    runner = StepRunner(loaded(model), tiny_limits(), "on")
+    for slot in range(5):
+        runner.draws.write(slot, GREEDY)
+    return runner
+
+
+@pytest.fixture(scope="module")
+def compiled() -> Iterator[tuple[StepRunner, StepRunner]]:
+    """Two runners of one process, each over a model of its own."""
+    yield compiled_runner(0, layers=2), compiled_runner(1, layers=DEEP)
+    torch._dynamo.reset()
+
+
+def read(runner: StepRunner, bucket: int) -> torch.Tensor:
+    """The tokens' logits through prefill and steps of one bucket."""
+    runner.prefill(Row(1, 0, TOKENS[:8]))
+    parts = [Row(1, start, TOKENS[start : start + 4]) for start in range(8, 20, 4)]
+    return torch.cat([runner.logits([part], bucket)[0].clone() for part in parts])
+
+
+@needs_kernels
+def test_two_engines_of_a_process_run_their_own_graphs(
+    compiled: tuple[StepRunner, StepRunner],
+) -> None:
+    """No guard tells the two apart, and their shapes are the same but for the number of layers."""
+    eager = [
+        read(packed_runner(packable_llama(seed, num_hidden_layers=layers)), 1)
+        for seed, layers in ((0, 2), (1, DEEP))
+    ]
+    for index in (0, 1, 0, 1):
+        got = read(compiled[index], 1)
+        assert compiled[index].compiled, compiled[index].compile_note
+        assert (got - eager[index]).norm() < 0.05 * eager[index].norm()
+        assert (got - eager[1 - index]).norm() > 0.5 * eager[index].norm()
+
+
+@needs_kernels
+def test_one_graph_serves_every_bucket(compiled: tuple[StepRunner, StepRunner]) -> None:
+    """That its bits are the same in all of them is for the audit to find."""
+    runner = compiled[0]
+    wanted = read(runner, runner.limits.row_buckets[-1])
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    for bucket in runner.limits.row_buckets:
+        assert (read(runner, bucket) - wanted).norm() < 0.01 * wanted.norm()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before
+
+
+@needs_kernels
+def test_compiled_steps_give_ties_to_the_lowest_token_id(
+    compiled: tuple[StepRunner, StepRunner],
+) -> None:
+    """Half of the rows of the last layer are one vector and half its opposite, so one half ties on top."""
+    runner, rows = compiled[0], [Row(slot, 0, (slot, 5, 6)) for slot in range(4)]
+    packed = runner.model.lm_head.packed
+    kept = packed.clone()
+    weight = torch.ones((VOCABULARY_SIZE, 64), dtype=torch.bfloat16)
+    weight[:17] = weight[33:] = -1
+    packed.copy_(torch.ops.outrider.pack_linear(weight))
+    for row, result in zip(rows, runner.decide(rows, 2), strict=True):
+        (logits,) = runner.logits([row], 2)
+        largest = [line.eq(line.max()).nonzero()[0].item() for line in logits]
+        assert list(result.tokens) == largest
+        assert set(largest) <= {0, 17}
+    packed.copy_(kept)
+
+
+@needs_kernels
+def test_compiled_draws_are_those_of_eager_sampling(
+    compiled: tuple[StepRunner, StepRunner],
+) -> None:
+    """Over the same logits; only a near tie of two scores could tell the two apart."""
+    runner = compiled[0]
+    rows = [Row(slot, 0, TOKENS[slot : slot + 1 + 2 * slot]) for slot in range(4)]
+    for slot in range(4):
+        runner.draws.write(slot, Draw(SamplingParams(temperature=0.5 * slot), 9 + slot, 1))
+    drawn = [result.tokens for result in runner.decide(rows, 2)]
+    inputs = runner._fill(rows, 16)
+    with torch.no_grad():
+        logits, best = runner._forward(inputs)
+        wanted = runner._draw_sampled(inputs, logits, best).tolist()
+    assert [token for tokens in drawn for token in tokens] == wanted[: sum(map(len, drawn))]
+    assert runner.compiled
+    for slot in range(4):
+        runner.draws.write(slot, GREEDY)
