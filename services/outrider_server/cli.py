@@ -69,7 +69,7 @@ CompileOption = Annotated[
     Compile, typer.Option(help="auto compiles where it pays; max compiles longer for faster steps.")
 ]
 Reproducible = Annotated[bool, typer.Option(help="Use one shape of step only.")]
-Threads = Annotated[int, typer.Option(help="CPU threads of the model; 0 leaves a core free.")]
+Threads = Annotated[int, typer.Option(help="CPU threads of the model; 0 takes every core.")]
 Width = Annotated[int, typer.Option(help="Tokens a row of a verify step; a multiple of 8.")]
 PrefillWidth = Annotated[int, typer.Option(help="Tokens a prefill step; a multiple of 8.")]
 Ledger = Annotated[Path | None, typer.Option(help="The SQLite ledger's file.")]
@@ -199,7 +199,7 @@ def up(
     from .up import run_up
 
     engine = [f"--slots={slots}", f"--rows={rows}", f"--compile={compile.value}"]
-    engine += [f"--dtype={dtype.value}", f"--device={device}", "--listen=127.0.0.1:0"]
+    engine += [f"--dtype={dtype.value}", f"--device={device}"]
     engine += [f"--max-context-tokens={max_context_tokens}"]
     targets = [*engine, f"--model={target}", f"--threads={threads}"]
     targets += ["--reproducible"] if reproducible else []

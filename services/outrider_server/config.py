@@ -46,7 +46,7 @@ class EngineConfig:
     compile: str = "auto"
     reproducible: bool = False
     threads: int = 0
-    """CPU threads of the model; 0 leaves one core to the other services."""
+    """CPU threads of the model; 0 takes every core."""
 
     def __post_init__(self) -> None:
         _require(self.dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}")
@@ -76,7 +76,7 @@ class EngineConfig:
     @property
     def thread_count(self) -> int:
         """CPU threads of the model."""
-        return self.threads or max(1, (os.cpu_count() or 1) - 1)
+        return self.threads or os.cpu_count() or 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import tempfile
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
 
@@ -68,18 +69,21 @@ async def run_up(
 ) -> int:
     """Runs the services until SIGTERM or SIGINT; returns the exit status.
 
-    `draft_arguments` None runs without a draft. Raises StartupError when a service does not start.
+    They talk over Unix sockets, which cost less than the loopback. `draft_arguments` None runs without a
+    draft. Raises StartupError when a service does not start.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     children: list[Child] = []
+    sockets = tempfile.TemporaryDirectory(prefix="outrider-")
     try:
-        target = await Child.start("target", target_arguments)
+        target = await Child.start("target", [f"--listen=unix:{sockets.name}/t", *target_arguments])
         children.append(target)
         if draft_arguments is not None:
-            children.append(await Child.start("draft", draft_arguments))
+            listen = f"--listen=unix:{sockets.name}/d"
+            children.append(await Child.start("draft", [listen, *draft_arguments]))
         starting = asyncio.gather(*(child.ready() for child in children))
         addresses = await _unless(stop, starting)
         if addresses is None:
@@ -95,6 +99,7 @@ async def run_up(
     finally:
         for child in reversed(children):
             await child.stop()
+        sockets.cleanup()
 
 
 async def _unless(stop: asyncio.Event, wanted: asyncio.Future):  # type: ignore[no-untyped-def, type-arg]

@@ -104,7 +104,9 @@ def test_what_is_kept_is_never_less_likely_than_what_is_left_out(
 ) -> None:
     demands: list[Demand] = [(1 + len(some), some) for some in chances]
     kept = plan_rows(demands, PACKED, [(8, 10.0), (16, 15.0), (40, 60.0)])
-    inside = [some[at] for some, count in zip(chances, kept, strict=True) for at in range(count - 1)]
+    inside = [
+        some[at] for some, count in zip(chances, kept, strict=True) for at in range(count - 1)
+    ]
     outside = [
         some[at]
         for some, count in zip(chances, kept, strict=True)

@@ -1,4 +1,4 @@
-"""A row that was cut decides the same tokens as the whole one; which rows are cut is in `test_batching.py`."""
+"""A row that was cut decides the same tokens as the whole one; who is cut is in `test_batching.py`."""
 
 from __future__ import annotations
 

@@ -77,7 +77,9 @@ async def test_every_draft_gives_the_tokens_of_the_target_alone(
         assert [reply.tokens for reply in replies] == expected, draft
 
 
-async def test_adaptive_is_what_a_turn_gets_that_asks_for_nothing(service, large_target, monkeypatch):
+async def test_adaptive_is_what_a_turn_gets_that_asks_for_nothing(
+    service, large_target, monkeypatch
+):
     made: list[Any] = []
 
     def remember(*arguments: Any) -> Any:
@@ -133,8 +135,8 @@ async def test_the_summary_tells_where_the_time_went(service, large_target):
     assert summary.target_ms <= summary.verify_ms + rounding_ms
     assert summary.verify_ms + summary.draft_wait_ms <= summary.duration_ms
     assert summary.guessed >= summary.proposed > 0
-    assert 0 < summary.draft_ms
-    assert 0 < summary.draft_wait_ms
+    assert summary.draft_ms > 0
+    assert summary.draft_wait_ms > 0
 
 
 @pytest.mark.parametrize("proposer", ["off", "ngram"])

@@ -21,7 +21,7 @@ MAX_WAIT_MS = 5_000
 """Waiting for a useless draft in every round would take 10 s."""
 HARMLESS = {
     "wrong branches": ScriptedDraft(fake_drafts.wrong_branches, unasked=20),
-    "wrong tokens": WrongDraft(5, 6, 7, 8),
+    "wrong tokens": WrongDraft(*range(5, 12)),
 }
 LOST = {
     "wrong positions": ScriptedDraft(fake_drafts.wrong_positions, unasked=20),
@@ -88,7 +88,7 @@ async def test_a_lying_draft_changes_no_token(stack: Stack, target, lie, caplog)
 @pytest.mark.parametrize("loop", ["synchronous", "run_ahead"])
 async def test_a_draft_that_is_always_wrong_proposes_in_vain(stack: Stack, target, loop):
     await stack.start_target(target)
-    await stack.start_draft(WrongDraft(5, 6, 7, 8))
+    await stack.start_draft(WrongDraft(*range(5, 12)))
     service = await stack.start_session()
     reply = await generate(service.client, PROMPT, draft="model", loop=loop, **OPTIONS)
     assert reply.summary.proposed > 40

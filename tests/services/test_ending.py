@@ -166,7 +166,8 @@ async def test_many_callers_that_go_away_leave_the_service_whole(service, target
         with pytest.raises(asyncio.CancelledError):
             await reading
         await until_idle(session)
-    last = await generate(service.client, PROMPT, max_new_tokens=40, seed=6, draft="model")
-    expected = await target_alone(service.client, PROMPT, max_new_tokens=40, seed=6)
+    options = {"max_new_tokens": 40, "seed": 6}
+    last = await generate(service.client, PROMPT, draft="model", loop="run_ahead", **options)
+    expected = await target_alone(service.client, PROMPT, **options)
     assert last.tokens == expected
     assert last.summary.proposed > 0

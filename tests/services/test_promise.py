@@ -49,8 +49,8 @@ async def test_greedy_tokens_are_the_most_probable_of_the_plain_library(service,
 async def test_the_draft_is_of_use(service, sampling, loop):
     """Guards the tests above, which say little about a draft that never agrees.
 
-    Sampled, agreement comes from the noise that the two share. Whether an adaptive turn asks the draft depends
-    on what it costs here; `test_adaptive.py` makes it worth asking.
+    Sampled, agreement comes from the noise that the two share. Whether an adaptive turn asks
+    the draft depends on what it costs here; `test_adaptive.py` makes it worth asking.
     """
     options = {"max_new_tokens": 96, "draft": "model", "loop": loop, **SAMPLINGS[sampling]}
     summary = (await generate(service.client, PROMPT, **options)).summary

@@ -44,9 +44,14 @@ def opening(session_id: str, epoch: int = 1, **fields) -> target_pb2.VerifyReque
     return target_pb2.VerifyRequest(open=message)
 
 
-def step(start: int, context: list[int], proposed: list[int] = ()) -> target_pb2.VerifyRequest:
+def step(
+    start: int, context: list[int], proposed: list[int] = (), survival: list[float] = ()
+) -> target_pb2.VerifyRequest:
     message = target_pb2.VerifyStep(
-        start_position=start, context_tokens=context, proposed_tokens=proposed
+        start_position=start,
+        context_tokens=context,
+        proposed_tokens=proposed,
+        survival=survival,
     )
     return target_pb2.VerifyRequest(step=message)
 
@@ -113,6 +118,12 @@ async def test_an_open_out_of_range_is_refused(target_stub, request_, field):
         (step(0, [VOCABULARY_SIZE]), "tokens"),
         (step(0, [1], [-1]), "tokens"),
         (step(0, [1] * (CONTEXT_TOKENS + 1)), "start_position"),
+        (step(0, [1], [2], [float("nan")]), "survival"),
+        (step(0, [1], [2], [1.01]), "survival"),
+        (step(0, [1], [2], [-0.01]), "survival"),
+        (step(0, [1], [2], [float("inf")]), "survival"),
+        (step(0, [1], [2], [0.5, 0.5]), "survival"),
+        (step(0, [1], [], [0.5]), "survival"),
         (opening("bad step"), "step"),
     ],
 )
@@ -227,6 +238,52 @@ async def test_a_commit_that_the_draft_cannot_take_is_refused(draft_stub, target
     assert (junk.code, junk.reason, junk.field) == (*INVALID, "tokens")
 
 
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"lead": -1}, "lead"),
+        ({"lead": 65}, "lead"),
+        ({"burst": 0}, "burst"),
+        ({"burst": 65}, "burst"),
+        ({"lead": 0, "burst": -1}, "burst"),
+    ],
+)
+async def test_a_commit_with_a_pace_that_cannot_be_is_refused(draft_stub, target, fields, field):
+    commit = draft_pb2.DraftCommit(start_position=0, tokens=[1, 2], **fields)
+    requests = [draft_opening(target), draft_pb2.DraftRequest(commit=commit)]
+    refused = await refusal(draft_stub.Draft(iter(requests)))
+    assert (refused.code, refused.reason, refused.field) == (*INVALID, field)
+
+
+async def test_a_draft_rests_and_goes_on_as_its_commits_say(draft_stub, target):
+    """Rests from the first commit on, gathers four, sends them in one message with their time."""
+    call = draft_stub.Draft()
+    await call.write(draft_opening(target, committed_length=2))
+    assert (await call.read()).HasField("opened")
+    resting = draft_pb2.DraftCommit(start_position=0, tokens=[1, 2], lead=0)
+    await call.write(draft_pb2.DraftRequest(commit=resting))
+    joined = draft_pb2.DraftCommit(start_position=2, tokens=[3, 4, 5], lead=4, burst=4)
+    await call.write(draft_pb2.DraftRequest(commit=joined))
+    message = (await call.read()).proposal
+    assert (message.start_position, len(message.tokens), message.branch) == (5, 4, 0)
+    assert message.draft_us > 0
+    call.cancel()
+
+
+async def test_a_verdict_says_how_much_was_verified_and_what_reading_took(target_stub):
+    _, first, second = await answers(
+        target_stub,
+        opening("counted"),
+        step(0, [1, 2, 3], [9, 9], [0.9, 0.5]),
+        step(2, [3], []),
+    )
+    assert first.verdict.HasField("verified")
+    assert (first.verdict.verified, second.verdict.verified) == (2, 0)
+    assert first.verdict.prefill_us > 0
+    assert second.verdict.prefill_us == 0
+    assert first.verdict.step_us > 0
+
+
 async def test_calls_of_a_later_version_say_so(channels):
     for name in ("TargetService", "DraftService"):
         for method in ("Fork", "Park"):
@@ -238,5 +295,7 @@ async def test_calls_of_a_later_version_say_so(channels):
 async def test_after_all_that_the_services_still_serve(service, channels):
     for method in ("TargetService/Verify", "DraftService/Draft"):
         await refusal(raw_call(channels[method.partition("/")[0]], method, JUNK))
-    reply = await generate(service.client, "x", max_new_tokens=20, seed=1, draft="model")
+    reply = await generate(
+        service.client, "x", max_new_tokens=20, seed=1, draft="model", loop="run_ahead"
+    )
     assert reply.summary.proposed > 0

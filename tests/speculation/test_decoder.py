@@ -159,7 +159,7 @@ async def test_the_fast_loop_verifies_while_it_records() -> None:
     decoding = asyncio.create_task(
         collect(decode_ahead, a_turn(0, 30), verifier, NoDrafter(), Watching())
     )
-    while len(verifier.steps) < ROUNDS_AHEAD:
+    while len(verifier.steps) < ROUNDS_AHEAD:  # noqa: ASYNC110 - the loop under test has no event to wait for
         await asyncio.sleep(0)
     for _ in range(50):
         await asyncio.sleep(0)
@@ -202,8 +202,9 @@ async def test_nothing_more_is_shown_once_recording_fails(
 ) -> None:
     recorder = ListRecorder(fail_at)
     shown: list[Round] = []
+    verifier = HashVerifier(checkpoints=3)
     with pytest.raises(OSError, match="disk is full"):
-        await show(loop, shown, a_turn(2), HashVerifier(), ScriptedDrafter(PROMPT), recorder)
+        await show(loop, shown, a_turn(2), verifier, ScriptedDrafter(PROMPT), recorder)
     assert shown == recorder.rounds
     assert len(shown) == fail_at
     assert asyncio.all_tasks() == {asyncio.current_task()}

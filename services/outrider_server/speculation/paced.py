@@ -78,8 +78,8 @@ class PacedDrafter:
             self._pace = self._pacer.choose(costs, ahead_costs, most)
         self._by_ngram = self._ngram_is_faster(costs)
         meter.ahead = self._pace.ahead
-        rests = self._by_ngram and not self._pace.ahead
-        self._model.pace(0 if rests else self._pace.lead, max(1, self._pace.minimum))
+        lead = 0 if self._by_ngram else self._pace.lead
+        self._model.pace(lead, max(1, self._pace.minimum))
 
     def _ngram_is_faster(self, costs: Costs | None) -> bool:
         """Whether n-grams, which cost nothing, promise more tokens for the time than the model does."""

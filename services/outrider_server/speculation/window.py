@@ -125,8 +125,14 @@ def _steady_ms(window: int, costs: Costs) -> float:
 
 
 def lead(window: int, costs: Costs) -> int:
-    """How far the draft must be ahead so that it never waits for a commit: 1 to `MAX_LEAD`."""
-    in_flight = (costs.round_trip_ms + costs.verify(window + 1)) / costs.draft_ms
+    """How far the draft must be ahead so that it never waits for a commit: 1 to `MAX_LEAD`.
+
+    While a verify step and a round trip pass, the draft makes (R + tv) / td guesses, but the target takes no
+    more than a window and one more for each of its steps.
+    """
+    verify_ms = costs.verify(window + 1)
+    away_ms = costs.round_trip_ms + verify_ms
+    in_flight = min(away_ms / costs.draft_ms, (window + 1) * away_ms / verify_ms)
     return min(max(1, math.ceil(in_flight) + window), MAX_LEAD)
 
 
