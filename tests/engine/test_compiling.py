@@ -282,3 +282,14 @@ def test_compiled_draws_are_those_of_eager_sampling(
     assert runner.compiled
     for slot in range(4):
         runner.draws.write(slot, GREEDY)
+
+
+@needs_kernels
+def test_max_compiles_what_calls_the_kernels_too() -> None:
+    """Slower to compile than all else here, hence one layer and one bucket."""
+    model = packable_llama(num_hidden_layers=1)
+    wanted = read(packed_runner(packable_llama(num_hidden_layers=1)), 1)
+    runner = StepRunner(loaded(model), tiny_limits(row_buckets=(1,)), "max")
+    got = read(runner, 1)
+    assert runner.compiled, runner.compile_note
+    assert (got - wanted).norm() < 0.05 * wanted.norm()

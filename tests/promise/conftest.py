@@ -74,23 +74,25 @@ def untrained_draft(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-async def drafts(untrained_draft: Path) -> AsyncIterator[dict[str, DeviceThread]]:
-    """The bundled draft and the untrained one, running."""
+def never_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` finds every model too small to compile, so that it only packs."""
+    monkeypatch.setattr(compiling, "MIN_PARAMETERS_TO_COMPILE", math.inf)
+
+
+@pytest.fixture
+async def drafts(
+    never_compiled: None, untrained_draft: Path
+) -> AsyncIterator[dict[str, DeviceThread]]:
+    """The bundled draft and the untrained one, running; packed where the machine can."""
     threads = {
-        "bundled": device_thread(DRAFT_FOLDER, dtype="bfloat16", width=2),
-        "untrained": device_thread(untrained_draft, dtype="bfloat16", width=2),
+        name: device_thread(folder, dtype="bfloat16", width=2, compile_mode="auto")
+        for name, folder in (("bundled", DRAFT_FOLDER), ("untrained", untrained_draft))
     }
     for thread in threads.values():
         await thread.start()
     yield threads
     for thread in threads.values():
         await thread.stop()
-
-
-@pytest.fixture
-def never_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`auto` finds every model too small to compile, so that it only packs."""
-    monkeypatch.setattr(compiling, "MIN_PARAMETERS_TO_COMPILE", math.inf)
 
 
 def target_thread(dtype: str, compile_mode: str = "off") -> DeviceThread:

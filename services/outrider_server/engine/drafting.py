@@ -78,6 +78,7 @@ class DraftJob:
                 if self._committed <= position < self._sent:
                     self._branch += 1
                 self._sent = min(self._sent, position)
+                self._seconds = 0.0
                 del self._tokens[position:]
                 del self.slot.tokens[position:]
             if position == len(self._tokens):
@@ -105,9 +106,9 @@ class DraftJob:
 
     def take(self, work: Work, result: RowResult | None, batch_rows: int, seconds: float) -> None:
         """Notes the guess that a step brought."""
-        self._seconds += seconds
         if result is None:
             return
+        self._seconds += seconds
         guess = result.tokens[-1]
         if guess == NOT_FINITE:
             self._engine.wipe(self.slot)

@@ -16,6 +16,7 @@ from ..speculation.types import TokenLogprobs
 from .attention import KEY_BLOCK, make_places
 from .cache import SlotCache
 from .compiling import GuardedCompiler
+from .kernels import take_threads
 from .layout import Layout, Row, RowResult, packed_buckets
 from .loading import LoadedModel
 from .noise import gumbel_noise
@@ -50,6 +51,7 @@ class StepRunner:
         packed = compile_mode != "off" and (is_packed(self.model) or pack_model(self.model))
         self.layout = Layout(limits.width, packed, scratch_slot=limits.slots)
         if packed:
+            take_threads()
             limits = replace(limits, row_buckets=packed_buckets(limits.row_buckets[-1]))
         self.limits = limits
         headroom = max(limits.width, limits.prefill_width)

@@ -1,10 +1,10 @@
 """The device thread: the only thread that touches the engine.
 
 Everything that changes slots or runs steps comes through its inbox. Between steps it batches whatever rows
-are waiting; the time of a step is the batching window. Sessions that were answered by the last step get a
-small share of its time to come back, or else those that run at once would settle into two groups that take
-turns. Verify rows go first, and at most one prefill chunk runs between two verify steps, so a long prompt
-delays the others by one chunk.
+are waiting; the time of a step is the batching window. Sessions that were answered by the last step are
+waited for while that pays, or else those that run at once would settle into two groups that take turns.
+Verify rows go first, and at most one prefill chunk runs between two verify steps, so a long prompt delays
+the others by one chunk.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from ..speculation.errors import InternalError, OutriderError
+from ..speculation.estimates import CostEstimate
 from .batching import PlanRows
 from .engine import Engine
 from .layout import RowResult
@@ -27,8 +28,8 @@ from .slots import Slot
 
 log = logging.getLogger("outrider.engine")
 
-RETURN_SHARE = 0.25
-"""Share of a step's time that the next one waits for the sessions just answered."""
+RETURN_SPREAD = 1.5
+"""Sessions just answered are waited for until this many times their usual time to come back."""
 
 T = TypeVar("T")
 
@@ -96,7 +97,9 @@ class DeviceThread:
         self._jobs: list[Job] = []
         self._prefilled_last = False
         self._answered: list[Slot] = []
-        self._return_by = 0.0
+        self._answered_at = 0.0
+        self._step_seconds = 0.0
+        self._return_ms = CostEstimate()
         self._stopping = False
         self._engine: Engine | None = None
         self._started: Future[Engine] = Future()
@@ -192,9 +195,17 @@ class DeviceThread:
         """Waits, while others wait already, for the sessions that the last step answered."""
         while ready:
             here = {job.slot.index for job, _ in ready}
-            away = [slot for slot in self._answered if slot.open and slot.index not in here]
-            seconds_left = self._return_by - time.perf_counter()
-            if not away or seconds_left <= 0:
+            now = time.perf_counter()
+            back = [slot for slot in self._answered if slot.index in here]
+            for _ in back:
+                self._return_ms.observe((now - self._answered_at) * 1000)
+            self._answered = [
+                slot for slot in self._answered if slot.open and slot.index not in here
+            ]
+            seconds_left = self._worth_waiting(len(ready), len(self._answered)) - (
+                now - self._answered_at
+            )
+            if not self._answered or seconds_left <= 0:
                 break
             try:
                 self._perform(self._inbox.get(timeout=seconds_left))
@@ -203,6 +214,16 @@ class DeviceThread:
             self._drain_inbox(wait=False)
             ready = self._ready()
         return ready
+
+    def _worth_waiting(self, ready: int, away: int) -> float:
+        """How long after the last step, in seconds, sessions that are away are worth waiting for.
+
+        Waiting w for a of them pays where (r + a) / (w + t) rows a second are more than r / t, with r rows
+        ready and t the time of a step: while w < t a / r. And only while they are likely to come.
+        """
+        usual_ms = self._return_ms.value_ms
+        usual = self._step_seconds if usual_ms is None else RETURN_SPREAD * usual_ms / 1000
+        return min(usual, self._step_seconds * away / ready)
 
     def _step(self, engine: Engine, ready: list[Ready]) -> None:
         batch = choose(ready, engine.plan_rows, self._prefilled_last)
@@ -235,4 +256,5 @@ class DeviceThread:
         for (job, work), row in zip(batch, result.rows, strict=True):
             job.take(work, row, len(batch), result.seconds)
         self._answered = [job.slot for job, _ in batch if job.done]
-        self._return_by = time.perf_counter() + RETURN_SHARE * result.seconds
+        self._answered_at = time.perf_counter()
+        self._step_seconds = result.seconds

@@ -106,19 +106,21 @@ class RemoteDrafter:
         self._pace = self._told = _Pace(turn.lead, turn.burst)
         self._largest_lead = turn.lead
         self._asked: float | None = None
+        self._asked_branch = 0
         self._over = False
         self._late = False
+        self._missed = 0
         self._talk = asyncio.create_task(self._converse())
 
     async def take(self, position: int, minimum: int, maximum: int) -> Proposal:
-        """Takes guesses. After a wait in vain it does not wait again until a guess has come."""
+        """Takes guesses. After a wait in vain it does not wait again until as many have come."""
         if len(self._guesses) < minimum and not self._over and not self._late:
             began = time.perf_counter()
             try:
                 async with asyncio.timeout(PATIENCE_MS / 1000):
                     await self._wait_for(minimum)
             except TimeoutError:
-                self._late = True
+                self._late, self._missed = True, minimum
                 self.trouble = f"the draft did not propose within {PATIENCE_MS} ms"
             self._meter.waited((time.perf_counter() - began) * 1000)
         return Proposal(position, self._guesses.peek(maximum))
@@ -171,9 +173,9 @@ class RemoteDrafter:
                 self._guesses.receive(proposal.branch, proposal.start_position, proposal.tokens)
                 if len(self._guesses) > self._largest_lead:
                     raise ProtocolViolation("the draft ran further ahead than it was asked to")
-                if len(self._guesses):
+                if len(self._guesses) >= self._missed:
                     self._late = False
-                    self._arrived.set()
+                self._arrived.set()
             self.trouble = "the draft ended the stream in the middle of a turn"
         except grpc.RpcError as error:
             self.trouble = str(from_rpc_error(error, PEER))
@@ -215,6 +217,8 @@ class RemoteDrafter:
         if response is None or _kind(response) != "proposal":
             raise ProtocolViolation("the draft sent something else than a proposal")
         proposal, size = response.proposal, self._turn.vocabulary_size
+        if proposal.draft_us < 0:
+            raise ProtocolViolation("the draft named a negative time")
         if proposal.start_position < 0 or not proposal.tokens:
             raise ProtocolViolation("the draft proposed nothing for any position")
         if not all(0 <= token < size for token in proposal.tokens):
@@ -243,8 +247,11 @@ class RemoteDrafter:
                 if pace != told:
                     commit.lead, commit.burst = pace.lead, pace.burst
                 self._unsent, self._told = [], pace
-                if not self._guesses and pace.lead:
+                # A draft that rested has to catch up first, and one that is ahead may be guessing already.
+                idle = not self._meter.ahead or self._guesses.branch != self._asked_branch
+                if not self._guesses and pace.lead and told.lead and idle:
                     self._asked = time.perf_counter()
+                self._asked_branch = self._guesses.branch
                 await self._call.write(draft_pb2.DraftRequest(commit=commit))
         except (grpc.RpcError, asyncio.InvalidStateError):
             return  # the reader hears why

@@ -16,6 +16,7 @@ from ..speculation.estimates import AgreementEstimate
 from ..speculation.ngram import NgramDrafter
 from ..speculation.suffix_index import SuffixIndex
 
+MAX_SESSIONS = 4096
 MAX_TOKENS = 500_000
 """Tokens in all indexes together: at most about 150 MB."""
 
@@ -53,7 +54,10 @@ class NgramMemory:
 
     def agreement(self, session_id: str) -> AgreementEstimate:
         """How often the draft model's guesses agree in the session."""
-        return self._sessions.setdefault(session_id, _Memory()).agreement
+        memory = self._sessions.setdefault(session_id, _Memory())
+        self._sessions.move_to_end(session_id)
+        self._make_room()
+        return memory.agreement
 
     def forget(self, session_id: str) -> None:
         """Drops what is kept of a session, if anything is."""
@@ -61,6 +65,8 @@ class NgramMemory:
 
     def _make_room(self) -> None:
         held = sum(len(memory.index) for memory in self._sessions.values())
-        while held > self._max_tokens and len(self._sessions) > 1:
+        while len(self._sessions) > 1 and (
+            held > self._max_tokens or len(self._sessions) > MAX_SESSIONS
+        ):
             _, oldest = self._sessions.popitem(last=False)
             held -= len(oldest.index)

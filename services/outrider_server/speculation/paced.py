@@ -77,7 +77,7 @@ class PacedDrafter:
             most = meter.costs.useful_window(self._max_window)
             self._pace = self._pacer.choose(costs, ahead_costs, most)
         self._by_ngram = self._ngram_is_faster(costs)
-        meter.ahead = self._pace.ahead
+        meter.ahead = self._pace.ahead and not self._by_ngram
         lead = 0 if self._by_ngram else self._pace.lead
         self._model.pace(lead, max(1, self._pace.minimum))
 

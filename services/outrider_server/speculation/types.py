@@ -168,7 +168,7 @@ class Step:
     context_tokens: tuple[int, ...]
     proposed_tokens: tuple[int, ...] = ()
     survival: tuple[float, ...] = ()
-    """As in `Proposal`. What lacks an estimate is never left out of a shared step."""
+    """As in `Proposal`. What lacks an estimate counts as certain."""
 
     @property
     def decided_position(self) -> int:

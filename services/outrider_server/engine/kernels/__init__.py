@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 SOURCES = ("linear.cpp", "attention.cpp")
+HEADERS = ("pool.h",)
 NEEDED_FLAG = "avx512_bf16"
 FLAGS = ("-std=c++20", "-O3", "-march=native", "-ffp-contract=off", "-shared", "-fPIC", "-w")
 COMPILE_SECONDS = 300
@@ -26,6 +27,15 @@ def cache_folder() -> Path:
     """Where what is compiled for this machine is kept between starts."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "outrider"
+
+
+def take_threads() -> None:
+    """Gives torch's threads to the kernels, whose steps do not stand still for a thread without a core.
+
+    Torch is left with one: its threads and the kernels' would compete.
+    """
+    torch.ops.outrider.set_threads.default(torch.get_num_threads())
+    torch.set_num_threads(1)
 
 
 @functools.cache
@@ -40,7 +50,7 @@ def kernels_missing() -> str:
     folder = Path(__file__).parent
     sources = [folder / name for name in SOURCES]
     digest = hashlib.sha256(f"{torch.__version__} {compiler} {FLAGS} {flags}".encode())
-    for source in sources:
+    for source in (*sources, *(folder / name for name in HEADERS)):
         digest.update(source.read_bytes())
     try:
         library = _compiled(compiler, sources, digest.hexdigest()[:24])

@@ -16,9 +16,7 @@
 #include <limits>
 #include <vector>
 
-#ifdef __AVX512BF16__
-#include <immintrin.h>
-#endif
+#include "pool.h"
 
 namespace {
 
@@ -241,11 +239,11 @@ Tensor packed_attention(const Tensor& query, const Tensor& keys, const Tensor& v
     if (token == 0 || place[token * 2] != place[token * 2 - 2]) begins.push_back(token);
   const auto runs = static_cast<int64_t>(begins.size());
   begins.push_back(tokens);
-  torch::stable::parallel_for(0, runs * shape.key_heads, 1, [&](int64_t begin, int64_t end) {
+  Pool::instance().run(runs * shape.key_heads, [&](int64_t item) {
     static thread_local Tile tile;
-    for (int64_t item = begin; item < end; ++item)
-      attend_run(tile, shape, from, key, value, place, begins[item / shape.key_heads],
-                 begins[item / shape.key_heads + 1], item % shape.key_heads, to);
+    const int64_t run = item / shape.key_heads;
+    attend_run(tile, shape, from, key, value, place, begins[run], begins[run + 1],
+               item % shape.key_heads, to);
   });
 #endif
   return out;

@@ -16,9 +16,7 @@
 #include <optional>
 #include <tuple>
 
-#ifdef __AVX512BF16__
-#include <immintrin.h>
-#endif
+#include "pool.h"
 
 namespace {
 
@@ -26,6 +24,8 @@ using torch::stable::Tensor;
 
 constexpr int64_t kTile = 32;
 constexpr int64_t kTokens = 8;
+
+void set_threads(int64_t threads) { Pool::instance().set_threads(threads); }
 
 bool available() {
 #ifdef __AVX512BF16__
@@ -122,17 +122,15 @@ Tensor linear(const Tensor& x, const Tensor& packed, const std::optional<Tensor>
   const auto* biases = bias ? static_cast<const float*>(bias->data_ptr()) : nullptr;
   auto* to = static_cast<uint16_t*>(y.data_ptr());
   const int64_t tiles = packed.size(0), tile_size = packed.size(1) * kTile * 2;
-  torch::stable::parallel_for(0, tiles, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t tile = begin; tile < end; ++tile) {
-      const int64_t first = tile * kTile, kept = std::min(kTile, outputs - first);
-      for (int64_t m = 0; m < count;) {
-        const int64_t left = count - m;
-        const int some = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
-        multiply_some(some, from + m * inputs, weights + tile * tile_size,
-                      biases ? biases + first : nullptr, to + m * outputs + first, inputs,
-                      outputs, kept);
-        m += some;
-      }
+  Pool::instance().run(tiles, [&](int64_t tile) {
+    const int64_t first = tile * kTile, kept = std::min(kTile, outputs - first);
+    for (int64_t m = 0; m < count;) {
+      const int64_t left = count - m;
+      const int some = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+      multiply_some(some, from + m * inputs, weights + tile * tile_size,
+                    biases ? biases + first : nullptr, to + m * outputs + first, inputs, outputs,
+                    kept);
+      m += some;
     }
   });
 #endif
@@ -143,12 +141,14 @@ Tensor linear(const Tensor& x, const Tensor& packed, const std::optional<Tensor>
 
 STABLE_TORCH_LIBRARY_FRAGMENT(outrider, library) {
   library.def("linear_available() -> bool");
+  library.def("set_threads(int threads) -> ()");
   library.def("pack_linear(Tensor weight) -> Tensor");
   library.def("packed_linear(Tensor x, Tensor packed, Tensor? bias, int outputs) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(outrider, CompositeExplicitAutograd, library) {
   library.impl("linear_available", TORCH_BOX(&available));
+  library.impl("set_threads", TORCH_BOX(&set_threads));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(outrider, CPU, library) {
