@@ -7,6 +7,8 @@ float32; its error is bounded by the sum of the magnitudes that were added.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -14,13 +16,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models_for_tests import needs_kernels
 from outrider_server.engine.attention import make_places
+from outrider_server.engine.kernels import kernels_missing
 
-pytestmark = needs_kernels
-
+BUILT_OR_IMPOSSIBLE = {"", "the CPU has no AVX512-BF16", "no C++ compiler was found"}
 SLOTS, LENGTH, SCRATCH = 4, 256, 3
 HEADS = [(12, 4), (2, 1), (8, 8)]
 Run = tuple[int, int, int]
 """(slot, first position, number of tokens) of neighbouring tokens."""
+
+
+@pytest.fixture(autouse=True)
+def _without_helpers() -> Iterator[None]:
+    """The kernels' threads belong to the whole process."""
+    yield
+    if not kernels_missing():
+        torch.ops.outrider.set_threads(1)
+
+
+def test_the_kernels_are_there_wherever_they_can_be() -> None:
+    """All else here would be skipped where they could not be built, and say so only in the reason."""
+    assert kernels_missing() in BUILT_OR_IMPOSSIBLE
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -40,17 +55,20 @@ def linear(
     return torch.ops.outrider.packed_linear(tokens, packed, padded, len(weight))
 
 
+@needs_kernels
 @settings(max_examples=60, deadline=None)
 @given(
     tokens=st.integers(1, 70),
     inputs=st.integers(1, 97),
-    outputs=st.integers(1, 100),
+    outputs=st.integers(1, 100) | st.integers(900, 1300),
     biased=st.booleans(),
+    threads=st.integers(1, 3),
     seed=st.integers(0, 999),
 )
 def test_a_packed_product_is_the_product(
-    tokens: int, inputs: int, outputs: int, biased: bool, seed: int
+    tokens: int, inputs: int, outputs: int, biased: bool, threads: int, seed: int
 ) -> None:
+    torch.ops.outrider.set_threads(threads)
     x, weight = random(tokens, inputs, seed=seed), random(outputs, inputs, seed=seed + 1)
     bias = random(outputs, seed=seed + 2).float() if biased else None
     wanted = x.double() @ weight.double().T + (0 if bias is None else bias.double())
@@ -59,6 +77,7 @@ def test_a_packed_product_is_the_product(
     assert (error <= wanted.abs() * 2**-8 + added * inputs * 2**-23).all()
 
 
+@needs_kernels
 @pytest.mark.parametrize("shape", [(7,), (1, 7), (2, 3, 7), (1, 2, 1, 7)])
 def test_leading_dimensions_stay(shape: tuple[int, ...]) -> None:
     x, weight = random(*shape), random(33, 7, seed=1)
@@ -67,11 +86,13 @@ def test_leading_dimensions_stay(shape: tuple[int, ...]) -> None:
     assert torch.equal(got.view(-1, 33), linear(x.reshape(-1, 7), weight))
 
 
+@needs_kernels
 def test_tokens_that_do_not_lie_in_order_are_read_in_order() -> None:
     x, weight = random(9, 14), random(40, 9, seed=1)
     assert torch.equal(linear(x.T, weight), linear(x.T.contiguous(), weight))
 
 
+@needs_kernels
 @settings(max_examples=30, deadline=None)
 @given(
     begin=st.integers(0, 69),
@@ -82,13 +103,31 @@ def test_tokens_that_do_not_lie_in_order_are_read_in_order() -> None:
 def test_a_tokens_product_has_the_same_bits_in_any_company(
     begin: int, count: int, threads: int, inputs: int
 ) -> None:
-    x, weight, bias = random(70, inputs), random(161, inputs, seed=1), random(161, seed=2).float()
+    x, weight, bias = random(70, inputs), random(1290, inputs, seed=1), random(1290, seed=2).float()
     together = linear(x, weight, bias)
-    torch.set_num_threads(threads)
+    torch.ops.outrider.set_threads(threads)
     part = slice(begin, min(begin + count, 70))
     assert torch.equal(linear(x[part], weight, bias), together[part])
 
 
+@needs_kernels
+def test_callers_at_once_get_their_own_products() -> None:
+    """One of them has the helpers, the others work alone; the number of helpers changes meanwhile."""
+    weight = random(1290, 64, seed=1)
+    asked = [random(tokens, 64, seed=tokens) for tokens in range(1, 9)]
+    packed = torch.ops.outrider.pack_linear(weight)
+    wanted = [linear(x, weight) for x in asked]
+
+    def call(index: int) -> bool:
+        torch.ops.outrider.set_threads(1 + index % 4)
+        got = torch.ops.outrider.packed_linear(asked[index % 8], packed, None, 1290)
+        return torch.equal(got, wanted[index % 8])
+
+    with ThreadPoolExecutor(3) as callers:
+        assert all(callers.map(call, range(300)))
+
+
+@needs_kernels
 @pytest.mark.parametrize(("outputs", "inputs"), [(1, 1), (32, 8), (33, 7), (70, 12)])
 def test_packed_weights_lie_in_tiles_of_32_outputs_and_pairs_of_inputs(
     outputs: int, inputs: int
@@ -148,6 +187,7 @@ RUNS = st.lists(
 ).filter(lambda runs: all(one[0] != two[0] for one, two in itertools.pairwise(runs)))
 
 
+@needs_kernels
 @settings(max_examples=40, deadline=None)
 @given(
     runs=RUNS,
@@ -166,6 +206,7 @@ def test_packed_attention_is_a_dense_softmax(
     torch.testing.assert_close(got.float(), wanted, rtol=2**-8, atol=1e-5)
 
 
+@needs_kernels
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("position", [0, 1, 15, 16, 62, 63, 64, 65, 126, 127, 128, LENGTH - 1])
 def test_positions_around_a_block_of_keys_see_all_up_to_their_own(
@@ -178,6 +219,7 @@ def test_positions_around_a_block_of_keys_see_all_up_to_their_own(
     assert torch.equal(got, torch.full_like(got, position / 2))
 
 
+@needs_kernels
 @pytest.mark.parametrize("heads", HEADS)
 def test_scores_far_apart_neither_overflow_nor_vanish(heads: tuple[int, int]) -> None:
     """The largest score comes late, early, or in a block of its own; the softmax rescales what it has."""
@@ -194,6 +236,7 @@ def test_scores_far_apart_neither_overflow_nor_vanish(heads: tuple[int, int]) ->
     )
 
 
+@needs_kernels
 @settings(max_examples=25, deadline=None)
 @given(
     runs=RUNS,
@@ -207,7 +250,7 @@ def test_a_tokens_attention_has_the_same_bits_alone_and_in_any_company(
     places = places_of(runs, padding)
     query, keys, values = attention_inputs(*heads, 32, places.shape[2])
     together = attend(query, keys, values, places)
-    torch.set_num_threads(threads)
+    torch.ops.outrider.set_threads(threads)
     for token in range(places.shape[2] - padding):
         one = slice(token, token + 1)
         alone = attend(query[:, :, one], keys, values, places[:, :, one])
@@ -217,6 +260,7 @@ def test_a_tokens_attention_has_the_same_bits_alone_and_in_any_company(
         assert torch.equal(rest, together[:, cut:])
 
 
+@needs_kernels
 def test_a_query_out_of_a_fused_projection_is_read_where_it_lies() -> None:
     fused = random(1, 12, 4, 3 * 32)
     query = fused[..., :32].transpose(1, 2)
@@ -227,6 +271,7 @@ def test_a_query_out_of_a_fused_projection_is_read_where_it_lies() -> None:
     )
 
 
+@needs_kernels
 @pytest.mark.parametrize("rubbish", [torch.nan, torch.inf, -torch.inf, 1e30])
 def test_what_stands_after_a_run_or_in_other_slots_does_not_reach_it(rubbish: float) -> None:
     """Not even what stands in the same block of keys: a slot needs no wiping for the packed kernel."""
@@ -240,6 +285,7 @@ def test_what_stands_after_a_run_or_in_other_slots_does_not_reach_it(rubbish: fl
     assert torch.equal(attend(query, keys, values, places), before)
 
 
+@needs_kernels
 def test_a_later_key_of_the_same_run_never_reaches_a_token_and_a_value_only_if_it_is_no_number() -> (
     None
 ):
@@ -257,6 +303,7 @@ def test_a_later_key_of_the_same_run_never_reaches_a_token_and_a_value_only_if_i
     assert torch.equal(alone, before[:, :4])
 
 
+@needs_kernels
 @pytest.mark.parametrize("position", [0, 63, 64, 99])
 @pytest.mark.parametrize("spoiled", ["keys", "values", "query"])
 def test_what_is_no_number_and_seen_is_never_hidden(position: int, spoiled: str) -> None:
@@ -268,6 +315,7 @@ def test_what_is_no_number_and_seen_is_never_hidden(position: int, spoiled: str)
     assert attend(query, keys, values, places_of([(1, 99, 1)])).isnan().all()
 
 
+@needs_kernels
 def test_the_operators_declared_shapes_are_their_shapes() -> None:
     packed = torch.ops.outrider.pack_linear(random(33, 7))
     linear_operator = torch.ops.outrider.packed_linear.default

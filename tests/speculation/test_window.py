@@ -145,7 +145,8 @@ def test_ahead_adds_up_the_steps_between_two_mismatches() -> None:
 
 def test_the_lead_covers_what_is_on_its_way_and_stays_in_its_bounds() -> None:
     assert lead(4, flat(draft_ms=2, round_trip_ms=1)) == 6 + 4
-    assert lead(7, flat(draft_ms=0.1, round_trip_ms=50)) == MAX_LEAD
+    assert lead(7, flat(draft_ms=0.1, round_trip_ms=50)) == 7 + 8 * 6, "what the target can take"
+    assert lead(7, flat(draft_ms=0.1, round_trip_ms=100)) == MAX_LEAD
     assert lead(0, flat(draft_ms=100)) == 1
 
 
