@@ -56,3 +56,9 @@ both = pytest.mark.parametrize(
     "subject",
     [pytest.param(ALIGNED, id="aligned"), pytest.param(PACKED, id="packed", marks=needs_kernels)],
 )
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Normal numbers in bfloat16."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator).to(torch.bfloat16)

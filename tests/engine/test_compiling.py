@@ -125,10 +125,10 @@ def fake_compiler(folder: Path, script: str) -> dict[str, str]:
     program.parent.mkdir()
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
-    tests = Path(__file__).parents[1]
+    paths = [str(Path(__file__).parents[1]), *filter(None, sys.path)]
     return os.environ | {
         "PATH": f"{program.parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(tests),
+        "PYTHONPATH": os.pathsep.join(paths),
         "XDG_CACHE_HOME": str(folder / "cache"),
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
         "CXX": "g++",

@@ -67,6 +67,22 @@ def test_no_number_decides_nothing_and_spares_the_neighbours(subject: Subject) -
 
 
 @both
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("rubbish", [torch.nan, torch.inf, -torch.inf])
+def test_one_logit_that_is_no_number_decides_nothing(
+    subject: Subject, rubbish: float, temperature: float
+) -> None:
+    """An infinite logit would win or lose every draw, whatever the model meant."""
+    model = subject.model()
+    model.lm_head.weight.data[7] = rubbish
+    runner = subject.make(model)
+    for slot in range(2):
+        runner.draws.write(slot, Draw(SamplingParams(temperature=temperature), 3, 0))
+    for result in runner.decide([Row(0, 0, (1, 2)), Row(1, 0, (3,))], 2):
+        assert set(result.tokens) == {NOT_FINITE}
+
+
+@both
 def test_the_draw_table_is_indexed_by_slot_not_by_row(subject: Subject) -> None:
     forced = [SamplingParams(temperature=0.0, logit_bias={slot: 1e4}) for slot in range(4)]
     for slot, sampling in enumerate(forced):

@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
@@ -165,6 +166,48 @@ async def test_a_write_that_fails_halfway_writes_nothing(tmp_path: Path) -> None
         with pytest.raises(KeyError):
             await ledger._file.write(fails)
         assert await ledger.tokens(session_id) == [1]
+
+
+@pytest.mark.parametrize("broken", [KeyError, sqlite3.IntegrityError])
+async def test_writes_committed_together_succeed_and_fail_each_for_itself(
+    tmp_path: Path, broken: type[Exception]
+) -> None:
+    """Four writes wait while a fifth holds the ledger's thread; one of them fails in its middle."""
+    async with aclosing(SqliteLedger(tmp_path / "ledger.sqlite")) as ledger:
+        sessions = [await started_session(ledger, 1) for _ in range(3)]
+        commits: list[str] = []
+        held, go = threading.Event(), threading.Event()
+
+        def hold(connection: sqlite3.Connection) -> None:
+            connection.set_trace_callback(
+                lambda statement: commits.append(statement) if statement == "COMMIT" else None
+            )
+            held.set()
+            go.wait(10)
+
+        def fails(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM sessions")
+            raise broken("halfway")
+
+        first = asyncio.create_task(ledger._file.write(hold))
+        await asyncio.to_thread(held.wait)
+        writes = [
+            asyncio.create_task(ledger.append(session_id, epoch, 1, generated(2, 3)))
+            for session_id, epoch in sessions[:2]
+        ]
+        writes.append(asyncio.create_task(ledger._file.write(fails)))
+        session_id, epoch = sessions[2]
+        writes.append(asyncio.create_task(ledger.append(session_id, epoch, 1, generated(4))))
+        await asyncio.sleep(0)
+        go.set()
+        await first
+        outcomes = await asyncio.gather(*writes, return_exceptions=True)
+        assert [outcome for outcome in outcomes if outcome is not None] == [outcomes[2]]
+        assert isinstance(outcomes[2], (KeyError, InternalError))
+        assert len(commits) == (2 if broken is KeyError else 4), "the held one, and the others"
+        for session_id, _ in sessions[:2]:
+            assert await ledger.tokens(session_id) == [1, 2, 3]
+        assert await ledger.tokens(sessions[2][0]) == [1, 4]
 
 
 async def test_a_locked_file_is_try_later_and_writes_nothing(tmp_path: Path) -> None:

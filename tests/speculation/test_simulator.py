@@ -173,7 +173,7 @@ def test_the_run_ahead_formula_holds_over_the_phases_of_the_draft(
 ) -> None:
     """One fixed way would fix how far the draft's present step is when a commit comes; the formula takes the
     average. 4 x 1500 tokens: a deviation of 0.007 at most in agreement, as above. A draft that waits at the
-    end of its lead has no step to finish when a commit contradicts it, which the formula leaves out: 2 % more."""
+    end of its lead has no step to finish when a commit contradicts it, which the formula leaves out: 2 %."""
     trace = independent(agreement, 1500)
     true_agreement = sum(trace) / len(trace)
     for window, minimum in ((1, 1), (3, 1), (7, 1), (7, 4)):

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from outrider_server.speculation.errors import InternalError, Unavailable
 
 Result = TypeVar("Result")
+Write = tuple[Callable[[sqlite3.Connection], Any], Future[Any]]
 
 
 class SqliteFile:
@@ -30,6 +32,7 @@ class SqliteFile:
         """Opens the file, or writes `schema` into a new one. Raises InternalError, leaving the
         file as it is, when it holds anything else."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self._waiting: deque[Write] = deque()
         opening = self._thread.submit(_open, path, schema, version, busy_timeout_ms)
         try:
             self._connection = opening.result()
@@ -39,23 +42,54 @@ class SqliteFile:
 
     async def read(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         """Runs `work`, all of whose queries see the same state."""
-        return await self._transact("BEGIN", work)
+        return await asyncio.wrap_future(self._thread.submit(self._transact, "BEGIN", work))
 
     async def write(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
-        """Runs `work` while no other writer does; commits it, or nothing of it when it raises."""
-        return await self._transact("BEGIN IMMEDIATE", work)
+        """Runs `work` while no other writer does; commits it, or nothing of it when it raises.
+
+        Writes that wait for the disk are committed together, each for itself all or nothing.
+        """
+        outcome: Future[Result] = Future()
+        self._waiting.append((work, outcome))
+        self._thread.submit(self._write_waiting)
+        return await asyncio.wrap_future(outcome)
 
     async def aclose(self) -> None:
         """Waits for the transactions under way and closes the file."""
         await asyncio.wrap_future(self._thread.submit(self._connection.close))
         self._thread.shutdown()
 
-    async def _transact(self, begin: str, work: Callable[[sqlite3.Connection], Result]) -> Result:
-        def transaction() -> Result:
-            with _store_errors(), _transaction(self._connection, begin):
-                return work(self._connection)
+    def _transact(self, begin: str, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        with _store_errors(), _transaction(self._connection, begin):
+            return work(self._connection)
 
-        return await asyncio.wrap_future(self._thread.submit(transaction))
+    def _write_waiting(self) -> None:
+        waiting: list[Write] = []
+        while self._waiting:
+            write = self._waiting.popleft()
+            if write[1].set_running_or_notify_cancel():
+                waiting.append(write)
+        if len(waiting) > 1 and self._write_together(waiting):
+            return
+        for work, outcome in waiting:
+            try:
+                outcome.set_result(self._transact("BEGIN IMMEDIATE", work))
+            except BaseException as error:
+                outcome.set_exception(error)
+
+    def _write_together(self, waiting: Sequence[Write]) -> bool:
+        """Commits writes as one; False, with nothing written, when the store fails one of them."""
+        try:
+            with _transaction(self._connection, "BEGIN IMMEDIATE"):
+                results = [_attempt(self._connection, work) for work, _ in waiting]
+        except sqlite3.Error:
+            return False
+        for (_, outcome), (result, error) in zip(waiting, results, strict=True):
+            if error is None:
+                outcome.set_result(result)
+            else:
+                outcome.set_exception(error)
+        return True
 
 
 def _open(
@@ -92,6 +126,23 @@ def _is_written(connection: sqlite3.Connection, path: Path, version: int) -> boo
     if bool(found) != bool(tables):
         raise InternalError(f"{path} is no file of Outrider's")
     return bool(found)
+
+
+def _attempt(
+    connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], Any]
+) -> tuple[Any, Exception | None]:
+    """What `work` returns, or what it raises after undoing it. Raises sqlite3.Error."""
+    connection.execute("SAVEPOINT one")
+    try:
+        result = work(connection)
+    except sqlite3.Error:
+        raise
+    except Exception as error:
+        connection.execute("ROLLBACK TO one")
+        connection.execute("RELEASE one")
+        return None, error
+    connection.execute("RELEASE one")
+    return result, None
 
 
 @contextmanager
