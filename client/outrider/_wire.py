@@ -143,6 +143,7 @@ def _model(model: types_pb2.ModelDescription) -> ModelDescription:
         device=model.device,
         compiled=model.compiled,
         compile_note=model.compile_note,
+        kernel_note=model.kernel_note,
         shape_audit=_audit(model.shape_audit),
     )
 

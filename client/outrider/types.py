@@ -164,7 +164,8 @@ class ShapeAudit:
 class ModelDescription:
     """What a service says about its model.
 
-    A round proposes at most `width - 1` tokens. `compile_note` says why the steps run eagerly.
+    A round proposes at most `width - 1` tokens. `compile_note` says why the steps run eagerly,
+    `kernel_note` why they run on torch's kernels instead of the engine's own.
     """
 
     name: str
@@ -181,6 +182,7 @@ class ModelDescription:
     device: str
     compiled: bool
     compile_note: str
+    kernel_note: str
     shape_audit: ShapeAudit
 
 

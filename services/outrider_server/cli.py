@@ -63,7 +63,7 @@ Listen = Annotated[str, typer.Option(help="HOST:PORT or unix:PATH; port 0 takes 
 DtypeOption = Annotated[Dtype, typer.Option(help="auto keeps the checkpoint's own.")]
 Device = Annotated[str, typer.Option(help="A torch device, for example cpu or cuda:0.")]
 Slots = Annotated[int, typer.Option(help="Sessions whose KV state is kept.")]
-Rows = Annotated[int, typer.Option(help="The most sequences in one step; 0 takes the slots.")]
+Rows = Annotated[int, typer.Option(help="A step holds so many full rows; 0 takes the slots.")]
 Context = Annotated[int, typer.Option(help="Longest session in tokens; 0 takes the model's.")]
 CompileOption = Annotated[
     Compile, typer.Option(help="auto compiles where it pays; max compiles longer for faster steps.")
@@ -74,7 +74,7 @@ Width = Annotated[int, typer.Option(help="Tokens a row of a verify step; a multi
 PrefillWidth = Annotated[int, typer.Option(help="Tokens a prefill step; a multiple of 8.")]
 Ledger = Annotated[Path | None, typer.Option(help="The SQLite ledger's file.")]
 Window = Annotated[int, typer.Option(help="The most tokens proposed in one round.")]
-Lead = Annotated[int, typer.Option(help="How far the draft may run ahead, in tokens.")]
+Lead = Annotated[int, typer.Option(help="How far the draft may run ahead, for the loop run-ahead.")]
 LoopOption = Annotated[Loop, typer.Option(help="How to pace draft and target.")]
 
 

@@ -37,7 +37,7 @@ class EngineConfig:
     device: str = "cpu"
     slots: int = 8
     rows: int = 8
-    """The most sequences in one step."""
+    """The largest step holds this many times `width` tokens."""
     width: int = 8
     """Tokens a row: a window of width - 1 proposals and one more."""
     prefill_width: int = 64

@@ -144,6 +144,7 @@ def description(findings: tuple[ShapeFinding, ...], buckets: tuple[int, ...]) ->
         device="cpu",
         compiled=True,
         compile_note="",
+        kernel_note="the CPU has no AVX512-BF16",
         shape_audit=ShapeAudit(True, buckets, findings),
     )
 

@@ -23,6 +23,10 @@ from .tasks import Outcome, Task
 WARM_UP_TOKENS = 16
 
 
+COMPILE = "max"
+"""How the engines compile: the fastest steps, for a longer start."""
+
+
 @dataclass(frozen=True, slots=True)
 class FleetOptions:
     """What the services are started with."""
@@ -58,13 +62,17 @@ class Fleet:
 async def running_fleet(options: FleetOptions) -> AsyncIterator[Fleet]:
     """The three services, started and, at the end, stopped. Raises StartupError."""
     async with AsyncExitStack() as stack:
-        shared = ["--listen=127.0.0.1:0", f"--slots={options.slots}"]
+        shared = [f"--slots={options.slots}", f"--compile={COMPILE}"]
         shared += [f"--max-context-tokens={options.context}"]
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="outrider-"))
         # One after the other: two models that compile at once share the same cores.
         target, target_address = await _started(
-            stack, "target", [*shared, f"--model={options.target}"]
+            stack, "target", [*shared, f"--model={options.target}", f"--listen=unix:{folder}/t"]
         )
-        draft, draft_address = await _started(stack, "draft", [*shared, f"--model={options.draft}"])
+        # The network suite puts a TCP proxy before the draft.
+        draft, draft_address = await _started(
+            stack, "draft", [*shared, f"--model={options.draft}", "--listen=127.0.0.1:0"]
+        )
         session, address = await stack.enter_async_context(
             running_session(target_address, draft_address)
         )

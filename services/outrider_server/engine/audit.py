@@ -50,6 +50,9 @@ def _audit_bucket(
     width = runner.limits.width
     readings = {"full rows": _read(runner, tokens, bucket, row=0)}
     if bucket > 1:
+        readings[f"row {bucket - 1} after short rows"] = _read(
+            runner, tokens, bucket, row=bucket - 1
+        )
         readings[f"row {bucket - 1} among neighbours"] = _read(
             runner, tokens, bucket, row=bucket - 1, neighbours=True
         )

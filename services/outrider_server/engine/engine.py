@@ -117,6 +117,7 @@ class Engine:
             device=runner.device.type,
             compiled=runner.compiled,
             compile_note=runner.compile_note,
+            kernel_note=runner.kernel_note,
             shape_audit=self.audit,
         )
 

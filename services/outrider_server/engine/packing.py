@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from .attention import KEY_BLOCK, PACKED_NAME
+from .attention import PACKED_NAME
 from .kernels import kernels_missing
 
 HEAD_DIM_STEP = 32
@@ -39,7 +39,7 @@ class PackedLinear(nn.Module):
 
 def pack_model(model: PreTrainedModel) -> bool:
     """Replaces the model's linear layers in place; False, changing nothing, where it cannot run so."""
-    if not _suits(model):
+    if why_not_packed(model):
         return False
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -54,16 +54,17 @@ def is_packed(model: PreTrainedModel) -> bool:
     return bool(model.config._attn_implementation == PACKED_NAME)
 
 
-def _suits(model: PreTrainedModel) -> bool:
+def why_not_packed(model: PreTrainedModel) -> str:
+    """One sentence why the model cannot run on the engine's own kernels; nothing where it can."""
     config = model.config
     head_dim = getattr(config, "head_dim", None)
     head_dim = head_dim or config.hidden_size // config.num_attention_heads
-    return (
-        model.device.type == "cpu"
-        and all(weight.dtype == torch.bfloat16 for weight in model.parameters())
-        and head_dim % HEAD_DIM_STEP == 0
-        and head_dim <= LARGEST_HEAD_DIM
-        and KEY_BLOCK % 64 == 0
-        and any(type(module) is nn.Linear for module in model.modules())
-        and not kernels_missing()
-    )
+    if model.device.type != "cpu":
+        return "the kernels are for CPUs"
+    if not all(weight.dtype == torch.bfloat16 for weight in model.parameters()):
+        return "the kernels take bfloat16 weights only"
+    if head_dim % HEAD_DIM_STEP or head_dim > LARGEST_HEAD_DIM:
+        return f"the kernels do not take heads of {head_dim}"
+    if not any(type(module) is nn.Linear for module in model.modules()):
+        return "the model has no linear layers of the usual kind"
+    return kernels_missing()

@@ -20,7 +20,7 @@ from .kernels import take_threads
 from .layout import Layout, Row, RowResult, packed_buckets
 from .loading import LoadedModel
 from .noise import gumbel_noise
-from .packing import is_packed, pack_model
+from .packing import is_packed, pack_model, why_not_packed
 from .sampling import DrawTable, Features, draw_tokens, penalize
 
 NOT_FINITE = -1
@@ -48,7 +48,11 @@ class StepRunner:
         self.model = loaded.model
         self.dtype = loaded.model.dtype
         self.device = loaded.model.device
-        packed = compile_mode != "off" and (is_packed(self.model) or pack_model(self.model))
+        self.kernel_note = "compilation is switched off" if compile_mode == "off" else ""
+        if not self.kernel_note and not is_packed(self.model):
+            self.kernel_note = why_not_packed(self.model)
+            pack_model(self.model)
+        packed = not self.kernel_note
         self.layout = Layout(limits.width, packed, scratch_slot=limits.slots)
         if packed:
             take_threads()

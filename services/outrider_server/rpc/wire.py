@@ -132,6 +132,7 @@ _SAME_NAME = (
     "device",
     "compiled",
     "compile_note",
+    "kernel_note",
 )
 
 

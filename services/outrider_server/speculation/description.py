@@ -49,6 +49,7 @@ class ModelDescription:
     device: str
     compiled: bool
     compile_note: str
+    kernel_note: str
     shape_audit: ShapeAudit
 
 
