@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from outrider_server.speculation.meter import LEAST_MS, CostMeter, TurnMeter
+from outrider_server.speculation.window import choose_pace
 
 WIDTH = 8
 
@@ -172,3 +173,32 @@ def test_sessions_of_a_service_share_their_costs_and_not_their_sums() -> None:
     other.verified(20.0, 15.0, 0.0, 0, 0)
     assert costs.costs(False) is not None
     assert (other.draft_ms, one.verify_ms) == (0.0, 0.0)
+
+
+def test_a_round_without_a_draft_has_a_cost_of_its_own() -> None:
+    costs = measured()
+    turn = TurnMeter(costs, resting=True)
+    turn.verified(5.0, 4.0, 0.0, 7, 7, since_ms=6.0)
+    assert costs.resting_ms == 6.0
+    found = costs.costs(False)
+    assert found is not None
+    assert found.verify_ms == ((WIDTH, 20.0),), "rounds that a draft worked for are not mixed with it"
+
+
+def test_a_round_costs_the_sessions_own_part_but_not_the_wait_for_guesses() -> None:
+    """30 ms from verdict to verdict, of which 8 waited for guesses and 15 for the verdict."""
+    costs = measured()
+    turn = TurnMeter(costs, ahead=True)
+    turn.waited(8.0)
+    turn.verified(15.0, 14.0, 0.0, 3, 3, since_ms=30.0)
+    found = costs.costs(True)
+    assert found is not None
+    assert found.verify_ms == ((WIDTH, 22.0),)
+
+
+def test_a_pace_that_beats_the_step_alone_must_beat_the_round_without_a_draft() -> None:
+    """What a draft costs the session shows in its rounds: 20 ms with one, 9 without."""
+    costs = measured().costs(False)
+    assert costs is not None
+    assert choose_pace(0.6, costs, 7).window
+    assert not choose_pace(0.6, costs, 7, resting_ms=9.0).window

@@ -88,6 +88,7 @@ class RemoteVerifier:
     def __init__(self, call: VerifyStream, meter: TurnMeter) -> None:
         self._call = call
         self._meter = meter
+        self._last_verdict: float | None = None
         self.known_length = 0
 
     async def open(self, opening: target_pb2.VerifyOpen, tokens: Sequence[int]) -> None:
@@ -101,18 +102,21 @@ class RemoteVerifier:
         request = target_pb2.VerifyRequest(step=step_to_proto(step))
         asked = time.perf_counter()
         message = (await self._exchange(request, "verdict")).verdict
-        waited_ms = (time.perf_counter() - asked) * 1000
+        now = time.perf_counter()
+        since_ms = None if self._last_verdict is None else (now - self._last_verdict) * 1000
+        self._last_verdict = now
         verdict = verdict_from_proto(message)
         try:
             verdict.check(step)
         except ValueError as error:
             raise ProtocolViolation("the target's verdict does not answer the step") from error
         self._meter.verified(
-            waited_ms,
+            (now - asked) * 1000,
             message.step_us / 1000,
             message.prefill_us / 1000,
             len(step.proposed_tokens),
             verdict.verified_of(step),
+            since_ms,
         )
         return verdict
 

@@ -235,6 +235,7 @@ class TurnRunner:
         request, settings = opened.request, self._settings
         window = settings.window if request.max_window is None else request.max_window
         window = min(window, self._model.description.width - 1)
+        opened.meter.resting = True
         if request.draft is DraftMode.OFF or window == 0:
             return NoDrafter(), None, ""
         if request.draft is DraftMode.NGRAM or self._draft is None:
@@ -242,6 +243,8 @@ class TurnRunner:
             trouble = "the service has no draft; it proposes from n-grams" if missing else ""
             return self._ngrams.open(request.session_id, opened.tokens), None, trouble
         mode = self._mode(request)
+        opened.meter.resting = False
+        opened.meter.ahead = mode is LoopMode.RUN_AHEAD
         # The plain loop waits for whole windows; the others say with their first commit what they want.
         lead, burst = (window, window) if mode is LoopMode.SYNCHRONOUS else (settings.lead, 1)
         model = self._draft.open_turn(

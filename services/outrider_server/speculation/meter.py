@@ -29,6 +29,17 @@ class CostMeter:
         self._width = width
         self._estimates = {False: _Estimates(), True: _Estimates()}
         self._verified = CostEstimate()
+        self._resting = CostEstimate()
+
+    @property
+    def resting_ms(self) -> float | None:
+        """A round in which no draft works; None before the first."""
+        value = self._resting.value_ms
+        return None if value is None else max(value, LEAST_MS)
+
+    def rested(self, round_ms: float) -> None:
+        """A round in which no draft worked, from verdict to verdict."""
+        self._resting.observe(round_ms)
 
     def costs(self, ahead: bool) -> Costs | None:
         """The present estimates; None until each part was measured in some way of pacing."""
@@ -45,9 +56,13 @@ class CostMeter:
         room = self._verified.value_ms
         return max_window if room is None else min(max_window, round(room) + 1)
 
-    def verified(self, ahead: bool, waited_ms: float, proposed: int, verified: int) -> None:
-        """A verify step without prefill: the wait for its verdict, and how much of a proposal it took."""
-        self._estimates[ahead].verify.observe(waited_ms)
+    def verified(self, ahead: bool, round_ms: float, proposed: int, verified: int) -> None:
+        """A round that a draft worked for, without its wait for guesses; how much of a proposal it took."""
+        self._estimates[ahead].verify.observe(round_ms)
+        self.room(proposed, verified)
+
+    def room(self, proposed: int, verified: int) -> None:
+        """How much of a proposal the target took."""
         if verified < proposed:
             self._verified.observe(verified)
         elif proposed:
@@ -69,20 +84,41 @@ class TurnMeter:
     costs: CostMeter
     ahead: bool = False
     """Whether the draft goes on while the target verifies; set by who paces."""
+    resting: bool = False
+    """Whether no draft works for the round; set by who paces."""
     target_ms: float = 0.0
     verify_ms: float = 0.0
     draft_ms: float = 0.0
     guessed_tokens: int = 0
     draft_wait_ms: float = 0.0
+    _waited_before: float = 0.0
 
     def verified(
-        self, waited_ms: float, step_ms: float, prefill_ms: float, proposed: int, verified: int
+        self,
+        waited_ms: float,
+        step_ms: float,
+        prefill_ms: float,
+        proposed: int,
+        verified: int,
+        since_ms: float | None = None,
     ) -> None:
-        """A verdict came after `waited_ms`; the device took `step_ms`, after `prefill_ms` of reading."""
+        """A verdict came after `waited_ms`; the device took `step_ms`, after `prefill_ms` of reading.
+
+        `since_ms` is the time since the verdict before it: what a round costs, the session's own part and
+        its waits for guesses included. Without one the wait for the verdict stands in.
+        """
         self.verify_ms += waited_ms
         self.target_ms += step_ms + prefill_ms
-        if not prefill_ms:
-            self.costs.verified(self.ahead, waited_ms, proposed, verified)
+        guess_wait_ms = self.draft_wait_ms - self._waited_before
+        self._waited_before = self.draft_wait_ms
+        if prefill_ms:
+            return
+        round_ms = waited_ms if since_ms is None else max(waited_ms, since_ms - guess_wait_ms)
+        if self.resting:
+            self.costs.rested(round_ms)
+            self.costs.room(proposed, verified)
+        else:
+            self.costs.verified(self.ahead, round_ms, proposed, verified)
 
     def guessed(self, guesses: int, draft_ms: float, answered_ms: float | None) -> None:
         """Guesses came; `answered_ms` after the commit that asked for them, where one did."""

@@ -75,10 +75,11 @@ class PacedDrafter:
             self._pace = Pace(window, window, window, False, math.inf)
         else:
             most = meter.costs.useful_window(self._max_window)
-            self._pace = self._pacer.choose(costs, ahead_costs, most)
+            self._pace = self._pacer.choose(costs, ahead_costs, most, meter.costs.resting_ms)
         self._by_ngram = self._ngram_is_faster(costs)
         meter.ahead = self._pace.ahead and not self._by_ngram
         lead = 0 if self._by_ngram else self._pace.lead
+        meter.resting = lead == 0
         self._model.pace(lead, max(1, self._pace.minimum))
 
     def _ngram_is_faster(self, costs: Costs | None) -> bool:
@@ -86,7 +87,8 @@ class PacedDrafter:
         promised = self._ngram.expected(self._max_window) if self._ngram is not None else 0.0
         if not promised or costs is None:
             return promised > 0 and self._pace.window == 0
-        return costs.verify(self._max_window + 1) / (1 + promised) <= self._pace.predicted_ms
+        round_ms = self._meter.costs.resting_ms or costs.verify(self._max_window + 1)
+        return round_ms / (1 + promised) <= self._pace.predicted_ms
 
     def _proposed_by_ngram(self, position: int, maximum: int) -> Proposal:
         if self._ngram is None:

@@ -40,7 +40,11 @@ class Pacer:
             self._compared += compared
 
     def choose(
-        self, costs: Costs, ahead_costs: Costs | None = None, useful_window: int | None = None
+        self,
+        costs: Costs,
+        ahead_costs: Costs | None = None,
+        useful_window: int | None = None,
+        resting_ms: float | None = None,
     ) -> Pace:
         """The pace of the next round; arguments as in `choose_pace`.
 
@@ -53,7 +57,9 @@ class Pacer:
             return Pace(0, 0, 0, False, plain_ms(costs))
         if self._compared is not None and self._compared < PROBED_GUESSES:
             return self._probing(costs)
-        pace = choose_pace(self.agreement.value, costs, window, ahead_costs=ahead_costs)
+        pace = choose_pace(
+            self.agreement.value, costs, window, ahead_costs=ahead_costs, resting_ms=resting_ms
+        )
         if self._compared is not None:
             self._probe.answer(pays=pace.window > 0)
             self._compared = None

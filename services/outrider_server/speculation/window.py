@@ -142,17 +142,18 @@ def choose_pace(
     max_window: int,
     *,
     ahead_costs: Costs | None = None,
+    resting_ms: float | None = None,
     margin: float = DEFAULT_MARGIN,
 ) -> Pace:
     """The fastest pace for a chance of agreement, or the plain one unless another wins by `margin`.
 
-    `ahead_costs` are those measured while both models work at once; by default they are `costs`. Windows are
-    tried one by one: adding guesses while each pays for itself would stop at the edge of a bucket, beyond
-    which more of them may pay again. Raises ValueError for an agreement outside 0 to 1 or a window outside
-    0 to 63.
+    `ahead_costs` are those measured while both models work at once, `resting_ms` a round in which no draft
+    works; by default both follow from `costs`. Windows are tried one by one: adding guesses while each pays
+    for itself would stop at the edge of a bucket, beyond which more of them may pay again. Raises ValueError
+    for an agreement outside 0 to 1 or a window outside 0 to 63.
     """
     _check(agreement, max_window)
-    plain = Pace(0, 0, 0, False, plain_ms(costs))
+    plain = Pace(0, 0, 0, False, plain_ms(costs) if resting_ms is None else resting_ms)
     speculative = best_speculation(agreement, costs, max_window, ahead_costs or costs)
     if speculative and speculative.predicted_ms < plain.predicted_ms * (1 - margin):
         return speculative
