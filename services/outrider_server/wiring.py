@@ -6,7 +6,6 @@ SIGTERM or SIGINT.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable
 
 from outrider.v1 import session_pb2, target_pb2
@@ -22,9 +21,6 @@ DRAFT_SERVICE = DRAFT_FILE.services_by_name["DraftService"].full_name
 SESSION_SERVICE = session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
 
 MAX_PUBLIC_REQUEST_BYTES = 4 << 20
-SPIN_COUNT = "20000"
-"""How long a thread of OpenMP waits busily for its next share of a step: long enough between two layers, too
-short to keep a core from the other services between two steps."""
 
 
 async def run_target(config: TargetConfig) -> None:
@@ -108,27 +104,11 @@ async def _serve(
 
 async def _start_engine(config: EngineConfig, name: str):  # type: ignore[no-untyped-def]
     """An engine host, its counters observed. Imports torch, which the session service never does."""
-    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
-    from .engine.build import engine_builder
     from .engine.host import EngineHost
-    from .engine.worker import DeviceThread
+    from .engines import started_engine
 
-    device = DeviceThread(
-        engine_builder(
-            config.folder,
-            dtype=config.dtype,
-            device=config.device,
-            slots=config.slots,
-            row_buckets=config.row_buckets,
-            width=config.width,
-            prefill_width=config.prefill_width,
-            max_context_tokens=config.max_context_tokens,
-            compile_mode=config.compile,
-            reproducible=config.reproducible,
-            threads=config.thread_count,
-        )
-    )
-    counters = (await device.start()).counters
+    device = await started_engine(config)
+    counters = device.engine.counters
     telemetry.observe(
         {
             f"outrider.{name}.steps": ("{step}", "Steps run", lambda: counters.verify_steps),

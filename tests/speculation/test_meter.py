@@ -182,7 +182,9 @@ def test_a_round_without_a_draft_has_a_cost_of_its_own() -> None:
     assert costs.resting_ms == 6.0
     found = costs.costs(False)
     assert found is not None
-    assert found.verify_ms == ((WIDTH, 20.0),), "rounds that a draft worked for are not mixed with it"
+    assert found.verify_ms == ((WIDTH, 20.0),), (
+        "rounds that a draft worked for are not mixed with it"
+    )
 
 
 def test_a_round_costs_the_sessions_own_part_but_not_the_wait_for_guesses() -> None:

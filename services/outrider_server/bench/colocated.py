@@ -16,10 +16,10 @@ from typing import Any
 from ..config import DRAFT_WIDTH, EngineConfig
 from ..engine.local import LocalDrafter, LocalVerifier
 from ..engine.worker import DeviceThread
+from ..engines import started_engine
 from ..speculation.decoder import decode_ahead, decode_synchronously
 from ..speculation.turn import Turn
 from ..speculation.types import Accepted, Draw, FinishReason, Round, SamplingParams
-from .engines import started_engine
 from .peer_process import Answer, serve_peer
 
 SLOTS = 2

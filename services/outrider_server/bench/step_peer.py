@@ -19,8 +19,8 @@ import torch
 from ..config import DRAFT_WIDTH, EngineConfig
 from ..engine.local import LocalDrafter, LocalVerifier
 from ..engine.worker import DeviceThread
+from ..engines import started_engine
 from ..speculation.types import Draw, SamplingParams, Step
-from .engines import started_engine
 from .peer_process import Answer, serve_peer
 
 BUFFER_BYTES = 1 << 29

@@ -50,11 +50,6 @@ Tensor pack(const Tensor& weight) {
 
 #ifdef __AVX512BF16__
 
-__m512 widen(const uint16_t* values) {
-  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values));
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
-}
-
 // One tile of outputs for `Count` tokens. x points at the first token, y at its first output of the tile.
 template <int Count>
 void multiply(const uint16_t* x, const uint16_t* weights, const float* bias, uint16_t* y,

@@ -1,10 +1,23 @@
-"""Engines in this process, with the settings that the services give theirs."""
+"""Engines from their configuration: those of the services, and those that the benchmark runs by themselves.
+
+Imports torch, which the session service never does.
+"""
 
 from __future__ import annotations
 
-from ..config import EngineConfig
-from ..engine.build import engine_builder
-from ..engine.worker import DeviceThread
+import os
+
+from .config import EngineConfig
+
+SPIN_COUNT = "20000"
+"""How long a thread of OpenMP waits busily for its next share of a step: long enough between two layers, too
+short to keep a core from the other services between two steps."""
+
+# Read when torch is loaded, which the imports below do.
+os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+
+from .engine.build import engine_builder  # noqa: E402
+from .engine.worker import DeviceThread  # noqa: E402
 
 
 async def started_engine(config: EngineConfig) -> DeviceThread:
