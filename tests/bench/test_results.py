@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,14 +67,17 @@ def test_the_common_start_ends_at_the_first_difference(
     assert common_start(one, other) == same
 
 
-def test_results_hold_every_turn_and_the_machine(tmp_path: Path) -> None:
+def test_results_hold_every_turn_and_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/somewhere/outrider-server", "bench", "decode"])
     turn = measurement("outrider auto", 2.0, rounds=3)
     result = SuiteResult("decode", [Line("speed", spread([1.0, 2.0]))], [turn], SERIES)
     path = write_results(tmp_path / "new", [result], "a label", machine_facts())
     content = json.loads(path.read_text())
     assert path.name == RESULTS
     assert content["models"] == "a label"
-    assert content["machine"]["command"].startswith("outrider-server ")
+    assert content["machine"]["command"] == "outrider-server bench decode"
     (written,) = content["suites"]["decode"]["measurements"]
     assert written["tokens_per_second"] == 2.0
     assert written["details"] == {"rounds": 3}
