@@ -57,12 +57,11 @@ class ColocatedPair:
     async def start(cls, target: Path, draft: Path, context: int) -> ColocatedPair:
         """Builds the engines with the settings of the services. Raises StartupError."""
         shared = {"slots": SLOTS, "rows": 1, "max_context_tokens": context}
-        return cls(
-            await started_engine(EngineConfig(folder=target, **shared)),
-            await started_engine(
-                EngineConfig(folder=draft, width=DRAFT_WIDTH, threads=1, **shared)
-            ),
+        # The engine started last says how many threads the kernels of the process have.
+        drafting = await started_engine(
+            EngineConfig(folder=draft, width=DRAFT_WIDTH, threads=1, **shared)
         )
+        return cls(await started_engine(EngineConfig(folder=target, **shared)), drafting)
 
     async def stop(self) -> None:
         """Ends both device threads."""

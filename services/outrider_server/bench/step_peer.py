@@ -40,21 +40,12 @@ class EngineBench:
     @classmethod
     async def start(cls, target: Path, draft: Path, context: int) -> EngineBench:
         """Builds the engines with the settings of the services. Raises StartupError."""
-        return cls(
-            await started_engine(
-                EngineConfig(folder=target, slots=SLOTS, rows=SLOTS, max_context_tokens=context)
-            ),
-            await started_engine(
-                EngineConfig(
-                    folder=draft,
-                    slots=SLOTS,
-                    rows=SLOTS,
-                    width=DRAFT_WIDTH,
-                    max_context_tokens=context,
-                    threads=1,
-                )
-            ),
+        shared = {"slots": SLOTS, "rows": SLOTS, "max_context_tokens": context}
+        # The engine started last says how many threads the kernels of the process have.
+        drafting = await started_engine(
+            EngineConfig(folder=draft, width=DRAFT_WIDTH, threads=1, **shared)
         )
+        return cls(await started_engine(EngineConfig(folder=target, **shared)), drafting)
 
     async def stop(self) -> None:
         """Ends both device threads."""
