@@ -75,8 +75,10 @@ class LedgerRecorder:
 
 
 def _ledger_tokens(decided: Round) -> Iterator[LedgerToken]:
+    """Raises ValueError rather than leave a token out."""
     logprobs = decided.logprobs or (None,) * len(decided.tokens)
-    return map(LedgerToken, decided.tokens, decided.sources, logprobs)
+    for entry in zip(decided.tokens, decided.sources, logprobs, strict=True):
+        yield LedgerToken(*entry)
 
 
 class TurnRunner:
@@ -267,7 +269,7 @@ class TurnRunner:
             agreement = self._ngrams.agreement(request.session_id)
             paced = PacedDrafter(model, ngram, Pacer(agreement, window), opened.meter, window)
             return paced, model, ""
-        return (ComposedDrafter(ngram, model) if ngram else model), model, ""
+        return (model if ngram is None else ComposedDrafter(ngram, model)), model, ""
 
     async def _finish(self, opened: _OpenTurn, finish_reason: FinishReason) -> None:
         record = opened.record
