@@ -6,6 +6,7 @@ error is bounded by the sum of the magnitudes that were added.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -18,6 +19,18 @@ from outrider_server.engine.kernels import kernels_missing
 from .subjects import random
 
 BUILT_OR_IMPOSSIBLE = {"", "the CPU has no AVX512-BF16", "no C++ compiler was found"}
+
+
+@pytest.fixture(autouse=True, params=["tile unit", "vector unit"], scope="module")
+def unit(request: pytest.FixtureRequest) -> Iterator[str]:
+    """All that is said of the kernel holds on either unit; the tile unit where the CPU has one."""
+    if not kernels_missing():
+        wanted = request.param == "tile unit"
+        if torch.ops.outrider.use_tile_unit(wanted) is not wanted:
+            pytest.skip("the CPU has no tile unit (AMX-BF16)")
+    yield request.param
+    if not kernels_missing():
+        torch.ops.outrider.use_tile_unit(True)
 
 
 def test_the_kernels_are_there_wherever_they_can_be() -> None:
@@ -116,7 +129,7 @@ def test_packed_weights_lie_in_tiles_of_32_outputs_and_pairs_of_inputs(
 ) -> None:
     weight = random(outputs, inputs)
     packed = torch.ops.outrider.pack_linear(weight)
-    assert packed.shape == (-(-outputs // 32), -(-inputs // 2), 32, 2)
+    assert packed.shape == (-(-outputs // 32), 16 * -(-inputs // 32), 32, 2)
     padded = torch.zeros((packed.shape[0] * 32, packed.shape[1] * 2), dtype=torch.bfloat16)
     padded[:outputs, :inputs] = weight
     assert torch.equal(packed.permute(0, 2, 1, 3).reshape(padded.shape), padded)

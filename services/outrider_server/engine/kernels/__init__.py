@@ -59,6 +59,7 @@ def kernels_missing() -> str:
         return f"the kernels could not be built ({type(error).__name__})"
     if not torch.ops.outrider.linear_available():
         return "the C++ compiler does not know AVX512-BF16"
+    torch.ops.outrider.use_tile_unit.default(True)
     _describe_shapes()
     return ""
 
