@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import enum
 import logging
 import os
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import uvloop
 
 from . import config as configuration
 from .bench.command import bench
@@ -222,7 +222,7 @@ app.command()(bench)
 
 def _run(service: Coroutine[Any, Any, Any]) -> Any:
     try:
-        return asyncio.run(service)
+        return uvloop.run(service)
     except StartupError as error:
         _refuse(error)
     except KeyboardInterrupt:
