@@ -31,7 +31,9 @@ async def run_target(config: TargetConfig) -> None:
 
     host = await _start_engine(config.engine, "target")
     server = Server([TARGET_SERVICE])
-    target_pb2_grpc.add_TargetServiceServicer_to_server(TargetServicer(host), server.grpc)
+    servicer = TargetServicer(host)
+    server.on_drain(servicer.refuse_turns)
+    target_pb2_grpc.add_TargetServiceServicer_to_server(servicer, server.grpc)
     await _serve(server, config.listen, config.drain_seconds, "target", host.device.stop)
 
 

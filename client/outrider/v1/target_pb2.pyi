@@ -15,6 +15,51 @@ class VerifyRequest(_message.Message):
     step: VerifyStep
     def __init__(self, open: _Optional[_Union[VerifyOpen, _Mapping]] = ..., step: _Optional[_Union[VerifyStep, _Mapping]] = ...) -> None: ...
 
+class VerifyTurnsRequest(_message.Message):
+    __slots__ = ("turns",)
+    TURNS_FIELD_NUMBER: _ClassVar[int]
+    turns: _containers.RepeatedCompositeFieldContainer[TurnRequest]
+    def __init__(self, turns: _Optional[_Iterable[_Union[TurnRequest, _Mapping]]] = ...) -> None: ...
+
+class TurnRequest(_message.Message):
+    __slots__ = ("turn", "request", "end", "trace")
+    class TraceEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    TURN_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    TRACE_FIELD_NUMBER: _ClassVar[int]
+    turn: int
+    request: VerifyRequest
+    end: TurnEnd
+    trace: _containers.ScalarMap[str, str]
+    def __init__(self, turn: _Optional[int] = ..., request: _Optional[_Union[VerifyRequest, _Mapping]] = ..., end: _Optional[_Union[TurnEnd, _Mapping]] = ..., trace: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class TurnEnd(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class VerifyTurnsResponse(_message.Message):
+    __slots__ = ("turns",)
+    TURNS_FIELD_NUMBER: _ClassVar[int]
+    turns: _containers.RepeatedCompositeFieldContainer[TurnResponse]
+    def __init__(self, turns: _Optional[_Iterable[_Union[TurnResponse, _Mapping]]] = ...) -> None: ...
+
+class TurnResponse(_message.Message):
+    __slots__ = ("turn", "response", "failure")
+    TURN_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    turn: int
+    response: VerifyResponse
+    failure: bytes
+    def __init__(self, turn: _Optional[int] = ..., response: _Optional[_Union[VerifyResponse, _Mapping]] = ..., failure: _Optional[bytes] = ...) -> None: ...
+
 class VerifyOpen(_message.Message):
     __slots__ = ("session_id", "epoch", "committed_length", "sampling", "seed", "generated_from", "logprobs")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]

@@ -43,6 +43,11 @@ class TargetServiceStub:
                 request_serializer=outrider_dot_v1_dot_target__pb2.VerifyRequest.SerializeToString,
                 response_deserializer=outrider_dot_v1_dot_target__pb2.VerifyResponse.FromString,
                 _registered_method=True)
+        self.VerifyTurns = channel.stream_stream(
+                '/outrider.v1.TargetService/VerifyTurns',
+                request_serializer=outrider_dot_v1_dot_target__pb2.VerifyTurnsRequest.SerializeToString,
+                response_deserializer=outrider_dot_v1_dot_target__pb2.VerifyTurnsResponse.FromString,
+                _registered_method=True)
         self.DescribeModel = channel.unary_unary(
                 '/outrider.v1.TargetService/DescribeModel',
                 request_serializer=outrider_dot_v1_dot_target__pb2.DescribeModelRequest.SerializeToString,
@@ -86,6 +91,18 @@ class TargetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def VerifyTurns(self, request_iterator, context):
+        """Many turns on one stream, each with the messages of `Verify`. What is ready at the same time travels in
+        one message, so turns that share steps share the cost of their messages too.
+
+        What ends a turn of `Verify` with a status ends the turn here, and the stream goes on. The stream itself
+        fails with INVALID_ARGUMENT for a message that is none; it ends when a service that is told to stop has
+        no turn left on it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DescribeModel(self, request, context):
         """Describes the model and hands out its tokenizer. Safe to repeat.
         """
@@ -122,6 +139,11 @@ def add_TargetServiceServicer_to_server(servicer, server):
                     servicer.Verify,
                     request_deserializer=outrider_dot_v1_dot_target__pb2.VerifyRequest.FromString,
                     response_serializer=outrider_dot_v1_dot_target__pb2.VerifyResponse.SerializeToString,
+            ),
+            'VerifyTurns': grpc.stream_stream_rpc_method_handler(
+                    servicer.VerifyTurns,
+                    request_deserializer=outrider_dot_v1_dot_target__pb2.VerifyTurnsRequest.FromString,
+                    response_serializer=outrider_dot_v1_dot_target__pb2.VerifyTurnsResponse.SerializeToString,
             ),
             'DescribeModel': grpc.unary_unary_rpc_method_handler(
                     servicer.DescribeModel,
@@ -175,6 +197,33 @@ class TargetService:
             '/outrider.v1.TargetService/Verify',
             outrider_dot_v1_dot_target__pb2.VerifyRequest.SerializeToString,
             outrider_dot_v1_dot_target__pb2.VerifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyTurns(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/outrider.v1.TargetService/VerifyTurns',
+            outrider_dot_v1_dot_target__pb2.VerifyTurnsRequest.SerializeToString,
+            outrider_dot_v1_dot_target__pb2.VerifyTurnsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,8 +1,8 @@
 """The device thread: the only thread that touches the engine.
 
 Everything that changes slots or runs steps comes through its inbox. Between steps it batches whatever rows
-are waiting; the time of a step is the batching window. Sessions that were answered by the last step are
-waited for while that pays, or else those that run at once would settle into two groups that take turns.
+are waiting; the time of a step is the batching window. Sessions that were answered lately are waited for
+while that pays (`returns.py`).
 Verify rows go first, and at most one prefill chunk runs between two verify steps, so a long prompt delays
 the others by one chunk.
 """
@@ -20,16 +20,13 @@ from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from ..speculation.errors import InternalError, OutriderError
-from ..speculation.estimates import CostEstimate
 from .batching import PlanRows
 from .engine import Engine
 from .layout import RowResult
+from .returns import Returns
 from .slots import Slot
 
 log = logging.getLogger("outrider.engine")
-
-RETURN_SPREAD = 1.5
-"""Sessions just answered are waited for until this many times their usual time to come back."""
 
 T = TypeVar("T")
 
@@ -96,10 +93,8 @@ class DeviceThread:
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._jobs: list[Job] = []
         self._prefilled_last = False
-        self._answered: list[Slot] = []
-        self._answered_at = 0.0
-        self._step_seconds = 0.0
-        self._return_ms = CostEstimate()
+        self._away: dict[int, Slot] = {}
+        self._returns = Returns()
         self._stopping = False
         self._engine: Engine | None = None
         self._started: Future[Engine] = Future()
@@ -192,38 +187,28 @@ class DeviceThread:
         return ready
 
     def _gather(self, ready: list[Ready]) -> list[Ready]:
-        """Waits, while others wait already, for the sessions that the last step answered."""
+        """Waits, while others wait already, for sessions that earlier steps answered."""
         while ready:
-            here = {job.slot.index for job, _ in ready}
             now = time.perf_counter()
-            back = [slot for slot in self._answered if slot.index in here]
-            for _ in back:
-                self._return_ms.observe((now - self._answered_at) * 1000)
-            self._answered = [
-                slot for slot in self._answered if slot.open and slot.index not in here
-            ]
-            seconds_left = self._worth_waiting(len(ready), len(self._answered)) - (
-                now - self._answered_at
-            )
-            if not self._answered or seconds_left <= 0:
+            self._note_returns([job.slot for job, _ in ready], now)
+            seconds = self._returns.seconds_worth_waiting(len(ready), now) if self._away else 0
+            if seconds <= 0:
                 break
             try:
-                self._perform(self._inbox.get(timeout=seconds_left))
+                self._perform(self._inbox.get(timeout=seconds))
             except queue.Empty:
                 break
             self._drain_inbox(wait=False)
             ready = self._ready()
         return ready
 
-    def _worth_waiting(self, ready: int, away: int) -> float:
-        """How long after the last step, in seconds, sessions that are away are worth waiting for.
-
-        Waiting w for a of them pays where (r + a) / (w + t) rows a second are more than r / t, with r rows
-        ready and t the time of a step: while w < t a / r. And only while they are likely to come.
-        """
-        usual_ms = self._return_ms.value_ms
-        usual = self._step_seconds if usual_ms is None else RETURN_SPREAD * usual_ms / 1000
-        return min(usual, self._step_seconds * away / ready)
+    def _note_returns(self, here: Sequence[Slot], now: float) -> None:
+        self._returns.back([slot.index for slot in here], now)
+        for slot in here:
+            self._away.pop(slot.index, None)
+        for slot in [slot for slot in self._away.values() if not slot.open]:
+            self._returns.gone(slot.index)
+            del self._away[slot.index]
 
     def _step(self, engine: Engine, ready: list[Ready]) -> None:
         batch = choose(ready, engine.plan_rows, self._prefilled_last)
@@ -255,6 +240,6 @@ class DeviceThread:
         )
         for (job, work), row in zip(batch, result.rows, strict=True):
             job.take(work, row, len(batch), result.seconds)
-        self._answered = [job.slot for job, _ in batch if job.done]
-        self._answered_at = time.perf_counter()
-        self._step_seconds = result.seconds
+        answered = {job.slot.index: job.slot for job, _ in batch if job.done}
+        self._away |= answered
+        self._returns.answered(answered.keys(), time.perf_counter(), result.seconds)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -91,8 +91,32 @@ def to_status(error: BaseException) -> status_pb2.Status:
 def from_rpc_error(error: grpc.RpcError, peer: str) -> errors.OutriderError:
     """The domain error behind a failed call. `peer` names the service for what has no reason."""
     status = _status_of(error)
+    if status is not None and (named := _named_error(status)) is not None:
+        return named
+    # The aio error of a call is no grpc.Call, though it has the methods of one.
+    known = isinstance(error, (grpc.Call, grpc.aio.AioRpcError))
+    code = error.code() if known else grpc.StatusCode.UNKNOWN
+    if known and error.details() == WRITE_FAILED:
+        return errors.Unavailable(f"the {peer} service ended the stream")
+    kind = _UNNAMED.get(code, errors.ProtocolViolation)
+    return kind(f"the {peer} service answered {code.name}")
+
+
+def from_status(serialized: bytes, peer: str) -> errors.OutriderError:
+    """The domain error behind a status that came as a message. `peer` as in `from_rpc_error`."""
+    status = status_pb2.Status()
+    try:
+        status.ParseFromString(serialized)
+    except DecodeError:
+        return errors.ProtocolViolation(f"the {peer} service failed without a reason")
+    unnamed = errors.ProtocolViolation(f"the {peer} service answered with status {status.code}")
+    return _named_error(status) or unnamed
+
+
+def _named_error(status: status_pb2.Status) -> errors.OutriderError | None:
+    """The error that a status names by its reason; None where it names none of this system's."""
     info, field, retry_after_ms = error_details_pb2.ErrorInfo(), "", 500
-    for detail in status.details if status else ():
+    for detail in status.details:
         if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
             detail.Unpack(info)
         elif detail.Is(error_details_pb2.BadRequest.DESCRIPTOR):
@@ -104,14 +128,8 @@ def from_rpc_error(error: grpc.RpcError, peer: str) -> errors.OutriderError:
             detail.Unpack(retry)
             retry_after_ms = retry.retry_delay.ToMilliseconds()
     entry = _BY_REASON.get(info.reason) if info.domain == DOMAIN else None
-    if status is None or entry is None:
-        # The aio error of a call is no grpc.Call, though it has the methods of one.
-        known = isinstance(error, (grpc.Call, grpc.aio.AioRpcError))
-        code = error.code() if known else grpc.StatusCode.UNKNOWN
-        if known and error.details() == WRITE_FAILED:
-            return errors.Unavailable(f"the {peer} service ended the stream")
-        kind = _UNNAMED.get(code, errors.ProtocolViolation)
-        return kind(f"the {peer} service answered {code.name}")
+    if entry is None:
+        return None
     builders: dict[type, Callable[[], errors.OutriderError]] = {
         errors.InvalidRequest: lambda: errors.InvalidRequest(field, status.message),
         errors.StaleEpoch: lambda: errors.StaleEpoch(

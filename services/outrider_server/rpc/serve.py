@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -31,6 +31,7 @@ class Server:
         options = (*SERVER_OPTIONS, ("grpc.max_receive_message_length", max_request_bytes))
         self.grpc = grpc.aio.server(interceptors=[ErrorInterceptor()], options=options)
         self._health = health.aio.HealthServicer()
+        self._drainers: list[Callable[[], None]] = []
         self._names = ("", *service_names)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
         shown = (*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -51,9 +52,15 @@ class Server:
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         return listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
 
+    def on_drain(self, stop_taking: Callable[[], None]) -> None:
+        """Calls this when draining begins: for calls that outlive their work, so that they can end."""
+        self._drainers.append(stop_taking)
+
     async def drain(self, grace_seconds: float) -> None:
         """Refuses new calls, lets running ones end within the grace period, then cuts them off."""
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        for stop_taking in self._drainers:
+            stop_taking()
         await self.grpc.stop(grace_seconds)
 
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:

@@ -5,15 +5,12 @@ Owns the gRPC side of verifying. Knows nothing of the loop that calls it.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import time
 from collections.abc import Sequence
 
 import grpc
 from outrider.v1 import target_pb2, target_pb2_grpc
 
-from ..rpc import telemetry
 from ..rpc.channels import open_channel
 from ..rpc.errors import from_rpc_error
 from ..rpc.wire import (
@@ -24,13 +21,10 @@ from ..rpc.wire import (
     verdict_from_proto,
 )
 from ..speculation.description import ModelDescription, TokenizerFiles
-from ..speculation.errors import ProtocolViolation
+from ..speculation.errors import ProtocolViolation, Unavailable
 from ..speculation.meter import TurnMeter
 from ..speculation.types import Draw, Step, Verdict, usable_length
-
-PEER = "target"
-
-VerifyStream = grpc.aio.StreamStreamCall[target_pb2.VerifyRequest, target_pb2.VerifyResponse]
+from .target_stream import PEER, TargetStream, TurnLine
 
 
 class TargetLink:
@@ -39,6 +33,7 @@ class TargetLink:
     def __init__(self, address: str) -> None:
         self._channel = open_channel(address)
         self._stub = target_pb2_grpc.TargetServiceStub(self._channel)
+        self._stream: TargetStream | None = None
 
     async def describe(self, timeout_ms: int) -> tuple[ModelDescription, TokenizerFiles]:
         """The model and its tokenizer. Waits for the service; raises Unavailable after the timeout."""
@@ -64,9 +59,16 @@ class TargetLink:
             generated_from=draw.generated_from,
             logprobs=draw.logprobs,
         )
-        call: VerifyStream = self._stub.Verify(metadata=telemetry.outgoing_metadata())
-        verifier = RemoteVerifier(call, meter)
-        await verifier.open(opening, tokens)
+        if self._stream is None or self._stream.over:
+            self._stream = TargetStream(self._stub.VerifyTurns())
+        verifier = RemoteVerifier(self._stream.open_line(), meter)
+        try:
+            await verifier.open(opening, tokens)
+        except BaseException as error:
+            verifier.close()
+            if isinstance(error, Unavailable):
+                self._stream = None  # its turns go on; the next one may find another target
+            raise
         return verifier
 
     async def release(self, session_id: str, epoch: int) -> None:
@@ -78,30 +80,32 @@ class TargetLink:
             raise from_rpc_error(error, PEER) from error
 
     async def close(self) -> None:
-        """Closes the channel."""
+        """Ends every turn and closes the channel."""
+        if self._stream is not None:
+            self._stream.close()
         await self._channel.close()
 
 
 class RemoteVerifier:
-    """Verifier over one Verify stream."""
+    """Verifier over one turn's line to the target."""
 
-    def __init__(self, call: VerifyStream, meter: TurnMeter) -> None:
-        self._call = call
+    def __init__(self, line: TurnLine, meter: TurnMeter) -> None:
+        self._line = line
         self._meter = meter
         self._last_verdict: float | None = None
         self.known_length = 0
 
     async def open(self, opening: target_pb2.VerifyOpen, tokens: Sequence[int]) -> None:
         """Sends `open`; learns how much of the session the target holds."""
-        response = await self._exchange(target_pb2.VerifyRequest(open=opening), "opened")
-        opened = response.opened
+        response = await self._line.ask(target_pb2.VerifyRequest(open=opening))
+        opened = _only(response, "opened").opened
         self.known_length = usable_length(opened.length, opened.digest, tokens)
 
     async def verify(self, step: Step) -> Verdict:
         """Runs one step."""
-        request = target_pb2.VerifyRequest(step=step_to_proto(step))
         asked = time.perf_counter()
-        message = (await self._exchange(request, "verdict")).verdict
+        response = await self._line.ask(target_pb2.VerifyRequest(step=step_to_proto(step)))
+        message = _only(response, "verdict").verdict
         now = time.perf_counter()
         since_ms = None if self._last_verdict is None else (now - self._last_verdict) * 1000
         self._last_verdict = now
@@ -122,20 +126,11 @@ class RemoteVerifier:
 
     def close(self) -> None:
         """Ends the turn on the target; its KV stays."""
-        self._call.cancel()
+        self._line.close()
 
-    async def _exchange(
-        self, request: target_pb2.VerifyRequest, answer: str
-    ) -> target_pb2.VerifyResponse:
-        try:
-            # Writing to a stream that has ended fails without its status; reading tells it.
-            with contextlib.suppress(asyncio.InvalidStateError):
-                await self._call.write(request)
-            response = await self._call.read()
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, PEER) from error
-        if response is grpc.aio.EOF:
-            raise ProtocolViolation("the target ended the stream in the middle of a turn")
-        if response is None or response.WhichOneof("message") != answer:  # None: no message at all
-            raise ProtocolViolation(f"the target did not answer with {answer}")
-        return response
+
+def _only(response: target_pb2.VerifyResponse, answer: str) -> target_pb2.VerifyResponse:
+    """The response, which must be of this kind."""
+    if response.WhichOneof("message") != answer:
+        raise ProtocolViolation(f"the target did not answer with {answer}")
+    return response

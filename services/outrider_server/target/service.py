@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import grpc
 from opentelemetry import trace
+from opentelemetry.context import Context
 from outrider.v1 import target_pb2, target_pb2_grpc
 
 from ..engine.engine import OpenedSlot
@@ -16,6 +18,7 @@ from ..rpc import telemetry
 from ..rpc.model_service import ModelServicer
 from ..rpc.wire import draw_from_open, step_from_proto, verdict_to_proto
 from ..speculation.errors import InvalidRequest
+from .turns import Requests, TurnStream
 
 
 class TargetServicer(ModelServicer, target_pb2_grpc.TargetServiceServicer):
@@ -25,21 +28,43 @@ class TargetServicer(ModelServicer, target_pb2_grpc.TargetServiceServicer):
         super().__init__(host)
         self._engine = host
         self._tracer = telemetry.tracer()
+        self._closing = asyncio.Event()
+
+    def refuse_turns(self) -> None:
+        """Takes no new turn on streams of many; each ends with its last turn."""
+        self._closing.set()
 
     async def Verify(
         self,
-        requests: AsyncIterator[target_pb2.VerifyRequest],
+        requests: Requests,
         context: grpc.aio.ServicerContext,
     ) -> AsyncIterator[target_pb2.VerifyResponse]:
         """One turn: `open`, then a verdict for every step."""
-        opening = await anext(aiter(requests), None)
+        caller = telemetry.incoming_context(context.invocation_metadata())
+        async with aclosing(self._serve(requests, caller)) as responses:
+            async for response in responses:
+                yield response
+
+    async def VerifyTurns(
+        self,
+        requests: AsyncIterator[target_pb2.VerifyTurnsRequest],
+        context: grpc.aio.ServicerContext,
+    ) -> AsyncIterator[target_pb2.VerifyTurnsResponse]:
+        """The turns of one caller, each as on a stream of its own."""
+        async with aclosing(TurnStream(self._serve, self._closing).run(requests)) as responses:
+            async for response in responses:
+                yield response
+
+    async def _serve(
+        self, requests: Requests, caller: Context
+    ) -> AsyncIterator[target_pb2.VerifyResponse]:
+        opening = await anext(requests, None)
         if opening is None or opening.WhichOneof("message") != "open":
             raise InvalidRequest("open", "the first message of the stream must be open")
         message = opening.open
         opened = await self._engine.open(
             message.session_id, message.epoch, message.committed_length, draw_from_open(message)
         )
-        caller = telemetry.incoming_context(context.invocation_metadata())
         try:
             answer = target_pb2.VerifyOpened(length=opened.length, digest=opened.digest)
             yield target_pb2.VerifyResponse(opened=answer)
