@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from outrider_server.bench.decode_lines import decode_lines, draw_series
 from outrider_server.bench.formula import SYNCHRONOUS, FixedPace
-from outrider_server.bench.load import SESSIONS, load_lines
+from outrider_server.bench.load import SESSIONS, load_lines, speed_together
 from outrider_server.bench.network import ROUND_TRIPS_MS, network_lines
 from outrider_server.bench.prefill import Gaps, gap_lines
 from outrider_server.bench.results import Line
@@ -133,3 +134,10 @@ def test_the_cache_is_held_against_its_formula() -> None:
         "cache_bytes": 500_000,
     }
     assert value(cache_lines(facts), "cache, allocated / formula") == 1.25
+
+
+def test_the_speed_of_sessions_together_ends_with_the_first_of_them() -> None:
+    """Two sessions for 2 s, then one alone: 4 and 3 tokens in the 2 s, whatever the slow one does later."""
+    quick, slow = [10.5, 11.0, 11.5, 12.0], [10.6, 11.2, 11.8, 13.0, 14.0]
+    assert speed_together([quick, slow], started=10.0) == pytest.approx(7 / 2)
+    assert speed_together([quick], started=10.0) == pytest.approx(4 / 2)

@@ -265,21 +265,3 @@ async def test_changes_run_in_the_order_they_were_sent() -> None:
     await device.call(lambda _: None)
     assert seen == list(range(50))
     await device.stop()
-
-
-@given(st.integers(1, 8), st.integers(0, 8), st.floats(1e-4, 1), st.floats(0, 2000))
-def test_waiting_for_sessions_is_worth_less_than_the_rows_that_they_bring(
-    ready: int, away: int, step_seconds: float, usual_ms: float
-) -> None:
-    """Waiting w for `away` rows more: (ready + away) / (w + t) rows a second are no fewer than ready / t."""
-    device = DeviceThread(RecordingEngine)
-    device._step_seconds = step_seconds
-    unknown = device._worth_waiting(ready, away)
-    device._return_ms.observe(usual_ms)
-    known = device._worth_waiting(ready, away)
-    for waited in (unknown, known):
-        assert waited >= 0
-        rate = (ready + away) / (waited + step_seconds)
-        assert rate >= ready / step_seconds * (1 - 1e-9)
-    assert known <= 1.5 * usual_ms / 1000 + 1e-9, "who has not come by then may not come at all"
-    assert unknown <= step_seconds

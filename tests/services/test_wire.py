@@ -64,6 +64,7 @@ async def answers(stub, *requests) -> list[target_pb2.VerifyResponse]:
     "method",
     [
         "TargetService/Verify",
+        "TargetService/VerifyTurns",
         "TargetService/DescribeModel",
         "TargetService/Release",
         "DraftService/Draft",

@@ -10,6 +10,7 @@ import pytest
 from fakes import HashVerifier, LengthEnd, ListRecorder, continuation, next_token
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from outrider_server.speculation.crowd import Crowd
 from outrider_server.speculation.decoder import decode_ahead
 from outrider_server.speculation.estimates import FIRST_REST_ROUNDS, AgreementEstimate
 from outrider_server.speculation.meter import CostMeter, TurnMeter
@@ -81,7 +82,7 @@ def paced(
     """An adaptive turn's drafter after `tokens`; without n-grams where they are None."""
     ngram = NgramDrafter(tokens) if tokens is not None else None
     pacer = Pacer(AgreementEstimate(prior=agreement), window)
-    return PacedDrafter(model, ngram, pacer, measured or meter(), window)
+    return PacedDrafter(model, ngram, pacer, measured or meter(), Crowd(), window)
 
 
 FREE = {"draft_ms": 0.2, "round_trip_ms": 0.1, "verify_ms": 20.0}

@@ -128,15 +128,13 @@ class OutriderSystem:
             seed=task.seed,
             **self._settings,
         )
-        first_seconds = None
         started = time.perf_counter()
-        async for _ in reply:
-            if first_seconds is None:
-                first_seconds = time.perf_counter() - started
+        arrivals = [time.perf_counter() async for _ in reply]
         seconds = time.perf_counter() - started
+        first_seconds = arrivals[0] - started if arrivals else None
         sources = "".join(event.source.value[0] for event in reply.events)
         details = dataclasses.asdict(reply.summary) | {"sources": sources}
-        return Outcome(tuple(reply.tokens), seconds, first_seconds, details)
+        return Outcome(tuple(reply.tokens), seconds, first_seconds, details, tuple(arrivals))
 
 
 async def warm_up(system: OutriderSystem, task: Task) -> None:

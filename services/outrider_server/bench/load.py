@@ -1,13 +1,14 @@
 """The suite `load`: 1 to 16 sessions at once, with speculation and without.
 
-Throughput is all tokens over the time from the first request to the last reply; each number of sessions has
-prompts of its own, which both modes get.
+Throughput is that of all sessions while all run: from their common start until the first of them has its last
+token. Each number of sessions has prompts of its own, which both modes get.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from bisect import bisect_right
 from collections.abc import Sequence
 
 import outrider
@@ -117,9 +118,17 @@ async def _at_once(
     """The tasks' outcomes, and tokens per second of all together."""
     started = time.perf_counter()
     outcomes = await asyncio.gather(*(system.run(task) for task in tasks))
-    seconds = time.perf_counter() - started
     name = f"{system.name}, {len(tasks)} sessions"
     measurements = [
         Measurement(name, task, outcome) for task, outcome in zip(tasks, outcomes, strict=True)
     ]
-    return measurements, sum(len(outcome.tokens) for outcome in outcomes) / seconds
+    return measurements, speed_together([outcome.arrivals for outcome in outcomes], started)
+
+
+def speed_together(arrivals: Sequence[Sequence[float]], started: float) -> float:
+    """Tokens a second of sessions that began at `started`, while all of them run.
+
+    Later some have ended, and fewer sessions would pass for all. `arrivals` are when each one's tokens came.
+    """
+    ended = min(times[-1] for times in arrivals)
+    return sum(bisect_right(times, ended) for times in arrivals) / (ended - started)

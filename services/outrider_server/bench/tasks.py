@@ -27,6 +27,8 @@ class Outcome:
     first_seconds: float | None = None
     """From the request to the first token; None where the system was not asked to stream."""
     details: Mapping[str, Any] = field(default_factory=dict)
+    arrivals: tuple[float, ...] = ()
+    """When each token came, in seconds on this process's clock; empty where nobody noted it."""
 
     @property
     def tokens_per_second(self) -> float:

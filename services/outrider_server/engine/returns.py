@@ -41,9 +41,9 @@ class Returns:
     def seconds_worth_waiting(self, ready: int, now: float) -> float:
         """How long `ready` rows wait for the sessions that are away; 0 to go on without them.
 
-        Waiting w for k of them, the first to return, brings (ready + k) / (w + t) rows a second with t the time
-        of a step; the best k wins, and 0 is one of them. A session of unknown pace is taken to need a step's
-        time.
+        Waiting w for k of them, the first to return, brings (ready + k) / (w + t) rows a second, with t the
+        time of a step; the best k wins, and 0 is one of them. A session of unknown pace is taken to need a
+        step's time.
         """
         best_rate, best_wait = ready / max(self._step_seconds, 1e-9), 0.0
         expected = sorted(self._expected(now))

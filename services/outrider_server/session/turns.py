@@ -13,6 +13,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from ..rpc.telemetry import TURN_STATE, TurnMetrics
+from ..speculation.crowd import Crowd
 from ..speculation.decoder import decode_ahead, decode_synchronously
 from ..speculation.drafters import ComposedDrafter, NoDrafter
 from ..speculation.errors import InvalidRequest, ModelMismatch, OutriderError
@@ -101,6 +102,7 @@ class TurnRunner:
         self._settings = settings
         self._metrics = TurnMetrics()
         self._costs = CostMeter(model.description.width)
+        self._crowd = Crowd()
         self._ngrams = NgramMemory()
 
     def forget(self, session_id: str) -> None:
@@ -193,6 +195,7 @@ class TurnRunner:
         recorder = LedgerRecorder(self._ledger, request.session_id, opened.epoch)
         turn = self._turn(request, tokens, verifier.known_length)
         plain = self._mode(request) is LoopMode.SYNCHRONOUS
+        self._crowd.join()
         decode = decode_synchronously if plain else decode_ahead
         try:
             async with aclosing(decode(turn, verifier, drafter, recorder)) as rounds:
@@ -206,6 +209,7 @@ class TurnRunner:
                         life.move(TurnEvent.LAST_ROUND_RECORDED)
                     yield decided
         finally:
+            self._crowd.leave()
             verifier.close()
             if model_drafter is not None:
                 trouble = trouble or model_drafter.trouble
@@ -267,7 +271,8 @@ class TurnRunner:
             ngram = self._ngrams.open(request.session_id, opened.tokens)
         if mode is LoopMode.ADAPTIVE:
             agreement = self._ngrams.agreement(request.session_id)
-            paced = PacedDrafter(model, ngram, Pacer(agreement, window), opened.meter, window)
+            pacer = Pacer(agreement, window)
+            paced = PacedDrafter(model, ngram, pacer, opened.meter, self._crowd, window)
             return paced, model, ""
         return (model if ngram is None else ComposedDrafter(ngram, model)), model, ""
 

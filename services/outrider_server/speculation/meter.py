@@ -15,11 +15,16 @@ LEAST_MS = 1e-3
 """No cost is nothing: a clock may say so."""
 
 
+STALE_ROUNDS = 512
+"""What was measured in another way of pacing so many rounds ago says nothing about now."""
+
+
 @dataclass(slots=True)
 class _Estimates:
     draft: CostEstimate = field(default_factory=CostEstimate)
     round_trip: CostEstimate = field(default_factory=CostEstimate)
     verify: CostEstimate = field(default_factory=CostEstimate)
+    last_round: int = 0
 
 
 class CostMeter:
@@ -28,6 +33,7 @@ class CostMeter:
     def __init__(self, width: int) -> None:
         self._width = width
         self._estimates = {False: _Estimates(), True: _Estimates()}
+        self._rounds = 0
         self._verified = CostEstimate()
         self._resting = CostEstimate()
 
@@ -58,6 +64,11 @@ class CostMeter:
 
     def verified(self, ahead: bool, round_ms: float, proposed: int, verified: int) -> None:
         """A round that a draft worked for, without its wait for guesses; how much of a proposal it took."""
+        self._rounds += 1
+        for other in self._estimates:
+            if self._rounds - self._estimates[other].last_round > STALE_ROUNDS:
+                self._estimates[other] = _Estimates(last_round=self._rounds)
+        self._estimates[ahead].last_round = self._rounds
         self._estimates[ahead].verify.observe(round_ms)
         self.room(proposed, verified)
 
@@ -91,6 +102,8 @@ class TurnMeter:
     draft_ms: float = 0.0
     guessed_tokens: int = 0
     draft_wait_ms: float = 0.0
+    round_ms: float | None = None
+    """The last round from verdict to verdict, all waits included; None where it read context."""
     _waited_before: float = 0.0
 
     def verified(
@@ -111,6 +124,7 @@ class TurnMeter:
         self.target_ms += step_ms + prefill_ms
         guess_wait_ms = self.draft_wait_ms - self._waited_before
         self._waited_before = self.draft_wait_ms
+        self.round_ms = None if prefill_ms else since_ms
         if prefill_ms:
             return
         round_ms = waited_ms if since_ms is None else max(waited_ms, since_ms - guess_wait_ms)

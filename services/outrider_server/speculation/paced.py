@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import accumulate
 from operator import mul
 
+from .crowd import Crowd
 from .meter import TurnMeter
 from .ngram import NgramDrafter
 from .pacing import Pacer
@@ -35,17 +36,21 @@ class PacedDrafter:
         ngram: NgramDrafter | None,
         pacer: Pacer,
         meter: TurnMeter,
+        crowd: Crowd,
         max_window: int,
     ) -> None:
         self._model = model
         self._ngram = ngram
         self._pacer = pacer
         self._meter = meter
+        self._crowd = crowd
         self._max_window = max_window
         self._decide()
 
     async def take(self, position: int, minimum: int, maximum: int) -> Proposal:
         """Takes what was decided on. Waits for the model only where the pace says so."""
+        if not self._speculates:
+            return Proposal(position)
         window = min(self._pace.window, maximum)
         if self._by_ngram or not window:
             return self._proposed_by_ngram(position, maximum)
@@ -64,11 +69,18 @@ class PacedDrafter:
         self._model.commit(start_position, tokens)
         compared, agreed = self._model.compared()
         self._pacer.observe(compared, agreed, len(tokens))
+        if self._meter.round_ms is not None:
+            self._crowd.observe(self._speculates, self._meter.round_ms, len(tokens))
         self._decide()
 
     def _decide(self) -> None:
         """Chooses the pace of the next round and who proposes in it."""
         meter = self._meter
+        self._speculates = self._crowd.speculates
+        if not self._speculates:
+            meter.ahead, meter.resting = False, True
+            self._model.pace(0, 1)
+            return
         costs, ahead_costs = meter.costs.costs(ahead=False), meter.costs.costs(ahead=True)
         if costs is None:
             window = min(FIRST_WINDOW, self._max_window)
