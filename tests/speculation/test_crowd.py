@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from outrider_server.speculation.crowd import (
+    FIRST_LOOK_ROUNDS,
     FIRST_STAY_ROUNDS,
     LONGEST_STAY_ROUNDS,
     SETTLING_ROUNDS,
@@ -15,7 +16,8 @@ from outrider_server.speculation.crowd import (
     Crowd,
 )
 
-TRIAL = SETTLING_ROUNDS + TRIED_ROUNDS
+LONGEST_TRIAL = SETTLING_ROUNDS + TRIED_ROUNDS // 2
+"""Rounds of each session, of two."""
 
 
 def crowd_of(sessions: int) -> Crowd:
@@ -42,16 +44,16 @@ def test_one_session_judges_for_itself() -> None:
 @pytest.mark.parametrize("sessions", [2, 3, 8, 16])
 def test_a_crowd_that_is_faster_at_rest_comes_to_rest(sessions: int) -> None:
     decided = list(play(crowd_of(sessions), sessions, 2000, speculating_ms=12, resting_ms=10))
-    assert all(decided[:FIRST_STAY_ROUNDS]), "it begins by speculating"
+    assert all(decided[:FIRST_LOOK_ROUNDS]), "it begins by speculating"
     late = decided[1000:]
-    assert sum(late) <= 0.05 * len(late), "trials are all that is left of speculation"
+    assert sum(late) <= 0.07 * len(late), "trials are all that is left of speculation"
 
 
 @pytest.mark.parametrize("sessions", [2, 3, 8, 16])
 def test_a_crowd_that_is_faster_speculating_goes_on(sessions: int) -> None:
     decided = list(play(crowd_of(sessions), sessions, 2000, speculating_ms=10, resting_ms=12))
     late = decided[1000:]
-    assert sum(not one for one in late) <= 0.05 * len(late)
+    assert sum(not one for one in late) <= 0.07 * len(late)
 
 
 def test_trials_that_change_nothing_grow_rare_and_never_end() -> None:
@@ -59,14 +61,14 @@ def test_trials_that_change_nothing_grow_rare_and_never_end() -> None:
     starts = [i for i in range(1, len(decided)) if decided[i - 1] and not decided[i]]
     gaps = [later - earlier for earlier, later in pairwise(starts)]
     assert gaps == sorted(gaps), "each stay is at least as long as the one before"
-    assert max(gaps) <= LONGEST_STAY_ROUNDS + 2 * TRIAL
+    assert max(gaps) <= LONGEST_STAY_ROUNDS + 2 * LONGEST_TRIAL
     assert len(starts) >= 6
 
 
 def test_a_change_of_fortune_is_found_within_one_stay() -> None:
     crowd = crowd_of(8)
-    list(play(crowd, 8, 600, speculating_ms=12, resting_ms=10))
-    assert not crowd.speculates
+    while crowd.speculates:
+        list(play(crowd, 8, 1, speculating_ms=12, resting_ms=10))
     decided = list(play(crowd, 8, LONGEST_STAY_ROUNDS, speculating_ms=8, resting_ms=10))
     assert all(decided[-FIRST_STAY_ROUNDS // 2 :])
 
@@ -87,8 +89,8 @@ def test_rounds_right_after_a_change_count_for_neither_side() -> None:
 
 def test_sizes_are_found_out_about_one_by_one() -> None:
     crowd = crowd_of(2)
-    list(play(crowd, 2, 600, speculating_ms=12, resting_ms=10))
-    assert not crowd.speculates
+    while crowd.speculates:
+        list(play(crowd, 2, 1, speculating_ms=12, resting_ms=10))
     for _ in range(6):
         crowd.join()
     assert crowd.speculates, "nothing is known of eight yet"
@@ -101,7 +103,7 @@ def test_a_round_that_was_decided_before_the_change_counts_for_neither_side() ->
     crowd = crowd_of(2)
     while crowd.speculates:
         crowd.observe(True, 10, 1)
-    for _ in range(10 * TRIAL):
+    for _ in range(10 * LONGEST_TRIAL):
         crowd.observe(True, 0.001, 1000)
     assert not crowd.speculates, "the trial still waits for rounds at rest"
 
@@ -115,9 +117,9 @@ def test_a_round_that_was_decided_before_the_change_counts_for_neither_side() ->
 def test_in_the_long_run_little_is_lost_against_the_better_side(
     sessions: int, speculating_ms: float, resting_ms: float
 ) -> None:
-    """Bound: trials are 14 of at least 782 rounds at the end, and a side less than 2 % better may stay."""
-    decided = list(play(crowd_of(sessions), sessions, 8000, speculating_ms, resting_ms))[4000:]
+    """Bound: trials are at most 34 of 1,058 rounds at the end; a side less than 2 % better may stay."""
+    decided = list(play(crowd_of(sessions), sessions, 12000, speculating_ms, resting_ms))[4000:]
     spent = sum(speculating_ms if one else resting_ms for one in decided)
     best = min(speculating_ms, resting_ms)
     worst = max(speculating_ms, resting_ms)
-    assert spent <= len(decided) * (best * 1.021 + (worst - best) * 0.03)
+    assert spent <= len(decided) * (best * 1.021 + (worst - best) * 0.04)

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 SETTLING_ROUNDS = 2
 """Rounds of each session after a change that belong to neither side: drafts catch up, groups form anew."""
-TRIED_ROUNDS = 12
-"""Rounds of each session that a trial lasts."""
-FIRST_STAY_ROUNDS = 48
-LONGEST_STAY_ROUNDS = 768
-"""Rounds of each session between trials: doubled after each that changed nothing."""
+TRIED_ROUNDS = 64
+LEAST_TRIED_ROUNDS = 4
+"""Rounds that a trial lasts: of all sessions together, and at least of each."""
+FIRST_LOOK_ROUNDS = 16
+FIRST_STAY_ROUNDS = 64
+LONGEST_STAY_ROUNDS = 1024
+"""Rounds of each session before the first trial, and between two: doubled after one that changed nothing."""
 MARGIN = 0.02
 """A trial must be this much faster to change anything."""
 
@@ -48,12 +50,13 @@ class _Size:
         self.speculates = True
         self._stretch = _Stretch()
         self._stayed: _Stretch | None = None
-        self._stay_rounds = FIRST_STAY_ROUNDS
+        self._stay_rounds = FIRST_LOOK_ROUNDS
 
     def observe(self, round_ms: float, tokens: int, sessions: int) -> None:
         self._stretch.add(round_ms, tokens, sessions)
         if self._stayed is not None:
-            if self._stretch.rounds >= SETTLING_ROUNDS + TRIED_ROUNDS:
+            tried_rounds = max(LEAST_TRIED_ROUNDS, TRIED_ROUNDS / sessions)
+            if self._stretch.rounds >= SETTLING_ROUNDS + tried_rounds:
                 self._judge(self._stayed)
         elif self._stretch.rounds >= SETTLING_ROUNDS + self._stay_rounds:
             self._stayed = self._stretch
@@ -65,7 +68,8 @@ class _Size:
             self._stay_rounds = FIRST_STAY_ROUNDS
             self._stretch = _Stretch()
         else:
-            self._stay_rounds = min(2 * self._stay_rounds, LONGEST_STAY_ROUNDS)
+            longer = max(2 * self._stay_rounds, FIRST_STAY_ROUNDS)
+            self._stay_rounds = min(longer, LONGEST_STAY_ROUNDS)
             self._change()
         self._stayed = None
 
