@@ -130,10 +130,13 @@ def test_the_cache_is_held_against_its_formula() -> None:
     facts = {
         "position_bytes": 1000,
         "cache_slots": 4,
-        "cache_positions": 100,
-        "cache_bytes": 500_000,
+        "cache_positions": 1025,
+        "cache_headroom": 64,
+        "cache_bytes": 1000 * 5 * 1152 + 5_760,
     }
-    assert value(cache_lines(facts), "cache, allocated / formula") == 1.25
+    lines = cache_lines(facts)
+    assert value(lines, "cache, allocated / formula") == pytest.approx(1.001)
+    assert value(lines, "cache, for sessions alone") == 1000 * 4 * 1025 / 2**20
 
 
 def test_the_speed_of_sessions_together_ends_with_the_first_of_them() -> None:

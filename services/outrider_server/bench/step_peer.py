@@ -67,6 +67,7 @@ class EngineBench:
             "cache_bytes": engine.runner.cache.byte_count,
             "cache_slots": engine.limits.slots,
             "cache_positions": engine.limits.max_context_tokens,
+            "cache_headroom": max(engine.limits.width, engine.limits.prefill_width),
             "position_bytes": 2 * config.num_hidden_layers * heads * head_size * size,
             "threads": EngineConfig(folder=Path()).thread_count,
             "prefill_width": engine.limits.prefill_width,
