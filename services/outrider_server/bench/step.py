@@ -130,8 +130,8 @@ def step_lines(
 def cache_lines(facts: Mapping[str, Any]) -> list[Line]:
     """The cache's bytes beside the formula of docs/operations.md.
 
-    2 x layers x key-value heads x head size x bytes a position; times the slots and one for padding; times the
-    longest context and a chunk, in whole blocks of keys.
+    2 x layers x key-value heads x head size x bytes a position; times the slots and one for padding; times
+    the longest context and a chunk, in whole blocks of keys.
     """
     slots = facts["cache_slots"] + 1
     blocks = math.ceil((facts["cache_positions"] + facts["cache_headroom"]) / KEY_BLOCK)
