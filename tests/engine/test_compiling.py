@@ -265,7 +265,7 @@ def test_compiled_steps_give_ties_to_the_lowest_token_id(
 
 
 @needs_kernels
-def test_compiled_draws_are_those_of_eager_sampling(
+def test_the_draws_of_packed_steps_are_those_of_plain_sampling(
     compiled: tuple[StepRunner, StepRunner],
 ) -> None:
     """Over the same logits; only a near tie of two scores could tell the two apart."""

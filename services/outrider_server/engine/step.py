@@ -71,7 +71,9 @@ class StepRunner:
         self._compiler = GuardedCompiler(loaded, compile_mode, dynamic=packed)
         self._forward = self._compiler.compile(self._decide, 1)
         self._prefill = self._compiler.compile(self._read, 1)
-        self._sample = self._compiler.compile(self._draw_sampled, 1, 0, 0)
+        self._sample = (
+            self._draw_packed if packed else self._compiler.compile(self._draw_sampled, 1, 0, 0)
+        )
         self._noise = self._compiler.compile(self._gumbel, 0, 0)
 
     @property
@@ -147,6 +149,15 @@ class StepRunner:
             self._gumbel,
         )
         return torch.where(best == NOT_FINITE, NOT_FINITE, drawn[:, 0])
+
+    def _draw_packed(
+        self, inputs: torch.Tensor, logits: torch.Tensor, best: torch.Tensor
+    ) -> torch.Tensor:
+        """The same on the engine's own kernel."""
+        _, slots, positions = inputs
+        return torch.ops.outrider.draw_sampled.default(
+            logits, best, self.draws.temperature[slots], self.draws.seed[slots], positions
+        )
 
     def _gumbel(self, seeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         return gumbel_noise(seeds, positions, self.vocabulary_size)

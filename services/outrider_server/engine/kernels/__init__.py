@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-SOURCES = ("linear.cpp", "attention.cpp")
+SOURCES = ("linear.cpp", "attention.cpp", "drawing.cpp")
 HEADERS = ("pool.h",)
 NEEDED_FLAG = "avx512_bf16"
 FLAGS = ("-std=c++20", "-O3", "-march=native", "-ffp-contract=off", "-shared", "-fPIC", "-w")
@@ -83,6 +83,16 @@ def _describe_shapes() -> None:
     ) -> torch.Tensor:
         _, heads, tokens, head_dim = query.shape
         return query.new_empty((1, tokens, heads, head_dim))
+
+    @torch.library.register_fake("outrider::draw_sampled")
+    def _draw(
+        logits: torch.Tensor,
+        best: torch.Tensor,
+        temperatures: torch.Tensor,
+        seeds: torch.Tensor,
+        positions: torch.Tensor,
+    ) -> torch.Tensor:
+        return torch.empty_like(best)
 
 
 def _cpu_flags() -> str:

@@ -1,0 +1,277 @@
+"""The drawing kernel against plain sampling: the very same tokens, over the very same noise.
+
+The two take their logarithms from different libraries, whose last bits may differ, so a tie of two scores to
+about 2^-50 could tell them apart. No seed here has one.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models_for_tests import needs_kernels
+from outrider_server.engine import kernels
+from outrider_server.engine import noise as noise_module
+from outrider_server.engine.noise import gumbel_noise, philox
+from outrider_server.engine.sampling import DrawTable, Features, draw_tokens
+from outrider_server.engine.step import NOT_FINITE
+
+pytestmark = needs_kernels
+
+Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+"""What the operator takes: logits, most probable tokens, temperatures, seeds, positions."""
+
+
+def plain(rows: Rows) -> torch.Tensor:
+    """The same draws by torch: [N] int64."""
+    logits, best, temperatures, seeds, positions = rows
+    table = DrawTable(len(logits), torch.device("cpu"))
+    table.temperature.copy_(temperatures)
+    table.seed.copy_(seeds)
+
+    def noise(seeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        return gumbel_noise(seeds, positions, logits.shape[1])
+
+    slots, features = torch.arange(len(logits)), Features(noise=True)
+    drawn = draw_tokens(logits[:, None], positions[:, None], slots, table, features, noise)[:, 0]
+    return torch.where(best == NOT_FINITE, NOT_FINITE, drawn)
+
+
+def drawn(rows: Rows) -> torch.Tensor:
+    return torch.ops.outrider.draw_sampled(*rows)
+
+
+def some_rows(count: int, vocabulary_size: int, spread: float, seed: int) -> Rows:
+    """Rows of every temperature, some of them greedy, over normal logits."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = spread * torch.randn((count, vocabulary_size), generator=generator)
+    temperatures = 10 ** (5 * torch.rand(count, generator=generator, dtype=torch.float64) - 3)
+    temperatures[torch.rand(count, generator=generator) < 0.1] = 0
+    seeds = torch.randint(-(2**63), 2**63 - 1, (count,), generator=generator)
+    positions = torch.randint(0, 100_000, (count,), generator=generator)
+    return logits, logits.argmax(dim=-1), temperatures, seeds, positions
+
+
+def with_logits(rows: Rows, logits: torch.Tensor) -> Rows:
+    return logits, logits.argmax(dim=-1), *rows[2:]
+
+
+SPREADS = st.sampled_from([0.01, 0.3, 1.0, 3.0, 10.0, 50.0])
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    count=st.integers(1, 70),
+    vocabulary_size=st.integers(1, 140) | st.integers(1000, 1100),
+    spread=SPREADS,
+    kind=st.sampled_from(["plain", "ties", "hidden"]),
+    threads=st.integers(1, 3),
+    seed=st.integers(0, 9999),
+)
+def test_a_draw_is_that_of_plain_sampling(
+    count: int, vocabulary_size: int, spread: float, kind: str, threads: int, seed: int
+) -> None:
+    torch.ops.outrider.set_threads(threads)
+    rows = some_rows(count, vocabulary_size, spread, seed)
+    if kind == "ties":
+        rows = with_logits(rows, (rows[0] / spread).round() * spread)
+    if kind == "hidden":
+        hidden = rows[0].argsort(dim=-1) < vocabulary_size // 2  # any half
+        rows = with_logits(rows, rows[0].masked_fill(hidden, -torch.inf))
+    assert torch.equal(drawn(rows), plain(rows))
+
+
+@pytest.mark.parametrize("spread", [0.01, 1.0, 3.0, 50.0])
+@pytest.mark.parametrize("vocabulary_size", [4096, 50_000, 32_001])
+def test_a_draw_over_a_large_vocabulary_is_that_of_plain_sampling(
+    vocabulary_size: int, spread: float
+) -> None:
+    rows = some_rows(16, vocabulary_size, spread, vocabulary_size)
+    assert torch.equal(drawn(rows), plain(rows))
+
+
+@pytest.mark.parametrize(
+    ("vocabulary_size", "count"), [(2, 20_000), (61, 150_000), (259, 30_000), (1024, 10_000)]
+)
+def test_of_many_draws_not_one_differs(vocabulary_size: int, count: int) -> None:
+    """210,000 in all, each row with a spread of its own."""
+    for start in range(0, count, 2000):
+        rows = some_rows(2000, vocabulary_size, 1.0, start)
+        spreads = 10 ** torch.linspace(-2, 1.7, 2000)[:, None]
+        rows = with_logits(rows, rows[0] * spreads)
+        assert torch.equal(drawn(rows), plain(rows))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    vocabulary_size=st.integers(2, 3000),
+    temperature=st.sampled_from([1e-3, 0.1, 0.7, 1.0, 3.0, 100.0]),
+    largest=st.sampled_from([0.0, 7.3, -1000.7]),
+    seed=st.integers(0, 9999),
+)
+def test_a_token_that_wins_or_loses_by_the_last_bit_is_drawn_or_not(
+    vocabulary_size: int, temperature: float, largest: float, seed: int
+) -> None:
+    """The bound excludes no winner: each row has one token whose u lies at the very edge of it.
+
+    All but two tokens are out of the question. Of these two one is the most probable; the other's logit is
+    moved in the smallest steps, across the place where their scores are equal.
+    """
+    steps = torch.arange(-8, 9)
+    _, _, _, seeds, positions = some_rows(1, 1, 1.0, seed)
+    largest = float(torch.tensor(largest))
+    noise = gumbel_noise(seeds, positions[:, None] + 1, vocabulary_size)[0, 0]
+    best, other = int(noise.argmin()), int(noise.argmax())
+    edge = torch.tensor(largest + temperature * float(noise[best] - noise[other]))
+    step = torch.nextafter(edge, torch.tensor(torch.inf)) - edge
+    logits = torch.full((len(steps), vocabulary_size), largest - 90 * max(temperature, 1.0))
+    logits[:, best] = largest
+    logits[:, other] = edge + steps * step
+    rows = (
+        logits,
+        logits.argmax(dim=-1),
+        torch.full((len(steps),), temperature, dtype=torch.float64),
+        seeds.expand(len(steps)).contiguous(),
+        positions.expand(len(steps)).contiguous(),
+    )
+    wanted = plain(rows)
+    assert wanted[0] == best
+    assert wanted[-1] == other
+    assert torch.equal(drawn(rows), wanted)
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-44, 1e-38])
+def test_the_smallest_temperatures_neither_overflow_nor_miss(temperature: float) -> None:
+    """1 / T is beyond float; logits that differ by about T still compete."""
+    logits, best, _, seeds, positions = some_rows(40, 100, 1.0, 1)
+    temperatures = torch.full((40,), temperature, dtype=torch.float64)
+    for scale in (1.0, 1e-38, 1e-44):
+        rows = with_logits((logits, best, temperatures, seeds, positions), logits * scale)
+        assert torch.equal(drawn(rows), plain(rows))
+
+
+def test_logits_at_the_ends_of_their_range_neither_overflow_nor_miss() -> None:
+    rows = some_rows(200, 70, 1.0, 2)
+    ends = torch.tensor([-3.4e38, -1e38, 0.0, 1e38, 3.4e38])
+    rows = with_logits(rows, ends[(rows[0].abs() * 100).long() % 5])
+    assert torch.equal(drawn(rows), plain(rows))
+
+
+@settings(max_examples=30, deadline=None)
+@given(begin=st.integers(0, 69), count=st.integers(1, 70), threads=st.integers(1, 3))
+def test_a_draw_is_the_same_in_any_company(begin: int, count: int, threads: int) -> None:
+    rows = some_rows(70, 333, 1.0, 3)
+    torch.ops.outrider.set_threads(1)
+    together = drawn(rows)
+    torch.ops.outrider.set_threads(threads)
+    part = slice(begin, min(begin + count, 70))
+    logits, best, temperatures, seeds, positions = (column[part] for column in rows)
+    assert torch.equal(drawn((logits, best, temperatures, seeds, positions)), together[part])
+
+
+def test_rows_without_numbers_have_no_token_and_greedy_rows_the_most_probable() -> None:
+    logits, best, temperatures, seeds, positions = some_rows(12, 40, 0.01, 4)
+    temperatures[:] = torch.tensor([0.0, 1.0]).repeat(6)
+    logits[4:8] = torch.tensor([torch.nan, torch.inf, -torch.inf, torch.nan])[:, None]
+    best[4:8] = NOT_FINITE
+    rows = (logits, best, temperatures, seeds, positions)
+    got = drawn(rows)
+    assert got[4:8].tolist() == [NOT_FINITE] * 4
+    assert torch.equal(got[::2], best[::2])
+    assert not torch.equal(got[9::2], best[9::2])
+    assert torch.equal(got, plain(rows))
+
+
+def test_logits_that_do_not_lie_in_order_are_read_in_order() -> None:
+    rows = some_rows(9, 50, 1.0, 5)
+    turned = (rows[0].T.contiguous().T, *rows[1:])
+    assert torch.equal(drawn(turned), drawn(rows))
+
+
+def test_every_bit_of_the_seed_and_the_position_counts() -> None:
+    """By chance the draws of 64 rows over 500 tokens all stay the same once in 500^64 times."""
+    logits, best, _, _, _ = some_rows(64, 500, 0.01, 6)
+    ones, positions = torch.ones(64, dtype=torch.float64), torch.arange(64) * 1000
+    seeds = torch.arange(64) * 0x9E3779B97F4A7C1
+    base = drawn((logits, best, ones, seeds, positions))
+    for bit in range(64):
+        changed = seeds ^ (1 << bit if bit < 63 else -(2**63))
+        assert not torch.equal(drawn((logits, best, ones, changed, positions)), base)
+    for bit in range(17):
+        moved = (logits, best, ones, seeds, positions ^ (1 << bit))
+        assert not torch.equal(drawn(moved), base)
+        assert torch.equal(drawn(moved), plain(moved))
+
+
+@pytest.fixture(scope="module")
+def simple_generator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The kernel as `outrider_simple`, and the noise, with multipliers of 1 in place of Philox's.
+
+    Then all even tokens of a row have one u, and seeds can be found for what no search would find.
+    """
+    folder, source = tmp_path_factory.mktemp("simple"), Path(kernels.__file__).parent
+    text = (source / "drawing.cpp").read_text()
+    changed = text.replace("{0xd2511f53, 0xcd9e8d57}", "{1, 1}").replace(
+        "(outrider,", "(outrider_simple,"
+    )
+    assert changed.count("outrider_simple") == 2
+    assert "{1, 1}" in changed
+    (folder / "drawing.cpp").write_text(changed)
+    shutil.copy(source / "pool.h", folder)
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "cache_folder", lambda: folder)
+        library = kernels._compiled(str(compiler), [folder / "drawing.cpp"], "simple")
+        torch.ops.load_library(library)
+        patch.setattr(noise_module, "MULTIPLIERS", (1, 1))
+        yield
+
+
+def seed_whose_even_tokens_have_noise_of_minus_infinity() -> int:
+    """Under the simple generator: all 53 bits of u are ones. Found from the lowest bits up."""
+    zero, keys = torch.zeros((), dtype=torch.int64), (0, 0)
+    for bit in range(32):
+        for choice in range(4):
+            tried = (keys[0] | (choice & 1) << bit, keys[1] | (choice >> 1) << bit)
+            words = philox((zero,) * 4, (torch.tensor(tried[0]), torch.tensor(tried[1])))
+            if int(words[0] & words[1]) >> bit & 1:
+                keys = tried
+                break
+    return noise_module.seed_bits(keys[1] << 32 | keys[0])
+
+
+@pytest.mark.usefixtures("simple_generator")
+@pytest.mark.parametrize("spread", [0.3, 1.0, 10.0])
+def test_of_tokens_that_tie_the_lowest_is_drawn(spread: float) -> None:
+    """Few different logits, and one u for half of the tokens: most rows have a tie of equal scores."""
+    rows = some_rows(2000, 150, 1.0, 8)
+    rows = with_logits(rows, -spread * rows[0].abs().round())
+    got, wanted = torch.ops.outrider_simple.draw_sampled(*rows), plain(rows)
+    assert torch.equal(got, wanted)
+    tied = rows[0][:, ::2] == rows[0].gather(1, wanted[:, None])
+    assert ((wanted % 2 == 0) & (tied.sum(dim=1) > 1)).sum() > 200
+
+
+@pytest.mark.usefixtures("simple_generator")
+@pytest.mark.parametrize("vocabulary_size", [1, 2, 70, 333])
+def test_noise_of_minus_infinity_loses_and_ties_with_itself(vocabulary_size: int) -> None:
+    """Half of the rows have nothing else: there all scores are minus infinity, and token 0 is the lowest."""
+    logits, _, temperatures, seeds, positions = some_rows(200, vocabulary_size, 1.0, 9)
+    seeds[:] = seed_whose_even_tokens_have_noise_of_minus_infinity()
+    noise = gumbel_noise(seeds[:1], positions[:1, None], vocabulary_size)
+    assert noise[..., ::2].isneginf().all()
+    logits[::2, 1::2] = -torch.inf
+    temperatures.clamp_(min=1e-3)
+    rows = (logits, logits.argmax(dim=-1), temperatures, seeds, positions)
+    got = torch.ops.outrider_simple.draw_sampled(*rows)
+    assert torch.equal(got, plain(rows))
+    assert not got[::2].any()
+
+
+def test_the_operators_declared_shape_is_its_shape() -> None:
+    torch.library.opcheck(torch.ops.outrider.draw_sampled.default, some_rows(5, 33, 1.0, 7))
