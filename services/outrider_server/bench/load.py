@@ -23,7 +23,7 @@ from .settings import BenchSettings
 from .spread import spread
 from .tasks import Measurement, Task
 
-SESSIONS = (1, 8, 16)
+SESSIONS = (1, 2, 4, 8, 16)
 MODES: tuple[outrider.DraftMode, ...] = ("auto", "off")
 
 Throughputs = dict[tuple[str, int], list[float]]
