@@ -26,6 +26,7 @@ DOCUMENTS = [
     "docs/decisions.md",
     "docs/operations.md",
     "docs/protocol.md",
+    "docs/quantized-serving.md",
 ]
 MAX_FILE_LINES = 320
 MAX_FUNCTION_LINES = 60

@@ -141,6 +141,7 @@ def _model(model: types_pb2.ModelDescription) -> ModelDescription:
         parameter_count=model.parameter_count,
         dtype=model.dtype,
         device=model.device,
+        quantization=model.quantization,
         compiled=model.compiled,
         compile_note=model.compile_note,
         kernel_note=model.kernel_note,

@@ -165,7 +165,8 @@ class ModelDescription:
     """What a service says about its model.
 
     A round proposes at most `width - 1` tokens. `compile_note` says why the steps run eagerly,
-    `kernel_note` why they run on torch's kernels instead of the engine's own.
+    `kernel_note` why they run on torch's kernels instead of the engine's own. `quantization` is empty
+    where the weights are not quantized.
     """
 
     name: str
@@ -180,6 +181,7 @@ class ModelDescription:
     parameter_count: int
     dtype: str
     device: str
+    quantization: str
     compiled: bool
     compile_note: str
     kernel_note: str

@@ -16,6 +16,8 @@ import uvloop
 from . import config as configuration
 from .bench.command import bench
 from .models import DRAFT_FOLDER, TARGET_FOLDER
+from .planning.command import plan
+from .quantization.command import quantize
 from .speculation.errors import StartupError
 from .speculation.types import LoopMode
 
@@ -47,6 +49,15 @@ class Dtype(enum.StrEnum):
     FLOAT16 = "float16"
 
 
+class Quantization(enum.StrEnum):
+    """How weights are quantized while they are loaded."""
+
+    NONE = "none"
+    INT8 = "int8"
+    NF4 = "nf4"
+    FP4 = "fp4"
+
+
 class Loop(enum.StrEnum):
     """How the loop paces draft and target."""
 
@@ -62,6 +73,12 @@ class Loop(enum.StrEnum):
 Listen = Annotated[str, typer.Option(help="HOST:PORT or unix:PATH; port 0 takes a free one.")]
 DtypeOption = Annotated[Dtype, typer.Option(help="auto keeps the checkpoint's own.")]
 Device = Annotated[str, typer.Option(help="A torch device, for example cpu or cuda:0.")]
+QuantizationOption = Annotated[
+    Quantization, typer.Option(help="Quantize the weights; none keeps what the checkpoint holds.")
+]
+DraftQuantization = Annotated[Quantization, typer.Option(help="The same for the draft.")]
+DraftDtype = Annotated[Dtype | None, typer.Option(help="The draft's dtype; the target's if unset.")]
+DraftDevice = Annotated[str | None, typer.Option(help="The draft's device; the target's if unset.")]
 Slots = Annotated[int, typer.Option(help="Sessions whose KV state is kept.")]
 Rows = Annotated[int, typer.Option(help="A step holds so many full rows; 0 takes the slots.")]
 Context = Annotated[int, typer.Option(help="Longest session in tokens; 0 takes the model's.")]
@@ -80,10 +97,13 @@ LoopOption = Annotated[Loop, typer.Option(help="How to pace draft and target.")]
 
 @app.command()
 def target(
-    model: Annotated[Path, typer.Option(help="Folder of the target model.")] = TARGET_FOLDER,
+    model: Annotated[
+        Path, typer.Option(help="Folder of the target model, or its name on a hub.")
+    ] = TARGET_FOLDER,
     listen: Listen = f"127.0.0.1:{configuration.TARGET_PORT}",
     dtype: DtypeOption = Dtype.AUTO,
     device: Device = "cpu",
+    quantization: QuantizationOption = Quantization.NONE,
     slots: Slots = 8,
     rows: Rows = 0,
     width: Width = 8,
@@ -100,6 +120,7 @@ def target(
         folder=model,
         dtype=dtype.value,
         device=device,
+        quantization=quantization.value,
         slots=slots,
         rows=rows or slots,
         width=width,
@@ -114,10 +135,13 @@ def target(
 
 @app.command()
 def draft(
-    model: Annotated[Path, typer.Option(help="Folder of the draft model.")] = DRAFT_FOLDER,
+    model: Annotated[
+        Path, typer.Option(help="Folder of the draft model, or its name on a hub.")
+    ] = DRAFT_FOLDER,
     listen: Listen = f"127.0.0.1:{configuration.DRAFT_PORT}",
     dtype: DtypeOption = Dtype.AUTO,
     device: Device = "cpu",
+    quantization: QuantizationOption = Quantization.NONE,
     slots: Slots = 8,
     rows: Rows = 0,
     prefill_width: PrefillWidth = 64,
@@ -132,6 +156,7 @@ def draft(
         folder=model,
         dtype=dtype.value,
         device=device,
+        quantization=quantization.value,
         slots=slots,
         rows=rows or slots,
         width=configuration.DRAFT_WIDTH,
@@ -177,14 +202,20 @@ def session(
 
 @app.command()
 def up(
-    target: Annotated[Path, typer.Option(help="Folder of the target model.")] = TARGET_FOLDER,
-    draft: Annotated[str, typer.Option(help="Folder of the draft model, or none.")] = str(
-        DRAFT_FOLDER
-    ),
+    target: Annotated[
+        Path, typer.Option(help="Folder of the target model, or its name on a hub.")
+    ] = TARGET_FOLDER,
+    draft: Annotated[
+        str, typer.Option(help="Folder of the draft model, its name on a hub, or none.")
+    ] = str(DRAFT_FOLDER),
     listen: Listen = f"127.0.0.1:{configuration.SESSION_PORT}",
     ledger: Ledger = None,
     dtype: DtypeOption = Dtype.AUTO,
     device: Device = "cpu",
+    quantization: QuantizationOption = Quantization.NONE,
+    draft_dtype: DraftDtype = None,
+    draft_device: DraftDevice = None,
+    draft_quantization: DraftQuantization = Quantization.NONE,
     slots: Slots = 8,
     rows: Rows = 0,
     max_context_tokens: Context = 0,
@@ -199,14 +230,15 @@ def up(
     from .up import run_up
 
     engine = [f"--slots={slots}", f"--rows={rows}", f"--compile={compile.value}"]
-    engine += [f"--dtype={dtype.value}", f"--device={device}"]
     engine += [f"--max-context-tokens={max_context_tokens}"]
     targets = [*engine, f"--model={target}", f"--threads={threads}"]
+    targets += [f"--dtype={dtype.value}", f"--device={device}", f"--quantization={quantization}"]
     targets += ["--reproducible"] if reproducible else []
-    drafts = None if draft == NO_DRAFT else [*engine, f"--model={draft}"]
+    drafts = [*engine, f"--model={draft}", f"--dtype={(draft_dtype or dtype).value}"]
+    drafts += [f"--device={draft_device or device}", f"--quantization={draft_quantization}"]
     sessions = [f"--listen={listen}", f"--window={window}", f"--lead={lead}", f"--loop={loop}"]
     sessions += [f"--ledger={ledger}"] if ledger else []
-    sys.exit(_run(run_up(sessions, targets, drafts)))
+    sys.exit(_run(run_up(sessions, targets, None if draft == NO_DRAFT else drafts)))
 
 
 @app.command()
@@ -218,6 +250,8 @@ def demo(compile: CompileOption = Compile.AUTO) -> None:
 
 
 app.command()(bench)
+app.command()(plan)
+app.command()(quantize)
 
 
 def _run(service: Coroutine[Any, Any, Any]) -> Any:

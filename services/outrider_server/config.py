@@ -17,6 +17,7 @@ SESSION_PORT = 7700
 TARGET_PORT = 7710
 DRAFT_PORT = 7720
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+QUANTIZATIONS = ("none", "int8", "nf4", "fp4")
 COMPILE_MODES = ("auto", "on", "max", "off")
 DRAFT_WIDTH = 2
 """A draft reads its last guess and one more token in one step: after full agreement it lacks two."""
@@ -32,9 +33,12 @@ class EngineConfig:
     """A model and the static shapes around it."""
 
     folder: Path
+    """A local folder, or OWNER/NAME on a model hub."""
     dtype: str = "auto"
     """One of DTYPES; auto keeps the checkpoint's own."""
     device: str = "cpu"
+    quantization: str = "none"
+    """One of QUANTIZATIONS; none keeps what the checkpoint holds."""
     slots: int = 8
     rows: int = 8
     """The largest step holds this many times `width` tokens."""
@@ -50,6 +54,10 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         _require(self.dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}")
+        _require(
+            self.quantization in QUANTIZATIONS,
+            f"quantization must be one of {', '.join(QUANTIZATIONS)}",
+        )
         _require(
             self.compile in COMPILE_MODES, f"compile must be one of {', '.join(COMPILE_MODES)}"
         )

@@ -35,6 +35,7 @@ async def started_engine(config: EngineConfig) -> DeviceThread:
             compile_mode=config.compile,
             reproducible=config.reproducible,
             threads=config.thread_count,
+            quantization=config.quantization,
         )
     )
     await device.start()

@@ -9,12 +9,15 @@ from hypothesis import strategies as st
 from models_for_tests import llama_config
 from outrider_server.engine.attention import (
     KEY_BLOCK,
+    NAME,
     attend_gathered,
     attend_in_place,
     make_places,
     slot_attention,
 )
 from outrider_server.engine.cache import SlotCache
+from outrider_server.speculation.errors import ModelRefused
+from transformers import AttentionInterface
 
 LENGTH = 2 * KEY_BLOCK
 SLOTS, DIM = 5, 8
@@ -40,6 +43,9 @@ def dense(
     values: torch.Tensor,
     places: torch.Tensor,
     scale: float,
+    slopes: torch.Tensor | None = None,
+    softcap: float | None = None,
+    window: int | None = None,
 ) -> torch.Tensor:
     """One query at a time, over exactly the keys that it may see."""
     rows, heads, width, _ = query.shape
@@ -49,9 +55,14 @@ def dense(
             slot, position = places[row, 0, column].tolist()
             for head in range(heads):
                 shared = head * keys.shape[1] // heads
-                seen = keys[slot, shared, : position + 1]
-                weights = (seen @ query[row, head, column] * scale).softmax(0)
-                out[row, column, head] = weights @ values[slot, shared, : position + 1]
+                first = max(0, position + 1 - (window or position + 1))
+                seen = slice(first, position + 1)
+                scores = keys[slot, shared, seen] @ query[row, head, column] * scale
+                if softcap is not None:
+                    scores = softcap * (scores / softcap).tanh()
+                if slopes is not None:
+                    scores = scores + slopes[head] * (torch.arange(first, position + 1) - position)
+                out[row, column, head] = scores.softmax(0) @ values[slot, shared, seen]
     return out
 
 
@@ -73,6 +84,58 @@ def test_rows_at_ragged_positions_attend_as_a_dense_reference(
     for attend in (attend_in_place, attend_gathered, slot_attention):
         got = attend(query, keys, values, places, 0.3)
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+SLOPES = torch.tensor([0.5, 0.25, 0.125, 0.0625])
+EXTRAS = {
+    "slopes": (SLOPES, None, None),
+    "softcap": (None, 1.5, None),
+    "window": (None, None, 20),
+    "all": (SLOPES, 1.5, 150),
+}
+extras = pytest.mark.parametrize("extra", EXTRAS.values(), ids=EXTRAS)
+Extra = tuple[torch.Tensor | None, float | None, int | None]
+
+
+@extras
+def test_biases_caps_and_windows_are_those_of_a_dense_reference(extra: Extra) -> None:
+    query, keys, values = tensors(7, 3, 4, 2, 8)
+    positions = torch.tensor([0, 125, 240])[:, None] + torch.arange(8)
+    places = make_places(slots_of(torch.tensor([4, 0, 2]), 8), positions)
+    wanted = dense(query, keys, values, places, 0.7, *extra)
+    for attend in (attend_in_place, attend_gathered, slot_attention):
+        got = attend(query, keys, values, places, 0.7, *extra)
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+@extras
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_query_has_the_same_bits_wherever_its_row_begins_and_ends(
+    extra: Extra, dtype: torch.dtype
+) -> None:
+    """Position 127 ends a block of keys; a row that reaches beyond it reads one block more."""
+    query, keys, values = (tensor.to(dtype) for tensor in tensors(8, 1, 4, 2, 15))
+    found = set()
+    for begin in range(8):
+        positions = torch.arange(120 + begin, 128 + begin)[None]
+        places = make_places(slots_of(torch.tensor([3]), 8), positions)
+        part = query[:, :, begin : begin + 8]
+        out = attend_in_place(part, keys, values, places, 0.7, *extra)
+        found.add(tuple(out[0, 7 - begin].flatten().tolist()))
+    assert len(found) == 1
+
+
+def test_a_window_that_begins_after_many_hidden_blocks_gives_numbers() -> None:
+    length = 10 * KEY_BLOCK
+    generator = torch.Generator().manual_seed(9)
+    query = torch.randn((1, 4, 8, DIM), generator=generator)
+    keys, values = (torch.randn((2, 2, length, DIM), generator=generator) for _ in range(2))
+    places = make_places(slots_of(torch.tensor([1]), 8), torch.arange(1200, 1208)[None])
+    for softcap in (None, 1.5):
+        wanted = dense(query, keys, values, places, 0.7, None, softcap, 16)
+        for attend in (attend_in_place, attend_gathered):
+            got = attend(query, keys, values, places, 0.7, None, softcap, 16)
+            torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_what_stands_after_a_token_does_not_reach_it() -> None:
@@ -133,3 +196,40 @@ def test_the_operators_declared_shape_is_its_shape(rows: int) -> None:
     places = make_places(slots_of(torch.arange(rows), 8), torch.arange(8).expand(rows, 8))
     with torch.no_grad():
         torch.library.opcheck(slot_attention, (query, keys, values, places, 0.3))
+        more = (torch.ones(4), 2.0, 5)
+        torch.library.opcheck(slot_attention, (query, keys, values, places, 0.3, *more))
+
+
+def test_the_cache_refuses_keys_of_another_shape_than_the_configurations() -> None:
+    cache = SlotCache(llama_config(), 3, 32, torch.float32, torch.device("cpu"))
+    cache.place(make_places(slots_of(torch.tensor([2]), 2), torch.tensor([[5, 6]])))
+    states = torch.zeros((1, 4, 2, 8))
+    with pytest.raises(ModelRefused, match=r"4 key heads of 8 .* says 2 of 8"):
+        cache.update(states, states, 0)
+
+
+def ask(module: object, places: torch.Tensor | None, **extra: object) -> None:
+    """One call as the library's models make it."""
+    query, keys, values = tensors(0, 1, 4, 2, 8)
+    AttentionInterface()[NAME](module, query, keys, values, places, scaling=0.3, **extra)
+
+
+@pytest.mark.parametrize(
+    ("extra", "reason"),
+    [
+        ({"s_aux": torch.zeros(4)}, "attends with s_aux"),
+        ({"position_bias": torch.zeros(4)}, "attends with position_bias"),
+        ({"is_causal": False}, "looks ahead"),
+    ],
+)
+def test_attention_refuses_what_it_does_not_know(extra: dict[str, object], reason: str) -> None:
+    places = make_places(slots_of(torch.tensor([0]), 8), torch.arange(8)[None])
+    ask(torch.nn.Module(), places, dropout=0.0, s_aux=None)
+    with pytest.raises(ModelRefused, match=reason):
+        ask(torch.nn.Module(), places, **extra)
+
+
+def test_attention_refuses_a_mask_of_the_models_own() -> None:
+    for mask in (None, torch.zeros((1, 1, 8, 8)), torch.zeros((1, 8), dtype=torch.int64)):
+        with pytest.raises(ModelRefused, match="a mask of its own"):
+            ask(torch.nn.Module(), mask)

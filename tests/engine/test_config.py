@@ -18,6 +18,7 @@ from outrider_server.speculation.errors import StartupError
 FOLDER = Path("model")
 RANGES = {
     "dtype": (["auto", "float32", "bfloat16", "float16"], ["int8", "", "float64"]),
+    "quantization": (["none", "int8", "nf4", "fp4"], ["", "int4", "gptq"]),
     "compile": (["auto", "on", "off"], ["yes", ""]),
     "slots": ([8, 4096], [0, -1, 4097, 7]),
     "rows": ([1, 8], [0, -1, 9]),

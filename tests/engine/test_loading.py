@@ -7,14 +7,19 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from models_for_tests import VOCABULARY_SIZE, edit_json, save_folder
+from outrider_server.engine import hub
 from outrider_server.engine.build import engine_builder
 from outrider_server.engine.loading import load_model
 from outrider_server.speculation.errors import ModelRefused, StartupError
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
+INDEX = "model.safetensors.index.json"
 CPU = torch.device("cpu")
 PLANTED = """
 from pathlib import Path
@@ -33,6 +38,17 @@ def folder(good_folder: Path, tmp_path: Path) -> Path:
     for name in ("modeling_planted.py", "configuration_planted.py", "tokenization_planted.py"):
         (copy / name).write_text(PLANTED)
     return copy
+
+
+def shard(folder: Path) -> set[str]:
+    """Splits the weights of a folder into several files; returns their names."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    weights(folder).unlink()
+    model.save_pretrained(folder, max_shard_size="8KB")
+    names = {path.name for path in folder.glob("*.safetensors")}
+    assert len(names) > 2
+    assert (folder / INDEX).is_file()
+    return names
 
 
 def weights(folder: Path) -> Path:
@@ -61,6 +77,20 @@ def reshape_tensor(folder: Path) -> None:
     save_file(tensors, weights(folder), {"format": "pt"})
 
 
+def damage_the_index(folder: Path) -> None:
+    shard(folder)
+    (folder / INDEX).write_text('{"weight_map": {}}')
+
+
+def drop_a_shard(folder: Path) -> None:
+    (folder / sorted(shard(folder))[1]).unlink()
+
+
+def cut_a_shard(folder: Path) -> None:
+    path = folder / sorted(shard(folder))[1]
+    path.write_bytes(path.read_bytes()[:-1])
+
+
 def own_code(name: str, key: str) -> Callable[[Path], None]:
     classes = {"auto_map": {key: "modeling_planted.Planted"}}
     return lambda folder: edit_json(folder / name, **classes)
@@ -80,23 +110,47 @@ BREAKS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "pickle only": (only_pickle, r"pickle weights only \(pytorch_model.bin\)"),
     "no weights": (lambda folder: weights(folder).unlink(), "no safetensors weights"),
-    "sliding layers": (
+    "chunked layers": (
         lambda folder: edit_json(
             folder / "config.json",
             model_type="qwen2",
-            layer_types=["full_attention", "sliding_attention"],
+            layer_types=["full_attention", "chunked_attention"],
         ),
-        "sliding_attention",
+        "chunked_attention",
     ),
     "sliding window": (
-        lambda folder: edit_json(folder / "config.json", model_type="mistral", sliding_window=16),
-        "sliding window of 16 tokens",
+        lambda folder: edit_json(folder / "config.json", model_type="cohere2", sliding_window=16),
+        "sliding window of 16 tokens, which was not verified for cohere2",
+    ),
+    "recurrent layers": (
+        lambda folder: edit_json(folder / "config.json", model_type="mamba"),
+        "recurrent layers",
     ),
     "encoder-decoder": (t5, "encoder-decoder"),
-    "truncated": (truncate, "cannot be loaded"),
-    "empty weights": (lambda folder: weights(folder).write_bytes(b""), "cannot be loaded"),
-    "lacking a tensor": (drop_tensor, r"lacks 1 of the model's weights"),
-    "wrong shape": (reshape_tensor, "cannot be loaded"),
+    "truncated": (truncate, "model.safetensors is damaged or cut off"),
+    "empty weights": (
+        lambda folder: weights(folder).write_bytes(b""),
+        "model.safetensors is damaged or cut off",
+    ),
+    "lacking a tensor": (
+        drop_tensor,
+        r"lacks 1 of the model's weights \(model.layers.1.mlp.up_proj.weight\)",
+    ),
+    "lacking many": (
+        lambda folder: save_file({"a": torch.ones(1)}, weights(folder), {"format": "pt"}),
+        r"lacks 21 of the model's weights \(lm_head.weight, model.embed_tokens.weight, .*, \.\.\.\)",
+    ),
+    "wrong shape": (
+        reshape_tensor,
+        r"model.norm.weight has the shape \[7\] in the weights and \[32\] by config.json",
+    ),
+    "an index of nothing": (damage_the_index, "does not say which files"),
+    "lacking a shard": (drop_a_shard, "lacks model-00002-of-.*, which model.safetensors.index"),
+    "a shard cut off": (cut_a_shard, "model-00002-of-.* is damaged or cut off"),
+    "no causal model": (
+        lambda folder: edit_json(folder / "config.json", model_type="vit"),
+        "vit is no causal language model of the library",
+    ),
     "invalid JSON": (lambda folder: (folder / "config.json").write_text("{"), "not valid JSON"),
     "JSON of another kind": (
         lambda folder: (folder / "config.json").write_text("[1]"),
@@ -108,11 +162,11 @@ BREAKS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "unknown type": (
         lambda folder: edit_json(folder / "config.json", model_type="nothing_known"),
-        "cannot be loaded",
+        "its model_type is nothing_known",
     ),
     "no type": (
         lambda folder: (folder / "config.json").write_text("{}"),
-        "cannot be loaded",
+        "its model_type is None",
     ),
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer.json"),
 }
@@ -151,8 +205,76 @@ def test_the_chat_template_comes_from_its_file_or_the_settings(folder: Path) -> 
     assert load_model(folder, "auto", CPU).tokenizer.chat_template == "in a file"
 
 
+def test_sharded_weights_are_those_of_one_file(folder: Path) -> None:
+    whole = load_model(folder, "auto", CPU)
+    shard(folder)
+    parts = load_model(folder, "auto", CPU)
+    assert parts.parameter_count == whole.parameter_count
+    assert parts.model_fingerprint != whole.model_fingerprint
+    wanted = whole.model.state_dict()
+    for name, tensor in parts.model.state_dict().items():
+        assert torch.equal(tensor, wanted[name]), name
+
+
+def test_a_shard_is_part_of_the_fingerprint(folder: Path) -> None:
+    name = sorted(shard(folder))[-1]
+    before = load_model(folder, "auto", CPU).model_fingerprint
+    tensors = load_file(folder / name)
+    save_file({key: value + 1 for key, value in tensors.items()}, folder / name, {"format": "pt"})
+    assert load_model(folder, "auto", CPU).model_fingerprint != before
+
+
+@pytest.mark.parametrize("name", ["owner/model", "no-such-folder/model"])
+def test_a_name_that_the_hub_does_not_give_is_refused_in_one_sentence(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelRefused, match="cannot be fetched from the hub") as refused:
+        load_model(Path(name), "auto", CPU)
+    assert name in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_name_on_the_hub_is_fetched_without_code_and_pickles(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, object] = {}
+
+    def fetch(name: str, **settings: object) -> str:
+        asked.update(settings, name=name)
+        return str(folder)
+
+    monkeypatch.setattr(hub, "snapshot_download", fetch)
+    model = load_model(Path("owner/model-1.5"), "auto", CPU)
+    assert (model.name, asked["name"]) == ("model-1.5", "owner/model-1.5")
+    kept = filter_repo_objects(
+        [
+            "config.json",
+            "tokenizer.json",
+            "model-00001-of-00002.safetensors",
+            "model.safetensors.index.json",
+            "chat_template.jinja",
+            "modeling_own.py",
+            "pytorch_model.bin",
+            "original/model.safetensors",
+            "consolidated.safetensors",
+        ],
+        allow_patterns=asked["allow_patterns"],
+        ignore_patterns=asked["ignore_patterns"],
+    )
+    assert list(kept) == [
+        "config.json",
+        "tokenizer.json",
+        "model-00001-of-00002.safetensors",
+        "model.safetensors.index.json",
+        "chat_template.jinja",
+    ]
+
+
 @pytest.mark.parametrize(
-    ("dtype", "wanted"), [("bfloat16", torch.bfloat16), ("float32", torch.float32)]
+    ("dtype", "wanted"),
+    [("bfloat16", torch.bfloat16), ("float32", torch.float32), ("float16", torch.float16)],
 )
 def test_the_element_type_is_the_one_asked_for(
     folder: Path, dtype: str, wanted: torch.dtype

@@ -7,6 +7,7 @@ no more than twice as far from float32 as the library in bfloat16 is, for it rou
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 
 import pytest
@@ -21,14 +22,23 @@ from models_for_tests import (
     tiny_limits,
 )
 from outrider_server.engine import packing
+from outrider_server.engine.architectures import adapt_model
 from outrider_server.engine.layout import Row
-from outrider_server.engine.packing import PackedLinear, is_packed, pack_model
+from outrider_server.engine.packing import PackedLinear, is_packed, pack_model, why_not_packed
 from outrider_server.engine.step import StepRunner
 from torch import nn
 from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    FalconConfig,
+    Gemma2Config,
+    GPT2Config,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     LlamaForCausalLM,
+    MistralConfig,
+    MixtralConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -140,13 +150,6 @@ def subclassed() -> PreTrainedModel:
     return model
 
 
-@needs_kernels
-def test_a_layer_that_is_more_than_linear_stays_what_it_is() -> None:
-    model = subclassed()
-    assert pack_model(model)
-    assert isinstance(model.lm_head, nn.Linear)
-
-
 def small_heads() -> PreTrainedModel:
     return packable_llama(num_attention_heads=4, num_key_value_heads=2)
 
@@ -180,7 +183,68 @@ def refuses(model: PreTrainedModel) -> None:
     assert not any(isinstance(module, PackedLinear) for module in model.modules())
 
 
-@pytest.mark.parametrize("build", [small_heads, giant_heads, in_float32, in_two_types, elsewhere])
+def adapted(config: PreTrainedConfig) -> PreTrainedModel:
+    torch.manual_seed(4)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+    adapt_model(model)
+    return model
+
+
+def with_biases_by_distance() -> PreTrainedModel:
+    return adapted(BloomConfig(**SHAPE))
+
+
+def with_capped_scores() -> PreTrainedModel:
+    settings = {"num_key_value_heads": 1, "head_dim": 32, "layer_types": ["full_attention"] * 2}
+    return adapted(Gemma2Config(**SHAPE, **settings))
+
+
+def with_a_window() -> PreTrainedModel:
+    return adapted(MistralConfig(**SHAPE, num_key_value_heads=1, sliding_window=32))
+
+
+def with_convolutions() -> PreTrainedModel:
+    return adapted(GPT2Config(**SHAPE))
+
+
+def with_experts() -> PreTrainedModel:
+    return adapted(MixtralConfig(**SHAPE, num_key_value_heads=1, num_local_experts=4))
+
+
+def with_linear_layers_of_its_own() -> PreTrainedModel:
+    return adapted(FalconConfig(**SHAPE))
+
+
+UNPACKABLE = {
+    small_heads: "heads of 16",
+    giant_heads: "heads of 288",
+    in_float32: "bfloat16 weights only",
+    in_two_types: "bfloat16 weights only",
+    elsewhere: "are for CPUs",
+    with_biases_by_distance: "ALiBi",
+    with_capped_scores: "cap attention scores",
+    with_a_window: r"sliding window \(32\)",
+    with_convolutions: "not Conv1D",
+    with_experts: "not MixtralTopKRouter|not MixtralExperts",
+    with_linear_layers_of_its_own: "not FalconLinear",
+    subclassed: "not Doubled",
+}
+
+
+@pytest.mark.parametrize(("build", "reason"), UNPACKABLE.items())
+def test_what_keeps_a_model_from_the_kernels_is_said(
+    build: Callable[[], PreTrainedModel], reason: str
+) -> None:
+    assert re.search(reason, why_not_packed(build()))
+
+
+@needs_kernels
+def test_a_window_as_long_as_the_context_keeps_no_model_from_the_kernels() -> None:
+    config = MistralConfig(**SHAPE, num_key_value_heads=1, sliding_window=256)
+    assert why_not_packed(adapted(config)) == ""
+
+
+@pytest.mark.parametrize("build", UNPACKABLE)
 def test_a_model_that_the_kernels_cannot_serve_stays_untouched(
     build: Callable[[], PreTrainedModel],
 ) -> None:

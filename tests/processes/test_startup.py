@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER
+from safetensors.torch import load_file, save_file
 
 from .processes import ENGINE, Services
 
@@ -38,13 +39,31 @@ def cut_off(folder: Path) -> str:
     return str(copy)
 
 
+def misshapen(folder: Path) -> str:
+    copy = Path(shutil.copytree(DRAFT_FOLDER, folder / "misshapen"))
+    tensors = load_file(copy / "model.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"][:-1].clone()
+    save_file(tensors, copy / "model.safetensors", {"format": "pt"})
+    return str(copy)
+
+
+def quantized_by_another(folder: Path) -> str:
+    copy = Path(shutil.copytree(DRAFT_FOLDER, folder / "gptq"))
+    config = json.loads((copy / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 128}
+    (copy / "config.json").write_text(json.dumps(config))
+    return str(copy)
+
+
 def test_a_folder_that_cannot_be_served_is_refused_in_one_line(services: Services, tmp_path):
     """All at once, because each start takes a moment."""
     words = {
         missing: "does not exist",
         pickle_only: "pickle",
         own_code: "auto_map",
-        cut_off: "load",
+        cut_off: "cut off",
+        misshapen: "model.norm.weight has the shape",
+        quantized_by_another: "quantized by gptq",
     }
     started = {
         make: services.start("draft", f"--model={make(tmp_path)}", "--listen=127.0.0.1:0", *ENGINE)
@@ -54,6 +73,22 @@ def test_a_folder_that_cannot_be_served_is_refused_in_one_line(services: Service
         service = started[make]
         assert (service.wait(), service.address) == (2, ""), service.errors
         check_line(service.errors, word)
+
+
+def test_what_a_model_or_a_checkpoint_does_not_take_is_refused_in_one_line(
+    services: Services, tmp_path
+):
+    refusals = {
+        "longer than the model's": ("--max-context-tokens=100000",),
+        "quantized already": (f"--model={quantized_by_another(tmp_path)}", "--quantization=nf4"),
+    }
+    started = [
+        (words, services.start("draft", "--listen=127.0.0.1:0", *arguments, *ENGINE))
+        for words, arguments in refusals.items()
+    ]
+    for words, service in started:
+        assert (service.wait(), service.address) == (2, ""), service.errors
+        check_line(service.errors, words)
 
 
 @pytest.mark.parametrize("arguments", [("--width=6",), ("--dtype=float32", "--slots=0")])

@@ -32,6 +32,7 @@ def device_thread(
     width: int,
     compile_mode: str = "off",
     rows: tuple[int, ...] = (1, 6),
+    quantization: str = "none",
 ) -> DeviceThread:
     """A device thread, not started, over a model folder."""
     return DeviceThread(
@@ -47,6 +48,7 @@ def device_thread(
             compile_mode=compile_mode,
             reproducible=False,
             threads=1,
+            quantization=quantization,
         )
     )
 
@@ -95,6 +97,10 @@ async def drafts(
         await thread.stop()
 
 
-def target_thread(dtype: str, compile_mode: str = "off") -> DeviceThread:
+def target_thread(
+    dtype: str, compile_mode: str = "off", quantization: str = "none"
+) -> DeviceThread:
     """The bundled target, not started."""
-    return device_thread(TARGET_FOLDER, dtype=dtype, width=8, compile_mode=compile_mode)
+    return device_thread(
+        TARGET_FOLDER, dtype=dtype, width=8, compile_mode=compile_mode, quantization=quantization
+    )

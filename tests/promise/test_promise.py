@@ -229,6 +229,29 @@ async def test_tokens_are_the_targets_when_bfloat16_rows_are_aligned(
     await keep_promise(target, drafts, single_cases()[::4], crowds()[:6])
 
 
+@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+async def test_tokens_are_a_quantized_targets(
+    quantization: str, drafts: dict[str, DeviceThread]
+) -> None:
+    """A part of them with quantized weights; the target alone is the quantized one."""
+    target = target_thread("bfloat16", quantization=quantization)
+    engine = await target.start()
+    assert engine.describe().quantization == quantization
+    await keep_promise(target, drafts, single_cases()[::6] + window_cases()[::4], crowds()[:3])
+
+
+@pytest.mark.skipif(NO_COMPILER, reason="no C++ compiler is installed")
+@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+async def test_tokens_are_a_quantized_targets_when_its_steps_are_compiled(
+    quantization: str, drafts: dict[str, DeviceThread]
+) -> None:
+    """The same over compiled steps."""
+    target = target_thread("bfloat16", compile_mode="on", quantization=quantization)
+    engine = await target.start()
+    assert engine.runner.compiled, engine.runner.compile_note
+    await keep_promise(target, drafts, single_cases()[::8], crowds()[:2])
+
+
 @pytest.mark.skipif(NO_COMPILER, reason="no C++ compiler is installed")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 async def test_tokens_are_the_targets_when_its_steps_are_compiled(

@@ -142,6 +142,7 @@ def description(findings: tuple[ShapeFinding, ...], buckets: tuple[int, ...]) ->
         parameter_count=10**11,
         dtype="bfloat16",
         device="cpu",
+        quantization="nf4",
         compiled=True,
         compile_note="",
         kernel_note="the CPU has no AVX512-BF16",

@@ -48,6 +48,13 @@ def other_vocabulary(models: Path) -> Iterator[EngineHost]:
 
 
 @pytest.fixture(scope="module")
+def other_tokenizer(models: Path) -> Iterator[EngineHost]:
+    folder = tiny_models.save_model(models / "other-tokenizer", change=tiny_models.blur)
+    with running_engine(tiny_models.train_another_tokenizer(folder), "draft") as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
 def numberless(models: Path) -> Iterator[EngineHost]:
     folder = tiny_models.save_model(models / "numberless-draft", change=tiny_models.spoil)
     with running_engine(folder, "draft") as host:
@@ -114,6 +121,32 @@ async def test_a_draft_of_another_vocabulary_is_refused_and_the_turn_goes_on(
     for summary in await check_tokens(service.client, degraded=True):
         assert "vocabulary" in summary.degraded_reason
     assert "vocabulary" in (await service.client.describe()).draft_note
+
+
+async def test_a_draft_of_another_tokenizer_is_refused_while_ngrams_go_on(
+    other_tokenizer: EngineHost, stack: Stack, target
+):
+    """The weights are a good draft's and the sizes are equal: the tokenizer alone is another.
+
+    The reply repeats one token, which n-grams foresee.
+    """
+    loaded, wanted = other_tokenizer.engine.loaded, target.engine.loaded
+    assert loaded.vocabulary_size == wanted.vocabulary_size
+    assert loaded.vocabulary_fingerprint != wanted.vocabulary_fingerprint
+    await stack.start_target(target)
+    await stack.start_draft(other_tokenizer)
+    service = await stack.start_session()
+    description = await service.client.describe()
+    assert "vocabulary is not the target's" in description.draft_note
+    options = OPTIONS | {"logit_bias": {11: 60.0}, "loop": "synchronous"}
+    expected = await target_alone(service.client, PROMPT, **options)
+    for draft, degraded in (("model", True), ("auto", True), ("ngram", False), ("off", False)):
+        reply = await generate(service.client, PROMPT, draft=draft, **options)
+        assert reply.tokens == expected
+        assert reply.summary.degraded is degraded
+        assert ("vocabulary" in reply.summary.degraded_reason) is degraded
+        sources = {event.source for event in reply.events}
+        assert sources == ({"target", "ngram"} if draft in ("auto", "ngram") else {"target"})
 
 
 async def test_a_draft_without_numbers_is_lost_and_the_turn_goes_on(

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from models_for_tests import llama_config
 from outrider_server.models import TARGET_FOLDER
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaForCausalLM
 
 VOCABULARY_SIZE = 4096
@@ -63,4 +64,23 @@ def rename_a_token(folder: Path) -> Path:
     vocabulary[last + "z"] = vocabulary.pop(last)
     state["model"]["merges"] = state["model"]["merges"][:-1]
     path.write_text(json.dumps(state))
+    return folder
+
+
+def train_another_tokenizer(folder: Path) -> Path:
+    """Gives a folder a byte-level tokenizer of the same size, trained on another text."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY_SIZE,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    texts = (path.read_text() for path in sorted(Path(json.__file__).parent.rglob("*.py")))
+    stems = (f"{left}{right}ing" for left in range(90) for right in range(90))
+    tokenizer.train_from_iterator([*texts, *stems], trainer)
+    assert tokenizer.get_vocab_size() == VOCABULARY_SIZE
+    tokenizer.save(str(folder / "tokenizer.json"))
     return folder

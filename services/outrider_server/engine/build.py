@@ -7,9 +7,13 @@ from pathlib import Path
 
 import torch
 
+from ..planning.startup import check_memory
+from ..planning.types import EngineRequest
 from ..speculation.errors import StartupError
 from .engine import Engine
+from .hub import local_folder
 from .loading import load_model
+from .quantizing import NONE
 from .step import StepLimits
 
 
@@ -26,6 +30,7 @@ def engine_builder(
     compile_mode: str,
     reproducible: bool,
     threads: int,
+    quantization: str = NONE,
 ) -> Callable[[], Engine]:
     """What a device thread runs to get its engine. It raises StartupError for what cannot be served."""
 
@@ -36,7 +41,19 @@ def engine_builder(
             torch.zeros(1, device=torch_device)
         except (RuntimeError, AssertionError) as error:
             raise StartupError(f"device {device} cannot be used on this machine") from error
-        loaded = load_model(folder, dtype, torch_device)
+        request = EngineRequest(
+            dtype=dtype,
+            quantization=quantization,
+            device=device,
+            slots=slots,
+            rows=row_buckets[-1],
+            width=width,
+            prefill_width=prefill_width,
+            max_context_tokens=max_context_tokens,
+            compile=compile_mode,
+        )
+        check_memory(local_folder(folder), request)
+        loaded = load_model(folder, dtype, torch_device, quantization)
         positions = loaded.max_positions or max_context_tokens
         if not positions:
             raise StartupError("the model names no longest context; set max context tokens")

@@ -10,6 +10,9 @@ import torch
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache, StaticLayer
 
+from ..speculation.errors import ModelRefused
+from .architectures import cache_shape
+
 
 class SlotLayer(StaticLayer):
     """One layer's keys and values, [S, K, L, D], written row by row at the step's places."""
@@ -24,12 +27,25 @@ class SlotLayer(StaticLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: object, **__: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Writes [R, K, W, D] at the places of the step; returns the whole layer, uncopied."""
+        """Writes [R, K, W, D] at the places of the step; returns the whole layer, uncopied.
+
+        Raises ModelRefused where the model's keys or values have another shape than its configuration says.
+        """
         assert self.places is not None, "place() comes before the forward pass"
+        for states, held in ((key_states, self.keys), (value_states, self.values)):
+            if (states.shape[1], states.shape[3]) != (held.shape[1], held.shape[3]):
+                raise ModelRefused(
+                    f"the model keeps {states.shape[1]} key heads of {states.shape[3]} where its "
+                    f"configuration says {held.shape[1]} of {held.shape[3]}, which is not served"
+                )
         slots, positions = self.places[:, 0, :, 0], self.places[:, 0, :, 1]
         self.keys[slots, :, positions] = key_states.transpose(1, 2)
         self.values[slots, :, positions] = value_states.transpose(1, 2)
         return self.keys, self.values
+
+    def get_seq_length(self) -> int:
+        """Nothing: rows have lengths of their own, told by the step's places."""
+        return 0
 
 
 class SlotCache(Cache):
@@ -47,9 +63,7 @@ class SlotCache(Cache):
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        head_dim = getattr(config, "head_dim", None)
-        head_dim = head_dim or config.hidden_size // config.num_attention_heads
+        heads, head_dim = cache_shape(config)
 
         def allocate() -> torch.Tensor:
             return torch.zeros((slots, heads, length, head_dim), dtype=dtype, device=device)

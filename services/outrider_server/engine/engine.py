@@ -115,6 +115,7 @@ class Engine:
             parameter_count=loaded.parameter_count,
             dtype=str(runner.dtype).removeprefix("torch."),
             device=runner.device.type,
+            quantization=loaded.quantization,
             compiled=runner.compiled,
             compile_note=runner.compile_note,
             kernel_note=runner.kernel_note,

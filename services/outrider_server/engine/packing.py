@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from .attention import PACKED_NAME
+from .architectures import binding_window, cache_shape
+from .attention import PACKED_NAME, SLOPES
 from .kernels import kernels_missing
 
 HEAD_DIM_STEP = 32
@@ -56,15 +57,30 @@ def is_packed(model: PreTrainedModel) -> bool:
 
 def why_not_packed(model: PreTrainedModel) -> str:
     """One sentence why the model cannot run on the engine's own kernels; nothing where it can."""
-    config = model.config
-    head_dim = getattr(config, "head_dim", None)
-    head_dim = head_dim or config.hidden_size // config.num_attention_heads
+    _, head_dim = cache_shape(model.config)
     if model.device.type != "cpu":
         return "the kernels are for CPUs"
     if not all(weight.dtype == torch.bfloat16 for weight in model.parameters()):
         return "the kernels take bfloat16 weights only"
     if head_dim % HEAD_DIM_STEP or head_dim > LARGEST_HEAD_DIM:
         return f"the kernels do not take heads of {head_dim}"
-    if not any(type(module) is nn.Linear for module in model.modules()):
-        return "the model has no linear layers of the usual kind"
-    return kernels_missing()
+    return _unlike_packed_attention(model) or _other_products(model) or kernels_missing()
+
+
+def _unlike_packed_attention(model: PreTrainedModel) -> str:
+    if any(hasattr(module, SLOPES) for module in model.modules()):
+        return "the kernels do not attend with linear biases (ALiBi)"
+    if getattr(model.config, "attn_logit_softcapping", None) is not None:
+        return "the kernels do not cap attention scores"
+    window = binding_window(model.config)
+    return f"the kernels do not attend to a sliding window ({window})" if window else ""
+
+
+def _other_products(model: PreTrainedModel) -> str:
+    """Every product must run on the kernels: torch's depend on how many tokens share a step."""
+    for module in model.modules():
+        if type(module) is nn.Linear or isinstance(module, nn.Embedding):
+            continue
+        if any(weight.dim() > 1 for weight in module.parameters(recurse=False)):
+            return f"the kernels take linear layers only, not {type(module).__name__}"
+    return ""

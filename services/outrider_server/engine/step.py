@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..speculation.types import TokenLogprobs
+from .architectures import adapt_model
 from .attention import KEY_BLOCK, make_places
 from .cache import SlotCache
 from .compiling import GuardedCompiler
@@ -48,6 +49,7 @@ class StepRunner:
         self.model = loaded.model
         self.dtype = loaded.model.dtype
         self.device = loaded.model.device
+        adapt_model(self.model)
         self.kernel_note = "compilation is switched off" if compile_mode == "off" else ""
         if not self.kernel_note and not is_packed(self.model):
             self.kernel_note = why_not_packed(self.model)

@@ -130,6 +130,7 @@ _SAME_NAME = (
     "parameter_count",
     "dtype",
     "device",
+    "quantization",
     "compiled",
     "compile_note",
     "kernel_note",

@@ -47,6 +47,7 @@ class ModelDescription:
     parameter_count: int
     dtype: str
     device: str
+    quantization: str
     compiled: bool
     compile_note: str
     kernel_note: str

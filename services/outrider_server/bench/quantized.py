@@ -1,0 +1,147 @@
+"""Quantized weights against plain ones: bytes, time of a step, perplexity, and agreement as draft and target.
+
+`python -m outrider_server.bench.quantized` prints tables in Markdown, by default of the bundled pair.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from ..config import QUANTIZATIONS
+from ..engine.build import engine_builder
+from ..engine.layout import Row
+from ..engine.loading import load_model
+from ..models import DRAFT_FOLDER, TARGET_FOLDER, held_out_prompts
+from ..models.training.evaluate import measure_agreement
+
+STEPS = 24
+WIDTH = 8
+PROMPT_TOKENS = 64
+NEW_TOKENS = 64
+TEMPERATURES = (0.0, 1.0)
+MIXES = (
+    ("none", "none"),
+    ("none", "int8"),
+    ("none", "nf4"),
+    ("none", "fp4"),
+    ("int8", "none"),
+    ("int8", "int8"),
+    ("nf4", "none"),
+    ("nf4", "nf4"),
+)
+"""Target and draft."""
+
+
+def plain_model(folder: Path, quantization: str) -> PreTrainedModel:
+    """The model on the library's own attention, for texts read at once."""
+    model = load_model(folder, "auto", torch.device("cpu"), quantization).model
+    model.set_attn_implementation("sdpa")
+    return model
+
+
+def weight_bytes(model: PreTrainedModel) -> int:
+    """Bytes of weights and of the scales of quantized ones."""
+    total = 0
+    for tensor in [*model.parameters(), *model.buffers()]:
+        total += tensor.nbytes
+        state = getattr(tensor, "quant_state", None)
+        total += state.absmax.nbytes if state is not None else 0
+    return total
+
+
+@torch.inference_mode()
+def perplexity(model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> float:
+    """Of each token of a text given those before it."""
+    nats, count = 0.0, 0
+    for text in texts:
+        tokens = torch.tensor(text)
+        logits = model(input_ids=tokens[None, :-1], use_cache=False).logits[0].float()
+        nats += functional.cross_entropy(logits, tokens[1:], reduction="sum").item()
+        count += len(tokens) - 1
+    return float(torch.tensor(nats / count).exp())
+
+
+def step_ms(folder: Path, quantization: str, compile_mode: str, threads: int) -> float:
+    """Median time of a verify step of one full row."""
+    engine = engine_builder(
+        folder,
+        dtype="auto",
+        device="cpu",
+        slots=1,
+        row_buckets=(1,),
+        width=WIDTH,
+        prefill_width=64,
+        max_context_tokens=512,
+        compile_mode=compile_mode,
+        reproducible=False,
+        threads=threads,
+        quantization=quantization,
+    )()
+    times = []
+    for index in range(STEPS + 4):
+        started = time.perf_counter()
+        engine.runner.decide([Row(0, WIDTH * index, tuple(range(1, WIDTH + 1)))], 1)
+        times.append((time.perf_counter() - started) * 1000)
+    return statistics.median(times[4:])
+
+
+def weights_table(folder: Path, texts: Sequence[Sequence[int]], threads: int) -> list[str]:
+    """Bytes, perplexity and step times of each quantization."""
+    lines = [
+        "| weights | bytes | perplexity | eager step, ms | compiled step, ms |",
+        "|---|---|---|---|---|",
+    ]
+    for kind in QUANTIZATIONS:
+        model = plain_model(folder, kind)
+        eager, compiled = (step_ms(folder, kind, mode, threads) for mode in ("off", "auto"))
+        lines.append(
+            f"| {kind} | {weight_bytes(model):,} | {perplexity(model, texts):.3f} "
+            f"| {eager:.2f} | {compiled:.2f} |"
+        )
+    return lines
+
+
+def agreement_table(target: Path, draft: Path, prompts: torch.Tensor) -> list[str]:
+    """How often the draft draws the target's token, by the weights of both."""
+    lines = [
+        "| target | draft | " + " | ".join(f"temperature {value}" for value in TEMPERATURES) + " |",
+        "|---|---|" + "---|" * len(TEMPERATURES),
+    ]
+    for of_target, of_draft in MIXES:
+        models = plain_model(target, of_target), plain_model(draft, of_draft)
+        found = [
+            measure_agreement(*models, prompts, temperature, NEW_TOKENS, seed=0)
+            for temperature in TEMPERATURES
+        ]
+        chances = " | ".join(f"{entry.chance:.3f}" for entry in found)
+        lines.append(f"| {of_target} | {of_draft} | {chances} |")
+    return lines
+
+
+def main() -> None:
+    """Prints both tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--target", type=Path, default=TARGET_FOLDER)
+    parser.add_argument("--draft", type=Path, default=DRAFT_FOLDER)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    tokenizer = Tokenizer.from_file(str(arguments.target / "tokenizer.json"))
+    texts = [tokenizer.encode(text).ids for text in held_out_prompts()]
+    prompts = torch.tensor([text[-PROMPT_TOKENS:] for text in texts if len(text) >= PROMPT_TOKENS])
+    for name, folder in (("target", arguments.target), ("draft", arguments.draft)):
+        print(f"{name}\n", *weights_table(folder, texts, arguments.threads), "", sep="\n")
+    print(*agreement_table(arguments.target, arguments.draft, prompts), sep="\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""A model's folder as files: what it must hold, what it must not, its tokenizer, and what identifies it.
+
+Reads JSON and the headers of weight files. Nothing in a folder is executed: safetensors only, no code of the
+folder's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from ..speculation.description import TokenizerFiles
+from ..speculation.errors import ModelRefused
+
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+SAMPLE_BYTES = 1 << 16
+SAMPLES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A folder that may be loaded."""
+
+    folder: Path
+    config_json: bytes
+    weights: tuple[Path, ...]
+    """The files that hold the weights, by name."""
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Checks a folder before the library sees it. Raises ModelRefused with the reason."""
+    if not folder.is_dir():
+        raise ModelRefused(f"model folder {folder} does not exist; name a local folder of a model")
+    config_path = folder / "config.json"
+    if not config_path.is_file():
+        raise ModelRefused(f"model folder {folder} has no config.json")
+    for name in ("config.json", "tokenizer_config.json"):
+        if "auto_map" in read_json(folder / name):
+            raise ModelRefused(
+                f"model folder {folder} wants to run code of its own (auto_map in {name}); "
+                "use a model that the library implements"
+            )
+    weights = _find_weights(folder)
+    for path in weights:
+        _check_weights(folder, path)
+    return Checkpoint(folder, config_path.read_bytes(), weights)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is no such file. Raises ModelRefused."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ModelRefused(f"{path} is not valid JSON") from error
+    if not isinstance(content, dict):
+        raise ModelRefused(f"{path} does not hold a JSON object")
+    return content
+
+
+def _find_weights(folder: Path) -> tuple[Path, ...]:
+    """The one file of weights, or those that the index names."""
+    if (folder / WEIGHTS).is_file():
+        return (folder / WEIGHTS,)
+    if not (folder / INDEX).is_file():
+        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES)
+        if pickles:
+            raise ModelRefused(
+                f"model folder {folder} has pickle weights only ({pickles[0]}); "
+                "convert them to safetensors"
+            )
+        raise ModelRefused(f"model folder {folder} has no safetensors weights ({WEIGHTS})")
+    places = read_json(folder / INDEX).get("weight_map")
+    names = sorted(set(places.values()), key=str) if isinstance(places, dict) else []
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ModelRefused(f"{folder / INDEX} does not say which files hold the weights")
+    for name in names:
+        if not (folder / name).is_file():
+            raise ModelRefused(f"model folder {folder} lacks {name}, which {INDEX} names")
+    return tuple(folder / name for name in names)
+
+
+def _check_weights(folder: Path, path: Path) -> None:
+    """Reads a file's header, whose sizes must be those of the file."""
+    try:
+        with safe_open(path, framework="pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise ModelRefused(
+            f"model folder {folder} cannot be loaded: {path.name} is damaged or cut off; "
+            "copy it anew"
+        ) from error
+
+
+def read_tokenizer(folder: Path) -> TokenizerFiles:
+    """The tokenizer and the chat template. Raises ModelRefused where there is no tokenizer."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise ModelRefused(f"model folder {folder} has no tokenizer.json")
+    settings = read_json(folder / "tokenizer_config.json")
+    template_file = folder / "chat_template.jinja"
+    template = (
+        template_file.read_text() if template_file.is_file() else settings.get("chat_template")
+    )
+    return TokenizerFiles(
+        tokenizer_json=path.read_bytes(),
+        chat_template=template if isinstance(template, str) else "",
+        begin_token=_token_text(settings.get("bos_token")),
+        end_token=_token_text(settings.get("eos_token")),
+    )
+
+
+def _token_text(entry: object) -> str:
+    """A special token of tokenizer_config.json, which may be plain text or an object."""
+    if isinstance(entry, dict):
+        entry = entry.get("content")
+    return entry if isinstance(entry, str) else ""
+
+
+def fingerprint_model(checkpoint: Checkpoint, quantization: str) -> str:
+    """Hex SHA-256 over the configuration, samples of every weight file, and the quantization.
+
+    Sampling keeps the start of a service independent of the model's size; a file of up to 4 MiB is read
+    whole. Quantized while loading, a checkpoint is another model: its weights are others.
+    """
+    digest = hashlib.sha256(checkpoint.config_json)
+    for path in checkpoint.weights:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size} ".encode())
+        stride = max(SAMPLE_BYTES, size // SAMPLES)
+        with path.open("rb") as file:
+            for offset in range(0, size, stride):
+                file.seek(offset)
+                digest.update(file.read(SAMPLE_BYTES))
+    digest.update(quantization.encode())
+    return digest.hexdigest()
+
+
+def fingerprint_vocabulary(tokenizer_json: bytes, vocabulary_size: int) -> str:
+    """Hex SHA-256 over the tokenizer and the number of ids."""
+    return hashlib.sha256(tokenizer_json + f" {vocabulary_size}".encode()).hexdigest()

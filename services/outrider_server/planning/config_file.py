@@ -1,0 +1,105 @@
+"""Reading a model's configuration: a folder or a config.json, and nothing else of it. Executes nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.utils import logging as library_logging
+
+from ..speculation.errors import ModelRefused
+
+NAME = "config.json"
+ROLLED_BACK_KINDS = {"full_attention", "sliding_attention", "chunked_attention"}
+"""Kinds of layers that keep keys and values by position."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigFile:
+    """A configuration of the library, and the class that it describes."""
+
+    path: Path
+    config: PreTrainedConfig
+    model_class: type[PreTrainedModel]
+    quantized_by: str
+    """The method of a checkpoint that is quantized already; empty for every other."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the model's other files would be."""
+        return self.path.parent
+
+
+def read_config(source: Path) -> ConfigFile:
+    """The configuration in a folder or file. Raises ModelRefused with the reason."""
+    path = source / NAME if source.is_dir() else source
+    if not source.exists():
+        raise ModelRefused(f"{source} does not exist; name a model's folder or its config.json")
+    if not path.is_file():
+        raise ModelRefused(f"model folder {source} has no config.json")
+    content = _read_object(path)
+    library_logging.set_verbosity_error()
+    kind = content.get("model_type")
+    if not isinstance(kind, str) or not kind:
+        raise ModelRefused(
+            f"{path} names no model_type; use the config.json of a transformers model"
+        )
+    if kind not in CONFIG_MAPPING:
+        raise ModelRefused(
+            f"{path} names the architecture {kind!r}, which transformers {transformers.__version__} "
+            "does not have; use a model that the library implements"
+        )
+    try:
+        config = CONFIG_MAPPING[kind].from_dict(content)
+    except Exception as error:
+        raise ModelRefused(f"{path} cannot be used: {first_line(error)}") from error
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelRefused(f"{path} is an encoder-decoder; use a causal model")
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ModelRefused(f"{path} is a {kind}, which is no causal language model")
+    _check_layers(path, config)
+    return ConfigFile(path, config, _class_of(config), _quantized_by(content))
+
+
+def first_line(error: Exception) -> str:
+    """What an exception of the library says, in one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ModelRefused(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ModelRefused(f"{path} is not valid JSON") from error
+    if not isinstance(content, dict):
+        raise ModelRefused(f"{path} does not hold a JSON object")
+    return content
+
+
+def _check_layers(path: Path, config: PreTrainedConfig) -> None:
+    kinds = set(getattr(config.get_text_config(), "layer_types", None) or ())
+    others = sorted(kinds - ROLLED_BACK_KINDS)
+    if others:
+        raise ModelRefused(
+            f"{path} has layers of kind {', '.join(others)}; the slot cache serves attention only"
+        )
+
+
+def _class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return found[0] if isinstance(found, (list, tuple)) else found
+
+
+def _quantized_by(content: dict[str, Any]) -> str:
+    entry = content.get("quantization_config")
+    if not isinstance(entry, dict):
+        return ""
+    return str(entry.get("quant_method") or "an unnamed method")

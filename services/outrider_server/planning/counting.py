@@ -1,0 +1,186 @@
+"""Counts a model by building it without memory: the library's own class on torch's meta device.
+
+So every architecture of the library is counted exactly, whatever its configuration leaves to defaults. What
+the layers write into the cache is found the same way: one forward pass over tensors without values.
+"""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache, LinearAttentionCacheLayerMixin
+from transformers.pytorch_utils import Conv1D
+from transformers.quantizers.base import HfQuantizer
+from transformers.quantizers.quantizers_utils import should_convert_module
+
+from ..speculation.errors import ModelRefused
+from .config_file import ConfigFile, first_line
+from .types import CachedLayer, LinearLayer, ModelSizes, WeightTensor
+
+PROBE_TOKENS = 2
+_QuantizableLinear = (nn.Linear, Conv1D)
+
+
+def count_model(file: ConfigFile) -> ModelSizes:
+    """The sizes of the model that a configuration describes. Raises ModelRefused with the reason."""
+    model = _build(file)
+    config = model.config.get_text_config()
+    keys, values = _trace(file, model)
+    heads = int(config.num_attention_heads)
+    return ModelSizes(
+        name=file.folder.resolve().name,
+        architecture=type(model).__name__,
+        dtype=str(model.config.dtype or torch.float32).removeprefix("torch."),
+        tensors=_tensors(model),
+        linears=_linears(model),
+        buffer_bytes=sum(buffer.nbytes for buffer in model.buffers()),
+        layers=tuple(
+            CachedLayer(key.shape[1] * key.shape[-1], value.shape[1] * value.shape[-1])
+            for key, value in zip(keys, values, strict=True)
+        ),
+        hidden=int(config.hidden_size),
+        intermediate=_intermediate(model),
+        vocabulary=int(config.vocab_size),
+        query_groups=max(1, heads // keys[0].shape[1]),
+        head_dim=int(keys[0].shape[-1]),
+        max_positions=int(getattr(config, "max_position_embeddings", 0) or 0),
+        checkpoint_bytes=_checkpoint_bytes(file),
+        notes=_notes(file),
+    )
+
+
+def _build(file: ConfigFile) -> PreTrainedModel:
+    try:
+        with torch.device("meta"):
+            return file.model_class(file.config).eval()
+    except Exception as error:
+        raise ModelRefused(f"{file.path} describes no model: {first_line(error)}") from error
+
+
+def _trace(
+    file: ConfigFile, model: PreTrainedModel
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Keys and values of every layer after one forward pass: [1, K, tokens, D] without values."""
+    # Which experts a token goes to is not known here; this way of computing them does not ask.
+    model.set_experts_implementation("batched_mm")
+    cache = DynamicCache(config=model.config)
+    refused = ModelRefused(
+        f"{file.path} is a {type(model).__name__}, whose layers do not all keep keys and values; "
+        "the slot cache cannot serve it"
+    )
+    try:
+        with torch.no_grad(), torch.device("meta"):
+            tokens = torch.zeros((1, PROBE_TOKENS), dtype=torch.int64)
+            model(input_ids=tokens, past_key_values=cache, use_cache=True)
+    except Exception as error:
+        raise refused from error
+    keys = [getattr(layer, "keys", None) for layer in cache.layers]
+    values = [getattr(layer, "values", None) for layer in cache.layers]
+    states = any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers)
+    if states or not keys or any(tensor is None for tensor in (*keys, *values)):
+        raise refused
+    return keys, values
+
+
+def _tensors(model: PreTrainedModel) -> tuple[WeightTensor, ...]:
+    """Every parameter once, under the first of its names."""
+    outputs = _quantizable(model)
+    output_layer = model.get_output_embeddings()
+    read_whole = id(output_layer.weight) if output_layer is not None else None
+    embeddings = {
+        id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)
+    }
+    return tuple(
+        WeightTensor(
+            name=name,
+            count=parameter.numel(),
+            outputs=outputs.get(id(parameter), 0),
+            looked_up=id(parameter) in embeddings and id(parameter) != read_whole,
+            float32_in=_float32_in(model, name),
+        )
+        for name, parameter in model.named_parameters()
+    )
+
+
+def _quantizable(model: PreTrainedModel) -> dict[int, int]:
+    """Outputs of every matrix that the library hands to bitsandbytes, by the parameter's id."""
+    skipped = HfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)
+    found = {}
+    for name, module in model.named_modules():
+        plain = type(module) is nn.Linear or isinstance(module, Conv1D)
+        if plain and should_convert_module(name, skipped):
+            found[id(module.weight)] = _shape(module)[0]
+    return found
+
+
+def _linears(model: PreTrainedModel) -> tuple[LinearLayer, ...]:
+    embeddings = {
+        id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)
+    }
+    return tuple(
+        LinearLayer(
+            module.out_features,
+            module.in_features,
+            module.bias is not None,
+            id(module.weight) in embeddings,
+        )
+        for module in model.modules()
+        if type(module) is nn.Linear
+    )
+
+
+def _shape(module: nn.Module) -> tuple[int, int]:
+    """(outputs, inputs) of a linear layer of either kind."""
+    rows, columns = module.weight.shape
+    return (columns, rows) if isinstance(module, Conv1D) else (rows, columns)
+
+
+def _intermediate(model: PreTrainedModel) -> int:
+    """Width of the widest layer but the output layer; of experts, what the configuration says."""
+    output_layer = model.get_output_embeddings()
+    widths = [
+        _shape(module)[0]
+        for module in model.modules()
+        if isinstance(module, _QuantizableLinear) and module is not output_layer
+    ]
+    config = model.config.get_text_config()
+    return max([*widths, int(getattr(config, "intermediate_size", None) or 0)])
+
+
+def _float32_in(model: PreTrainedModel, name: str) -> tuple[str, ...]:
+    """Dtypes in which the library would keep a parameter in float32 all the same."""
+
+    def listed(patterns: object) -> bool:
+        return any(
+            re.search(rf"(?:^|\.){re.escape(pattern)}(?:\.|$)", name)
+            for pattern in patterns or ()  # type: ignore[attr-defined]
+        )
+
+    if listed(model._keep_in_fp32_modules_strict):
+        return ("bfloat16", "float16")
+    return ("float16",) if listed(model._keep_in_fp32_modules) else ()
+
+
+def _checkpoint_bytes(file: ConfigFile) -> int:
+    if not file.quantized_by:
+        return 0
+    return sum(path.stat().st_size for path in file.folder.glob("*.safetensors"))
+
+
+def _notes(file: ConfigFile) -> tuple[str, ...]:
+    config = file.config.get_text_config()
+    notes = []
+    if file.quantized_by:
+        how = "their files' size" if _checkpoint_bytes(file) else "an unquantized model's"
+        notes.append(f"quantized by {file.quantized_by} already: the weights are {how}")
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    longest = getattr(config, "max_position_embeddings", None) or window
+    if kinds - {"full_attention"} or (window and window < longest and not kinds):
+        notes.append("attends to a window: planned as full attention, but a service refuses it")
+    if file.config.dtype is None:
+        notes.append("the configuration names no dtype: float32 is taken for auto")
+    return tuple(notes)

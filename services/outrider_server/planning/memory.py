@@ -1,0 +1,96 @@
+"""The bytes of an engine: cache and tables as it allocates them, and an estimate of a step's workspace.
+
+The cache is exact: one slot more than asked, for padding, each as long as the context and the longest row,
+rounded up to whole blocks of keys. The workspace is the larger of these, for N tokens of the largest step:
+
+    the layers      N * (4 hidden + 3 intermediate) values, and what attention needs beside them
+    the decision    N * vocabulary * (80 bytes eagerly, 57 compiled), for a row that is sampled, filtered,
+                    penalized and biased: the most that a request can ask for
+    the penalties   N * vocabulary * 34 bytes + N * positions * 10 bytes
+
+The bytes a cell are those of the tensors alive at once in `sampling.py` and `noise.py` (float64 scores and
+noise, the int64 words that noise is made of), read off with torch's memory profiler.
+"""
+
+from __future__ import annotations
+
+from ..engine.attention import KEY_BLOCK
+from .types import DTYPE_BYTES, EngineShape, MemoryPlan, ModelSizes
+from .weights import packing_bytes, weight_bytes
+
+DECISION_BYTES = 80
+COMPILED_DECISION_BYTES = 57
+PENALTY_BYTES = 34
+HISTORY_BYTES = 10
+MASK_BYTES = 7
+"""A cell of attention's mask: as truth values, in the model's dtype, and in float32."""
+DRAW_BYTES = 3 * 8 + 3 * 8 + 3 * 4
+"""A slot's sampling parameters: three of float64, three of int64, three of float32."""
+
+
+def plan_memory(sizes: ModelSizes, shape: EngineShape) -> MemoryPlan:
+    """The bytes of an engine of this shape over the model."""
+    return MemoryPlan(
+        weights=weight_bytes(sizes, shape.dtype, shape.quantization),
+        kernel_bytes=packing_bytes(sizes) if shape.packed else 0,
+        cache_bytes=cache_bytes(sizes, shape),
+        table_bytes=_table_bytes(shape),
+        workspace_bytes=workspace_bytes(sizes, shape),
+    )
+
+
+def slot_positions(shape: EngineShape) -> int:
+    """Positions of one slot: the context and room for the longest row, in whole blocks of keys."""
+    headroom = max(shape.width, shape.prefill_width)
+    return -(-(shape.context_tokens + headroom) // KEY_BLOCK) * KEY_BLOCK
+
+
+def token_bytes(sizes: ModelSizes, dtype: str) -> int:
+    """Keys and values of one token, over all layers."""
+    values = sum(layer.key_values + layer.value_values for layer in sizes.layers)
+    return values * DTYPE_BYTES[dtype]
+
+
+def cache_bytes(sizes: ModelSizes, shape: EngineShape) -> int:
+    """Keys and values of all slots and the scratch slot."""
+    return (shape.slots + 1) * slot_positions(shape) * token_bytes(sizes, shape.dtype)
+
+
+def workspace_bytes(sizes: ModelSizes, shape: EngineShape) -> int:
+    """The most that a verify step or a prefill step holds beside weights, cache and tables."""
+    tokens = shape.rows * shape.width
+    decision = COMPILED_DECISION_BYTES if shape.compiled else DECISION_BYTES
+    cells = tokens * sizes.vocabulary
+    penalties = cells * PENALTY_BYTES + tokens * slot_positions(shape) * HISTORY_BYTES
+    return max(
+        cells * decision,
+        penalties,
+        _layers_bytes(sizes, shape, shape.rows, shape.width),
+        _layers_bytes(sizes, shape, 1, shape.prefill_width),
+    )
+
+
+def _layers_bytes(sizes: ModelSizes, shape: EngineShape, rows: int, width: int) -> int:
+    """What the layers hold at once while they read `rows` rows of `width` tokens."""
+    element = DTYPE_BYTES[shape.dtype]
+    values = rows * width * (4 * sizes.hidden + 3 * sizes.intermediate)
+    return values * element + _attention_bytes(sizes, shape, rows, width)
+
+
+def _attention_bytes(sizes: ModelSizes, shape: EngineShape, rows: int, width: int) -> int:
+    """Masks of one row, or of all and a copy of their slots; the engine's own kernel needs neither."""
+    if shape.packed:
+        return 0
+    positions = slot_positions(shape)
+    masks = width * positions * (1 + MASK_BYTES * sizes.query_groups)
+    if not shape.gathers_slots:
+        return masks
+    largest = max((layer.key_values + layer.value_values for layer in sizes.layers), default=0)
+    return rows * (masks + positions * largest * DTYPE_BYTES[shape.dtype])
+
+
+def _table_bytes(shape: EngineShape) -> int:
+    """Token history of every slot, sampling parameters, and the static inputs of the largest steps."""
+    history = (shape.slots + 1) * slot_positions(shape) * 8
+    inputs = 3 * 8 * (shape.rows * shape.width + shape.prefill_width)
+    return history + (shape.slots + 1) * DRAW_BYTES + inputs

@@ -1,0 +1,76 @@
+"""Makes a plan of its settings: counts both models, adds up their engines, asks what fits and how fast."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ..speculation.errors import StartupError
+from .config_file import read_config
+from .counting import count_model
+from .fitting import fit
+from .memory import plan_memory, token_bytes
+from .settings import PlanSettings
+from .shape import engine_shape
+from .speed import break_even_ms, roofline
+from .types import EnginePlan, EngineRequest, Plan
+from .weights import weights_by_precision
+
+
+def make_plan(settings: PlanSettings) -> Plan:
+    """The plan of a target and perhaps a draft. Raises StartupError for what cannot be planned."""
+    _check_device(settings.request.device)
+    target = _engine_plan(settings.target, settings.request, settings)
+    draft = None
+    if settings.draft is not None:
+        draft = _engine_plan(settings.draft, settings.draft_request, settings)
+    beside = None
+    if draft is not None and settings.memory_bytes is not None:
+        beside = fit(
+            target.sizes,
+            target.shape,
+            settings.memory_bytes,
+            rows=settings.request.rows,
+            other_bytes=draft.memory.total_bytes,
+        )
+    return Plan(
+        target=target,
+        draft=draft,
+        memory_bytes=settings.memory_bytes,
+        bandwidth=settings.bandwidth,
+        agreement=settings.agreement,
+        beside=beside,
+        break_even_ms=_break_even(target, draft, settings.agreement),
+    )
+
+
+def _engine_plan(source: Path, request: EngineRequest, settings: PlanSettings) -> EnginePlan:
+    sizes = count_model(read_config(source))
+    shape = engine_shape(sizes, request)
+    memory, bandwidth = settings.memory_bytes, settings.bandwidth
+    return EnginePlan(
+        sizes=sizes,
+        shape=shape,
+        memory=plan_memory(sizes, shape),
+        weights_by_precision=weights_by_precision(sizes, shape.dtype),
+        cache_token_bytes=token_bytes(sizes, shape.dtype),
+        fit=fit(sizes, shape, memory, rows=request.rows) if memory is not None else None,
+        roofline=roofline(sizes, shape, bandwidth) if bandwidth is not None else None,
+    )
+
+
+def _break_even(target: EnginePlan, draft: EnginePlan | None, agreement: float) -> float | None:
+    if draft is None or draft.roofline is None or target.roofline is None:
+        return None
+    return break_even_ms(
+        agreement, draft.roofline.step_ms, target.roofline.step_ms, target.shape.width
+    )
+
+
+def _check_device(device: str) -> None:
+    """Raises StartupError for what torch does not know; the device need not be in this machine."""
+    try:
+        torch.device(device)
+    except RuntimeError as error:
+        raise StartupError(f"device {device} is no torch device; write cpu or cuda:0") from error

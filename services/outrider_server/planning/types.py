@@ -1,0 +1,207 @@
+"""What a plan is made of: the sizes of a model, the shape of an engine, the bytes of both. Knows no torch.
+
+Bytes are exact integers wherever the name ends in `_bytes`; only the workspace is an estimate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+QUANTIZATIONS = ("none", "int8", "nf4", "fp4")
+
+
+@dataclass(frozen=True, slots=True)
+class WeightTensor:
+    """One tensor of weights, however many names it has."""
+
+    name: str
+    count: int
+    """Its number of values."""
+    outputs: int = 0
+    """Rows of the matrix where bitsandbytes would quantize it; 0 elsewhere."""
+    looked_up: bool = False
+    """An embedding of which a step reads a few rows; False where it is the output layer too."""
+    float32_in: tuple[str, ...] = ()
+    """Dtypes of a model in which the library keeps this tensor in float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinearLayer:
+    """A plain linear layer, which the engine's own kernels would pack."""
+
+    outputs: int
+    inputs: int
+    has_bias: bool
+    tied: bool
+    """Whether its matrix is an embedding too, which stays when the layer is packed."""
+
+
+@dataclass(frozen=True, slots=True)
+class CachedLayer:
+    """What one layer writes into the cache for each token: heads times values a head, of both kinds."""
+
+    key_values: int
+    value_values: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSizes:
+    """The sizes of a model, counted on the library's own model class."""
+
+    name: str
+    architecture: str
+    dtype: str
+    """The checkpoint's own dtype."""
+    tensors: tuple[WeightTensor, ...]
+    linears: tuple[LinearLayer, ...]
+    buffer_bytes: int
+    """Tables that are no parameters: rotary frequencies, masks."""
+    layers: tuple[CachedLayer, ...]
+    hidden: int
+    intermediate: int
+    vocabulary: int
+    query_groups: int
+    """Query heads that share one key-value head."""
+    head_dim: int
+    max_positions: int
+    """0 where the configuration names no longest context."""
+    checkpoint_bytes: int = 0
+    """Size of the weight files of a checkpoint that is quantized already; 0 for every other."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def parameters(self) -> int:
+        """The number of parameters, tied ones counted once."""
+        return sum(tensor.count for tensor in self.tensors)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineRequest:
+    """An engine as its options describe it, before the model is known. Defaults are those of the target."""
+
+    dtype: str = "auto"
+    quantization: str = "none"
+    device: str = "cpu"
+    slots: int = 8
+    rows: int = 0
+    """0 takes the slots."""
+    width: int = 8
+    prefill_width: int = 64
+    max_context_tokens: int = 0
+    """0 takes what the model was made for."""
+    compile: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineShape:
+    """The engine around the model: everything that its memory depends on."""
+
+    dtype: str
+    quantization: str
+    slots: int
+    rows: int
+    width: int
+    prefill_width: int
+    context_tokens: int
+    packed: bool = False
+    """Whether it runs on the engine's own CPU kernels."""
+    compiled: bool = True
+    gathers_slots: bool = False
+    """Whether attention copies the slots of a step, as it does on other devices than a CPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightBytes:
+    """The bytes of a model's weights in one precision."""
+
+    quantized_bytes: int
+    """Values in 8 or 4 bits."""
+    scale_bytes: int
+    """Their scales, and the tables of 4-bit values."""
+    kept_bytes: int
+    """What stays in the model's dtype: all of it without quantization."""
+    buffer_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """All of them."""
+        return self.quantized_bytes + self.scale_bytes + self.kept_bytes + self.buffer_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """The bytes of one engine."""
+
+    weights: WeightBytes
+    kernel_bytes: int
+    """What packing the linear layers adds to the weights."""
+    cache_bytes: int
+    """Keys and values of all slots and the scratch slot."""
+    table_bytes: int
+    """Token history, sampling parameters and inputs of the slots."""
+    workspace_bytes: int
+    """Estimate of the most that a step needs beside all that."""
+
+    @property
+    def total_bytes(self) -> int:
+        """All of them."""
+        weights = self.weights.total_bytes + self.kernel_bytes
+        return weights + self.cache_bytes + self.table_bytes + self.workspace_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What fits on a device of `memory_bytes`."""
+
+    memory_bytes: int
+    fits: bool
+    largest_slots: int
+    """At the asked context; 0 where not even one fits."""
+    largest_context_tokens: int
+    """With the asked slots, never more than the model's positions; 0 where none fits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Roofline:
+    """The speed that memory bandwidth allows, every session at its full context."""
+
+    weight_read_bytes: int
+    cache_read_bytes: int
+    """Keys and values that one session's row reads."""
+    step_ms: float
+    """A step of one session."""
+    tokens_per_second: float
+    """One session without speculation."""
+    all_slots_tokens_per_second: float
+    """All slots together, a token each a step."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePlan:
+    """A model and its engine."""
+
+    sizes: ModelSizes
+    shape: EngineShape
+    memory: MemoryPlan
+    weights_by_precision: dict[str, WeightBytes]
+    cache_token_bytes: int
+    """Keys and values of one token."""
+    fit: Fit | None
+    roofline: Roofline | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Target, draft, and both together."""
+
+    target: EnginePlan
+    draft: EnginePlan | None
+    memory_bytes: int | None
+    bandwidth: float | None
+    """Bytes a second."""
+    agreement: float
+    beside: Fit | None
+    """The target's fit with the draft on the same device."""
+    break_even_ms: float | None
+    """Longest round trip at which the draft pays; None where it never does or nothing is known."""

@@ -1,0 +1,87 @@
+"""The bytes of weights, as each precision really stores them. Pure arithmetic over `ModelSizes`.
+
+What bitsandbytes stores for a matrix of [outputs, inputs]:
+
+    int8       a byte a value; a float32 scale for each output
+    nf4, fp4   half a byte a value; a float32 scale for each block of 64; a table of 16 float32
+
+Everything else stays in the model's dtype: embeddings, norms, biases, the output layer, and experts that the
+library holds in one tensor. Scales themselves are not quantized again ("double quantization" is not used).
+"""
+
+from __future__ import annotations
+
+from .types import DTYPE_BYTES, QUANTIZATIONS, ModelSizes, WeightBytes, WeightTensor
+
+FOUR_BIT_BLOCK = 64
+FOUR_BIT_TABLE_BYTES = 16 * 4
+SCALE_BYTES = 4
+KERNEL_TILE = 32
+"""The engine's kernels pad outputs and inputs to multiples of this many."""
+
+
+def weight_bytes(sizes: ModelSizes, dtype: str, quantization: str) -> WeightBytes:
+    """Bytes of all weights of a model in `dtype`, its linear layers quantized as told.
+
+    A checkpoint that is quantized already takes what its files take, where these are known.
+    """
+    if sizes.checkpoint_bytes:
+        return WeightBytes(sizes.checkpoint_bytes, 0, 0, sizes.buffer_bytes)
+    quantized = scales = kept = 0
+    for tensor in sizes.tensors:
+        if quantization != "none" and tensor.outputs:
+            values, scale = _quantized(tensor, quantization)
+            quantized += values
+            scales += scale
+        else:
+            kept += _kept(tensor, dtype)
+    return WeightBytes(quantized, scales, kept, sizes.buffer_bytes)
+
+
+def weights_by_precision(sizes: ModelSizes, dtype: str) -> dict[str, WeightBytes]:
+    """Every dtype, and every quantization of a model in `dtype`."""
+    table = {name: weight_bytes(sizes, name, "none") for name in DTYPE_BYTES}
+    quantized = (name for name in QUANTIZATIONS if name != "none")
+    return table | {name: weight_bytes(sizes, dtype, name) for name in quantized}
+
+
+def read_bytes(sizes: ModelSizes, dtype: str, quantization: str) -> int:
+    """Bytes of weights that a step reads: all but the embeddings of which it looks up a few rows.
+
+    Every expert of a mixture is counted, as a step of many tokens reads them all.
+    """
+    looked_up = sum(_kept(tensor, dtype) for tensor in sizes.tensors if tensor.looked_up)
+    total = weight_bytes(sizes, dtype, quantization)
+    if sizes.checkpoint_bytes:
+        return total.quantized_bytes
+    return total.total_bytes - total.buffer_bytes - looked_up
+
+
+def packing_bytes(sizes: ModelSizes) -> int:
+    """What the engine's own kernels add to bfloat16 weights.
+
+    Padding to tiles, biases in float32, and the output layer's packed copy where the embedding stays.
+    """
+    extra = 0
+    for layer in sizes.linears:
+        outputs, inputs = _padded(layer.outputs), _padded(layer.inputs)
+        extra += 2 * outputs * inputs
+        extra -= 0 if layer.tied else 2 * layer.outputs * layer.inputs
+        extra += 4 * outputs - 2 * layer.outputs if layer.has_bias else 0
+    return extra
+
+
+def _quantized(tensor: WeightTensor, quantization: str) -> tuple[int, int]:
+    """Bytes of values and of scales."""
+    if quantization == "int8":
+        return tensor.count, SCALE_BYTES * tensor.outputs
+    blocks = -(-tensor.count // FOUR_BIT_BLOCK)
+    return -(-tensor.count // 2), SCALE_BYTES * blocks + FOUR_BIT_TABLE_BYTES
+
+
+def _kept(tensor: WeightTensor, dtype: str) -> int:
+    return tensor.count * (4 if dtype in tensor.float32_in else DTYPE_BYTES[dtype])
+
+
+def _padded(size: int) -> int:
+    return -(-size // KERNEL_TILE) * KERNEL_TILE

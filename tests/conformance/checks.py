@@ -1,0 +1,209 @@
+"""What is held against every architecture: logits, greedy tokens, the promise, further turns."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import torch
+from outrider_server.engine.engine import Engine
+from outrider_server.engine.layout import Row
+from outrider_server.engine.local import LocalVerifier
+from outrider_server.engine.worker import DeviceThread
+from outrider_server.speculation.decoder import decode_synchronously
+from outrider_server.speculation.turn import Turn
+from outrider_server.speculation.types import (
+    Accepted,
+    Draw,
+    FinishReason,
+    Round,
+    SamplingParams,
+    TokenSource,
+)
+from transformers import PreTrainedModel
+
+from .drafters import KINDS, make_drafter
+from .subject import sample_tokens
+
+PROMPT_TOKENS = 112
+NEW_TOKENS = 24
+"""Prompt and reply cross the block of 128 keys in which the cache is read."""
+GREEDY = SamplingParams(temperature=0.0)
+SAMPLED = SamplingParams(temperature=1.0)
+WINDOWS = (0, 3, 7)
+_numbers = itertools.count()
+
+
+class Limit:
+    """Ends a turn after NEW_TOKENS."""
+
+    def __init__(self) -> None:
+        self._left = NEW_TOKENS
+
+    def accept(self, tokens: tuple[int, ...]) -> Accepted:
+        kept = min(self._left, len(tokens))
+        self._left -= kept
+        return Accepted(kept, ("",) * kept, None if self._left else FinishReason.LENGTH)
+
+
+class Nowhere:
+    """Records nothing."""
+
+    async def record(self, rounds: Sequence[Round]) -> None:
+        del rounds
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One turn: what it continues, how it draws, who drafts."""
+
+    tokens: tuple[int, ...]
+    sampling: SamplingParams
+    window: int = 0
+    kind: str = "none"
+
+    @property
+    def key(self) -> tuple[tuple[int, ...], float]:
+        """What decides the reply, if the promise holds."""
+        return self.tokens, self.sampling.temperature
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A turn's reply, how many of its tokens were guessed, and what KV it began with."""
+
+    tokens: tuple[int, ...]
+    guessed: int
+    known_length: int
+
+
+async def tell(
+    device: DeviceThread, case: Case, truth: Sequence[int] = (), session: str = ""
+) -> Told:
+    """Runs one turn, in a session of its own unless one is named."""
+    draw = Draw(case.sampling, seed=11, generated_from=len(case.tokens))
+    name = session or f"session {next(_numbers)}"
+    verifier = await LocalVerifier.open(device, name, 1, case.tokens, draw)
+    turn = Turn(case.tokens, verifier.known_length, case.window, Limit(), NEW_TOKENS)
+    drafter = make_drafter(case.kind, case.tokens, truth)
+    tokens: list[int] = []
+    guessed = 0
+    async with aclosing(decode_synchronously(turn, verifier, drafter, Nowhere())) as rounds:
+        async for decided in rounds:
+            tokens += decided.tokens
+            guessed += sum(source is not TokenSource.TARGET for source in decided.sources)
+    await verifier.close()
+    return Told(tuple(tokens), guessed, verifier.known_length)
+
+
+def engine_logits(engine: Engine, tokens: tuple[int, ...], prefilled: int) -> torch.Tensor:
+    """Logits [T - prefilled, V] after a prefill, by steps of several sizes beside a busy neighbour."""
+    runner, limits = engine.runner, engine.limits
+    for start in range(0, prefilled, limits.prefill_width):
+        end = min(start + limits.prefill_width, prefilled)
+        runner.prefill(Row(2, start, tokens[start:end]))
+    pieces, start = [], prefilled
+    sizes = itertools.cycle((1, 8, 3, 7))
+    while start < len(tokens):
+        part = tokens[start : start + next(sizes)]
+        rows = [Row(0, 5, tokens[:4]), Row(2, start, part)]
+        pieces.append(runner.logits(rows, 4)[1].clone())
+        start += len(part)
+    return torch.cat(pieces)
+
+
+@torch.no_grad()
+def library_logits(model: PreTrainedModel, tokens: tuple[int, ...]) -> torch.Tensor:
+    """The library's full forward pass: float32 [T, V]."""
+    return model(torch.tensor([tokens])).logits[0].float()
+
+
+def logits_error(engine: Engine, model: PreTrainedModel) -> float:
+    """The largest difference of a logit from the library's, in any position but the prefilled ones."""
+    tokens = sample_tokens(1, PROMPT_TOKENS + NEW_TOKENS)
+    got = engine_logits(engine, tokens, prefilled=37)
+    return float((got - library_logits(model, tokens)[37:]).abs().max())
+
+
+def library_error(model: PreTrainedModel, exact: PreTrainedModel) -> float:
+    """The largest difference of a logit of the library in low precision from the same weights in float32."""
+    tokens = sample_tokens(1, PROMPT_TOKENS + NEW_TOKENS)
+    return float((library_logits(model, tokens) - library_logits(exact, tokens)).abs().max())
+
+
+def library_greedy(model: PreTrainedModel, prompt: tuple[int, ...]) -> tuple[int, ...]:
+    """Greedy tokens of the library's `generate`."""
+    ids = torch.tensor([prompt])
+    out = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        max_new_tokens=NEW_TOKENS,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    return tuple(out[0, len(prompt) :].tolist())
+
+
+async def greedy_differences(device: DeviceThread, model: PreTrainedModel, prompts: int) -> int:
+    """How many prompts get other greedy tokens than from the library's `generate`."""
+    differences = 0
+    for seed in range(prompts):
+        prompt = sample_tokens(20 + seed, PROMPT_TOKENS)
+        told = await tell(device, Case(prompt, GREEDY, 7, "ngram"))
+        differences += told.tokens != library_greedy(model, prompt)
+    return differences
+
+
+@dataclass(frozen=True, slots=True)
+class PromiseOutcome:
+    """Sequences compared with the target alone, those that differ, and tokens guessed right."""
+
+    sequences: int
+    differences: int
+    guessed: int
+
+
+async def check_promise(device: DeviceThread) -> PromiseOutcome:
+    """Every window with every drafter, alone, then four sessions at once."""
+    prompts = [sample_tokens(40 + seed, PROMPT_TOKENS - 9 * seed) for seed in range(4)]
+    alone = [
+        Case(prompts[number % 2], sampling, window, kind)
+        for number, (sampling, window, kind) in enumerate(
+            itertools.product((GREEDY, SAMPLED), WINDOWS, KINDS)
+        )
+    ]
+    crowd = [
+        Case(prompt, (GREEDY, SAMPLED)[number % 2], window, kind)
+        for number, (prompt, window, kind) in enumerate(
+            zip(
+                prompts, (7, 3, 0, 5), ("often right", "lying", "ngram", "often right"), strict=True
+            )
+        )
+    ]
+    truths: dict[tuple[tuple[int, ...], float], tuple[int, ...]] = {}
+    for case in alone + crowd:
+        if case.key not in truths:
+            truths[case.key] = (await tell(device, Case(case.tokens, case.sampling))).tokens
+    told = [await tell(device, case, truths[case.key]) for case in alone]
+    told += await asyncio.gather(*(tell(device, case, truths[case.key]) for case in crowd))
+    differences = sum(
+        one.tokens != truths[case.key] for case, one in zip(alone + crowd, told, strict=True)
+    )
+    return PromiseOutcome(len(told), differences, sum(one.guessed for one in told))
+
+
+async def turns_differ(device: DeviceThread) -> bool:
+    """Whether a second turn on kept KV differs from one session that reads everything from the start."""
+    first = sample_tokens(60, 60)
+    session = f"two turns {next(_numbers)}"
+    reply = await tell(device, Case(first, SAMPLED, 3, "ngram"), session=session)
+    longer = first + reply.tokens + sample_tokens(61, 15)
+    second = await tell(device, Case(longer, SAMPLED, 7, "ngram"), session=session)
+    assert second.known_length >= len(first), "the second turn starts on the first one's KV"
+    fresh = await tell(device, Case(longer, SAMPLED))
+    assert fresh.known_length == 0
+    return second.tokens != fresh.tokens

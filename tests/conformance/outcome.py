@@ -1,0 +1,75 @@
+"""Runs all checks of one architecture in one setting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from outrider_server.engine.worker import DeviceThread
+
+from .architectures import Architecture
+from .checks import (
+    PromiseOutcome,
+    check_promise,
+    greedy_differences,
+    library_error,
+    logits_error,
+    turns_differ,
+)
+from .subject import Setting, library_model, make_engine
+
+PROMPTS = 3
+FLOAT32_BOUND = 1e-4
+BFLOAT16_RATIO = 2.0
+"""The engine in bfloat16 may be this many times as far from exact logits as the library in bfloat16."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What was found; `bound` is what `error` may be at most."""
+
+    error: float
+    bound: float
+    greedy_differences: int | None
+    """Of PROMPTS; None in bfloat16, where ties are common."""
+    promise: PromiseOutcome
+    turns_differ: bool
+    packed: bool
+    compile_note: str
+    kernel_note: str
+
+    @property
+    def good(self) -> bool:
+        """True when nothing is wrong."""
+        return (
+            self.error <= self.bound
+            and not self.greedy_differences
+            and not self.promise.differences
+            and not self.turns_differ
+        )
+
+
+async def find_outcome(architecture: Architecture, folder: Path, setting: Setting) -> Outcome:
+    """Runs all checks over a model folder. Raises ModelRefused where the engine refuses it."""
+    device = DeviceThread(lambda: make_engine(folder, setting))
+    engine = await device.start()
+    try:
+        library = library_model(architecture, folder, setting.dtype)
+        if setting.dtype == "float32":
+            exact, bound = library, FLOAT32_BOUND
+            differences = await greedy_differences(device, library, PROMPTS)
+        else:
+            exact, differences = library_model(architecture, folder, setting.dtype).float(), None
+            bound = BFLOAT16_RATIO * library_error(library, exact)
+        return Outcome(
+            error=logits_error(engine, exact),
+            bound=bound,
+            greedy_differences=differences,
+            promise=await check_promise(device),
+            turns_differ=await turns_differ(device),
+            packed=engine.runner.layout.packed,
+            compile_note=engine.runner.compile_note,
+            kernel_note=engine.runner.kernel_note,
+        )
+    finally:
+        await device.stop()

@@ -1,0 +1,103 @@
+"""Measures an engine in a process of its own: `python -m tests.planning.measured FOLDER COMPILE [SLOTS]`.
+
+Prints one JSON object of bytes. `weights` and `cache` are those of the tensors held. `workspace` is the most
+that a step allocates at once beside them, by torch's memory profiler, over greedy and fully featured verify
+steps and prefill, at the end of the context. `resident` is the growth of resident memory from before loading
+to after these steps. Compile mode `eager` is `auto` for a model said to be too small to compile.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from outrider_server.bench.machine import resident_bytes
+from outrider_server.config import EngineConfig
+from outrider_server.engine.layout import Row
+from outrider_server.engine.loading import load_model
+from outrider_server.engine.step import StepLimits, StepRunner
+from outrider_server.speculation.types import Draw, SamplingParams
+from torch.profiler import ProfilerActivity, profile
+
+GREEDY = SamplingParams(temperature=0)
+EVERYTHING = SamplingParams(
+    temperature=1.0,
+    top_k=50,
+    top_p=0.9,
+    repetition_penalty=1.1,
+    frequency_penalty=0.1,
+    logit_bias={1: 1.0},
+)
+
+
+def most_allocated(work: Callable[[], object]) -> int:
+    """Bytes that `work` holds at once beyond what was there before, in torch's allocator."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    events = profiler.profiler.kineto_results.events()
+    changes = sorted(
+        (event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"
+    )
+    held = most = 0
+    for _, change in changes:
+        held += change
+        most = max(most, held)
+    return most
+
+
+def held_by(runner: StepRunner) -> int:
+    """Bytes of weights, buffers and packed layers, each tensor once."""
+    tensors = {id(tensor): tensor for tensor in runner.model.parameters()}
+    tensors |= {id(tensor): tensor for tensor in runner.model.buffers()}
+    for module in runner.model.modules():
+        for name in ("packed", "bias"):
+            tensor = getattr(module, name, None)
+            if isinstance(tensor, torch.Tensor):
+                tensors[id(tensor)] = tensor
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def measure(folder: Path, mode: str, slots: int) -> dict[str, int]:
+    """The bytes of an engine at its defaults."""
+    before = resident_bytes(os.getpid())
+    config = EngineConfig(folder=folder, slots=slots, rows=slots)
+    loaded = load_model(folder, "auto", torch.device("cpu"))
+    if mode == "eager":
+        loaded, mode = replace(loaded, parameter_count=0), "auto"
+    context = loaded.max_positions
+    limits = StepLimits(slots, context, config.width, config.prefill_width, config.row_buckets)
+    runner = StepRunner(loaded, limits, mode)
+    start = context - config.width
+    rows = [Row(slot, start, tuple(range(config.width))) for slot in range(slots)]
+    steps: list[int] = []
+
+    def run(work: Callable[[], object]) -> None:
+        work()
+        steps.append(most_allocated(work))
+
+    for sampling in (GREEDY, EVERYTHING):
+        for slot in range(slots):
+            runner.draws.write(slot, Draw(sampling=sampling, seed=7, generated_from=0))
+        run(lambda: runner.decide(rows, limits.row_buckets[-1]))
+    last = Row(0, context - config.prefill_width, tuple(range(config.prefill_width)))
+    run(lambda: runner.prefill(last))
+    inputs = sum(tensor.nbytes for tensor in runner._inputs.values())
+    draws = sum(t.nbytes for t in vars(runner.draws).values() if isinstance(t, torch.Tensor))
+    return {
+        "weights": held_by(runner),
+        "cache": runner.cache.byte_count,
+        "tables": runner.history.nbytes + inputs + draws,
+        "greedy": steps[0],
+        "workspace": max(steps),
+        "resident": resident_bytes(os.getpid()) - before,
+    }
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print(json.dumps(measure(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))))

@@ -1,0 +1,172 @@
+"""The check before loading: one sentence instead of a death half-way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from outrider_server.engine import build as building
+from outrider_server.engine.build import engine_builder
+from outrider_server.models import TARGET_FOLDER
+from outrider_server.planning import startup
+from outrider_server.planning.available import available_bytes
+from outrider_server.planning.config_file import read_config
+from outrider_server.planning.counting import count_model
+from outrider_server.planning.memory import plan_memory
+from outrider_server.planning.shape import engine_shape
+from outrider_server.planning.startup import check_memory
+from outrider_server.planning.types import EngineRequest
+from outrider_server.speculation.errors import ModelRefused, StartupError
+
+from .configs import MISTRAL_7B, write_config
+
+REQUEST = EngineRequest(compile="off")
+GIB = 1 << 30
+
+
+def needed() -> int:
+    sizes = count_model(read_config(TARGET_FOLDER))
+    return plan_memory(sizes, engine_shape(sizes, REQUEST)).total_bytes
+
+
+def test_what_exactly_fits_starts_and_a_byte_less_does_not() -> None:
+    check_memory(TARGET_FOLDER, REQUEST, available=needed())
+    with pytest.raises(StartupError):
+        check_memory(TARGET_FOLDER, REQUEST, available=needed() - 1)
+
+
+def test_the_refusal_names_what_is_planned_what_is_there_and_what_to_reduce(
+    tmp_path: Path,
+) -> None:
+    folder = write_config(tmp_path / "large", MISTRAL_7B)
+    with pytest.raises(StartupError) as refused:
+        check_memory(folder, EngineRequest(compile="off"), available=24 * GIB)
+    message = str(refused.value)
+    assert message.startswith("large needs 49.78 GiB (weights 13.49 GiB, cache 36.14 GiB, ")
+    assert "cpu has 24.00 GiB available; it fits with --slots 1" in message
+    assert "\n" not in message
+
+
+def test_where_one_slot_is_too_many_a_shorter_context_or_a_smaller_model_is_named(
+    tmp_path: Path,
+) -> None:
+    folder = write_config(tmp_path, MISTRAL_7B)
+    one = EngineRequest(compile="off", slots=1)
+    with pytest.raises(StartupError, match=r"fits with --max-context-tokens \d+$"):
+        check_memory(folder, one, available=14 * GIB)
+    with pytest.raises(StartupError, match="use a smaller model or dtype"):
+        check_memory(folder, one, available=13 * GIB)
+
+
+def test_the_advice_is_right(tmp_path: Path) -> None:
+    folder = write_config(tmp_path, MISTRAL_7B)
+    with pytest.raises(StartupError) as refused:
+        check_memory(folder, EngineRequest(compile="off"), available=30 * GIB)
+    slots = int(str(refused.value).rpartition(" ")[2])
+    check_memory(folder, EngineRequest(compile="off", slots=slots), available=30 * GIB)
+    with pytest.raises(StartupError):
+        check_memory(folder, EngineRequest(compile="off", slots=slots + 1), available=30 * GIB)
+
+
+def test_quantized_weights_need_less(tmp_path: Path) -> None:
+    folder = write_config(tmp_path, MISTRAL_7B)
+    request = EngineRequest(compile="off", slots=1, max_context_tokens=1024)
+    with pytest.raises(StartupError):
+        check_memory(folder, request, available=9 * GIB)
+    quantized = EngineRequest(compile="off", slots=1, max_context_tokens=1024, quantization="int8")
+    check_memory(folder, quantized, available=9 * GIB)
+
+
+@pytest.mark.parametrize("content", [None, {}, {"model_type": "t5"}, {"model_type": "mamba"}])
+def test_a_folder_that_cannot_be_planned_is_left_to_loading(
+    content: dict[str, str] | None, tmp_path: Path
+) -> None:
+    if content is not None:
+        write_config(tmp_path, content)
+    check_memory(tmp_path, REQUEST, available=1)
+
+
+def build(folder: Path) -> None:
+    builder = engine_builder(
+        folder,
+        dtype="auto",
+        device="cpu",
+        slots=2,
+        row_buckets=(1, 2),
+        width=8,
+        prefill_width=64,
+        max_context_tokens=0,
+        compile_mode="off",
+        reproducible=False,
+        threads=1,
+    )
+    builder()
+
+
+def test_an_engine_that_cannot_fit_is_refused_before_its_weights_are_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def unreachable(*_: object) -> None:
+        pytest.fail("weights were read")
+
+    folder = write_config(tmp_path / "huge", MISTRAL_7B)
+    monkeypatch.setattr(startup, "available_bytes", lambda device: 4 * GIB)
+    monkeypatch.setattr(building, "load_model", unreachable)
+    with pytest.raises(StartupError, match=r"huge needs .* 4\.00 GiB available"):
+        build(folder)
+
+
+def test_a_bad_folder_is_still_refused_for_its_own_reason(tmp_path: Path) -> None:
+    with pytest.raises(ModelRefused, match=r"has no config\.json"):
+        build(tmp_path)
+
+
+# What is available
+
+
+def fake_machine(root: Path, meminfo: str = "", **groups: tuple[str, int, int]) -> Path:
+    """A /proc and a /sys; groups are (memory.max, memory.current, inactive_file)."""
+    (root / "proc" / "self").mkdir(parents=True)
+    if meminfo:
+        (root / "proc" / "meminfo").write_text(meminfo)
+    folder = root / "sys" / "fs" / "cgroup"
+    path = ""
+    for name, (limit, used, files) in groups.items():
+        path += f"/{name}"
+        folder = folder / name
+        folder.mkdir(parents=True)
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text(f"{used}\n")
+        (folder / "memory.stat").write_text(f"anon 1\ninactive_file {files}\n")
+    (root / "proc" / "self" / "cgroup").write_text(f"0::{path or '/'}\n")
+    return root
+
+
+CPU = torch.device("cpu")
+MEMINFO = "MemTotal:  8000 kB\nMemFree:  100 kB\nMemAvailable:  5000 kB\n"
+
+
+def test_the_system_says_what_is_available(tmp_path: Path) -> None:
+    assert available_bytes(CPU, fake_machine(tmp_path, MEMINFO)) == 5000 * 1024
+
+
+def test_a_containers_limit_counts_where_it_is_smaller(tmp_path: Path) -> None:
+    root = fake_machine(
+        tmp_path, MEMINFO, outer=("3000000", 1_000_000, 200_000), inner=("max", 900_000, 0)
+    )
+    assert available_bytes(CPU, root) == 2_200_000
+
+
+def test_a_group_beyond_its_limit_leaves_nothing(tmp_path: Path) -> None:
+    assert available_bytes(CPU, fake_machine(tmp_path, MEMINFO, only=("10", 20, 0))) == 0
+
+
+def test_where_nobody_says_nothing_is_refused(tmp_path: Path) -> None:
+    assert available_bytes(CPU, tmp_path) is None
+    assert available_bytes(torch.device("meta"), tmp_path) is None
+
+
+def test_this_machine_says() -> None:
+    found = available_bytes(CPU)
+    assert found is None or found > 0
