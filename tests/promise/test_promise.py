@@ -237,7 +237,7 @@ async def test_tokens_are_a_quantized_targets(
     target = target_thread("bfloat16", quantization=quantization)
     engine = await target.start()
     assert engine.describe().quantization == quantization
-    await keep_promise(target, drafts, single_cases()[::6] + window_cases()[::4], crowds()[:3])
+    await keep_promise(target, drafts, single_cases()[::24] + window_cases()[::16], crowds()[:1])
 
 
 @pytest.mark.skipif(NO_COMPILER, reason="no C++ compiler is installed")
@@ -249,7 +249,7 @@ async def test_tokens_are_a_quantized_targets_when_its_steps_are_compiled(
     target = target_thread("bfloat16", compile_mode="on", quantization=quantization)
     engine = await target.start()
     assert engine.runner.compiled, engine.runner.compile_note
-    await keep_promise(target, drafts, single_cases()[::8], crowds()[:2])
+    await keep_promise(target, drafts, single_cases()[::32], crowds()[:1])
 
 
 @pytest.mark.skipif(NO_COMPILER, reason="no C++ compiler is installed")
