@@ -145,6 +145,8 @@ def _model(model: types_pb2.ModelDescription) -> ModelDescription:
         compiled=model.compiled,
         compile_note=model.compile_note,
         kernel_note=model.kernel_note,
+        attention=model.attention,
+        attention_note=model.attention_note,
         shape_audit=_audit(model.shape_audit),
     )
 

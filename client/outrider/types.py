@@ -166,7 +166,8 @@ class ModelDescription:
 
     A round proposes at most `width - 1` tokens. `compile_note` says why the steps run eagerly,
     `kernel_note` why they run on torch's kernels instead of the engine's own. `quantization` is empty
-    where the weights are not quantized.
+    where the weights are not quantized. `attention` names the attention kernel, and `attention_note` says
+    why it runs: it was asked for, or what was measured.
     """
 
     name: str
@@ -185,6 +186,8 @@ class ModelDescription:
     compiled: bool
     compile_note: str
     kernel_note: str
+    attention: str
+    attention_note: str
     shape_audit: ShapeAudit
 
 

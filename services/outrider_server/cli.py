@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import logging
 import os
 import sys
@@ -16,10 +15,37 @@ import uvloop
 from . import config as configuration
 from .bench.command import bench
 from .models import DRAFT_FOLDER, TARGET_FOLDER
+from .options import (
+    Attention,
+    AttentionOption,
+    Compile,
+    CompileOption,
+    Context,
+    Device,
+    DraftAttention,
+    DraftDevice,
+    DraftDtype,
+    DraftQuantization,
+    Dtype,
+    DtypeOption,
+    Lead,
+    Ledger,
+    Listen,
+    Loop,
+    LoopOption,
+    PrefillWidth,
+    Quantization,
+    QuantizationOption,
+    Reproducible,
+    Rows,
+    Slots,
+    Threads,
+    Width,
+    Window,
+)
 from .planning.command import plan
 from .quantization.command import quantize
 from .speculation.errors import StartupError
-from .speculation.types import LoopMode
 
 NO_DRAFT = "none"
 
@@ -31,70 +57,6 @@ app = typer.Typer(
 )
 
 
-class Compile(enum.StrEnum):
-    """Whether steps are compiled."""
-
-    AUTO = "auto"
-    ON = "on"
-    MAX = "max"
-    OFF = "off"
-
-
-class Dtype(enum.StrEnum):
-    """Element type of weights and cache."""
-
-    AUTO = "auto"
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-
-
-class Quantization(enum.StrEnum):
-    """How weights are quantized while they are loaded."""
-
-    NONE = "none"
-    INT8 = "int8"
-    NF4 = "nf4"
-    FP4 = "fp4"
-
-
-class Loop(enum.StrEnum):
-    """How the loop paces draft and target."""
-
-    ADAPTIVE = "adaptive"
-    RUN_AHEAD = "run-ahead"
-    SYNCHRONOUS = "synchronous"
-
-    def mode(self) -> LoopMode:
-        """The loop's own name for it."""
-        return LoopMode(self.value.replace("-", "_"))
-
-
-Listen = Annotated[str, typer.Option(help="HOST:PORT or unix:PATH; port 0 takes a free one.")]
-DtypeOption = Annotated[Dtype, typer.Option(help="auto keeps the checkpoint's own.")]
-Device = Annotated[str, typer.Option(help="A torch device, for example cpu or cuda:0.")]
-QuantizationOption = Annotated[
-    Quantization, typer.Option(help="Quantize the weights; none keeps what the checkpoint holds.")
-]
-DraftQuantization = Annotated[Quantization, typer.Option(help="The same for the draft.")]
-DraftDtype = Annotated[Dtype | None, typer.Option(help="The draft's dtype; the target's if unset.")]
-DraftDevice = Annotated[str | None, typer.Option(help="The draft's device; the target's if unset.")]
-Slots = Annotated[int, typer.Option(help="Sessions whose KV state is kept.")]
-Rows = Annotated[int, typer.Option(help="A step holds so many full rows; 0 takes the slots.")]
-Context = Annotated[int, typer.Option(help="Longest session in tokens; 0 takes the model's.")]
-CompileOption = Annotated[
-    Compile, typer.Option(help="auto compiles where it pays; max compiles longer for faster steps.")
-]
-Reproducible = Annotated[bool, typer.Option(help="Use one shape of step only.")]
-Threads = Annotated[int, typer.Option(help="CPU threads of the model; 0 takes every core.")]
-Width = Annotated[int, typer.Option(help="Tokens a row of a verify step; a multiple of 8.")]
-PrefillWidth = Annotated[int, typer.Option(help="Tokens a prefill step; a multiple of 8.")]
-Ledger = Annotated[Path | None, typer.Option(help="The SQLite ledger's file.")]
-Window = Annotated[int, typer.Option(help="The most tokens proposed in one round.")]
-Lead = Annotated[int, typer.Option(help="How far the draft may run ahead, for the loop run-ahead.")]
-LoopOption = Annotated[Loop, typer.Option(help="How to pace draft and target.")]
-
-
 @app.command()
 def target(
     model: Annotated[
@@ -104,6 +66,7 @@ def target(
     dtype: DtypeOption = Dtype.AUTO,
     device: Device = "cpu",
     quantization: QuantizationOption = Quantization.NONE,
+    attention: AttentionOption = Attention.AUTO,
     slots: Slots = 8,
     rows: Rows = 0,
     width: Width = 8,
@@ -121,6 +84,7 @@ def target(
         dtype=dtype.value,
         device=device,
         quantization=quantization.value,
+        attention=attention.value,
         slots=slots,
         rows=rows or slots,
         width=width,
@@ -142,6 +106,7 @@ def draft(
     dtype: DtypeOption = Dtype.AUTO,
     device: Device = "cpu",
     quantization: QuantizationOption = Quantization.NONE,
+    attention: AttentionOption = Attention.AUTO,
     slots: Slots = 8,
     rows: Rows = 0,
     prefill_width: PrefillWidth = 64,
@@ -157,6 +122,7 @@ def draft(
         dtype=dtype.value,
         device=device,
         quantization=quantization.value,
+        attention=attention.value,
         slots=slots,
         rows=rows or slots,
         width=configuration.DRAFT_WIDTH,
@@ -213,9 +179,11 @@ def up(
     dtype: DtypeOption = Dtype.AUTO,
     device: Device = "cpu",
     quantization: QuantizationOption = Quantization.NONE,
+    attention: AttentionOption = Attention.AUTO,
     draft_dtype: DraftDtype = None,
     draft_device: DraftDevice = None,
     draft_quantization: DraftQuantization = Quantization.NONE,
+    draft_attention: DraftAttention = Attention.AUTO,
     slots: Slots = 8,
     rows: Rows = 0,
     max_context_tokens: Context = 0,
@@ -233,9 +201,11 @@ def up(
     engine += [f"--max-context-tokens={max_context_tokens}"]
     targets = [*engine, f"--model={target}", f"--threads={threads}"]
     targets += [f"--dtype={dtype.value}", f"--device={device}", f"--quantization={quantization}"]
+    targets += [f"--attention={attention}"]
     targets += ["--reproducible"] if reproducible else []
     drafts = [*engine, f"--model={draft}", f"--dtype={(draft_dtype or dtype).value}"]
     drafts += [f"--device={draft_device or device}", f"--quantization={draft_quantization}"]
+    drafts += [f"--attention={draft_attention}"]
     sessions = [f"--listen={listen}", f"--window={window}", f"--lead={lead}", f"--loop={loop}"]
     sessions += [f"--ledger={ledger}"] if ledger else []
     sys.exit(_run(run_up(sessions, targets, None if draft == NO_DRAFT else drafts)))

@@ -18,6 +18,7 @@ TARGET_PORT = 7710
 DRAFT_PORT = 7720
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("none", "int8", "nf4", "fp4")
+ATTENTIONS = ("auto", "packed", "sdpa", "flash", "math", "efficient", "eager", "flex")
 COMPILE_MODES = ("auto", "on", "max", "off")
 DRAFT_WIDTH = 2
 """A draft reads its last guess and one more token in one step: after full agreement it lacks two."""
@@ -39,6 +40,8 @@ class EngineConfig:
     device: str = "cpu"
     quantization: str = "none"
     """One of QUANTIZATIONS; none keeps what the checkpoint holds."""
+    attention: str = "auto"
+    """One of ATTENTIONS; auto takes the fastest that the machine has."""
     slots: int = 8
     rows: int = 8
     """The largest step holds this many times `width` tokens."""
@@ -58,6 +61,7 @@ class EngineConfig:
             self.quantization in QUANTIZATIONS,
             f"quantization must be one of {', '.join(QUANTIZATIONS)}",
         )
+        _require(self.attention in ATTENTIONS, f"attention must be one of {', '.join(ATTENTIONS)}")
         _require(
             self.compile in COMPILE_MODES, f"compile must be one of {', '.join(COMPILE_MODES)}"
         )

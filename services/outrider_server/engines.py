@@ -36,6 +36,7 @@ async def started_engine(config: EngineConfig) -> DeviceThread:
             reproducible=config.reproducible,
             threads=config.thread_count,
             quantization=config.quantization,
+            attention=config.attention,
         )
     )
     await device.start()

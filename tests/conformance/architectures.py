@@ -75,6 +75,14 @@ SERVED = (
     ),
     _served("Qwen3", "grouped-query, head norms", "Qwen3", GATED, {"head_dim": 32}),
     _served(
+        "Qwen3, sliding",
+        "one layer full, one window",
+        "Qwen3",
+        GATED,
+        SLIDING,
+        {"head_dim": 32, "use_sliding_window": True, "max_window_layers": 1},
+    ),
+    _served(
         "Gemma", "multi-query, tied", "Gemma", GATED, {"num_key_value_heads": 1, "head_dim": 32}
     ),
     _served("Gemma 2", "window, capped scores", "Gemma2", GATED, SLIDING, CAPPED, {"head_dim": 32}),
@@ -88,7 +96,16 @@ SERVED = (
     ),
     _served("Phi", "multi-head, parallel, biases", "Phi", MULTI_HEAD),
     _served("Phi-3", "grouped-query, fused projections", "Phi3", GATED),
+    _served("Phi-3, sliding", "fused projections, window", "Phi3", GATED, SLIDING),
     _served("GPT-2", "multi-head, learned positions, tied", "GPT2", SHARED),
+    _served("GPT-BigCode", "multi-query, learned positions, tied", "GPTBigCode", SHARED),
+    _served(
+        "GPT-BigCode, multi-head",
+        "multi-head, learned positions, tied",
+        "GPTBigCode",
+        SHARED,
+        {"multi_query": False},
+    ),
     _served(
         "OPT",
         "multi-head, learned positions",
@@ -123,6 +140,9 @@ SERVED = (
     ),
     _served("Mixtral", "4 experts, grouped-query", "Mixtral", GATED, {"num_local_experts": 4}),
     _served(
+        "Mixtral, sliding", "4 experts, window", "Mixtral", GATED, SLIDING, {"num_local_experts": 4}
+    ),
+    _served(
         "Qwen2-MoE",
         "6 experts and a shared one",
         "Qwen2Moe",
@@ -132,6 +152,14 @@ SERVED = (
     ),
     _served("OLMo", "multi-head, norms without weights", "Olmo", MULTI_HEAD),
     _served("OLMo 2", "grouped-query, head norms", "Olmo2", GATED),
+    _served(
+        "OLMo 3",
+        "one layer full, one window, head norms",
+        "Olmo3",
+        GATED,
+        SLIDING,
+        {"layer_types": ["sliding_attention", "full_attention"]},
+    ),
     _served("StableLM", "grouped-query, part rotary", "StableLm", GATED),
     _served("StarCoder 2", "grouped-query, window, tied", "Starcoder2", GATED, SLIDING),
 )
@@ -158,13 +186,15 @@ REFUSED = (
     Refused(
         "Cohere 2", "sliding window of", {"model_type": "cohere2", "max_position_embeddings": 8192}
     ),
+    Refused(
+        "Qwen2-MoE, sliding",
+        "sliding window of",
+        {"model_type": "qwen2_moe", "sliding_window": WINDOW, "use_sliding_window": True},
+    ),
     Refused("CodeGen", "registry", {"model_type": "codegen"}),
     Refused("CLIP", "no causal language model", {"model_type": "clip"}),
     Refused("an unknown type", "cannot be loaded", {"model_type": "nothing_known"}),
-)
-"""Refused by `config.json` alone, before any weight is read."""
-
-REFUSED_WHEN_RUN = (
+    Refused("Gemma 3, with images", "no model of text alone", {"model_type": "gemma3"}),
     Refused(
         "GPT-OSS",
         "experts like those of GptOssExperts",
@@ -190,5 +220,11 @@ REFUSED_WHEN_RUN = (
             "v_head_dim": 16,
         },
     ),
+    Refused(
+        "DiffLlama",
+        "its 2 layers attend 4 times",
+        GATED | {"model_type": "diffllama", "head_dim": 32},
+    ),
+    Refused("Doge", "does not run over the slot cache", GATED | {"model_type": "doge"}),
 )
-"""Refused while the engine starts, by what their layers ask for."""
+"""Refused by `config.json` alone, before any weight is read."""

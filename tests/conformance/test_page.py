@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .architectures import SERVED
+from .architectures import REFUSED, SERVED
 from .page import COMMAND, PAGE
-from .refusing import all_refused
+from .results import read_results
 from .subject import SETTINGS
 
 
@@ -51,9 +51,19 @@ def test_what_was_run_was_right_and_all_was_run_eagerly() -> None:
             assert "eager" not in kernels
 
 
+def test_the_page_is_that_of_the_kept_results() -> None:
+    results = read_results()
+    for setting in SETTINGS:
+        for row in sections()[setting.name][1:]:
+            name, _, *cells = (cell.strip() for cell in row.split("|")[1:-1])
+            kept = results.get((name, setting.name))
+            assert cells[0] == (kept.error if kept else "not run")
+            assert not kept or cells[1:] == [kept.greedy, kept.promise, kept.turns, kept.kernels]
+
+
 def test_every_refused_model_stands_there_with_its_reason() -> None:
     rows = sections()["Refused"][1:]
-    assert len(rows) == len(all_refused())
-    for refused, row in zip(all_refused(), rows, strict=True):
+    assert len(rows) == len(REFUSED)
+    for refused, row in zip(REFUSED, rows, strict=True):
         assert row.startswith(f"| {refused.name} |")
         assert refused.reason in row

@@ -7,13 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models_for_tests import llama_config
-from outrider_server.engine.attention import (
+from outrider_server.engine import attention_kernels
+from outrider_server.engine.attention import NAME, make_places, slot_attention
+from outrider_server.engine.attention_kernels import (
+    KERNELS,
     KEY_BLOCK,
-    NAME,
+    Rules,
+    attend_flash,
     attend_gathered,
     attend_in_place,
-    make_places,
-    slot_attention,
 )
 from outrider_server.engine.cache import SlotCache
 from outrider_server.speculation.errors import ModelRefused
@@ -21,6 +23,8 @@ from transformers import AttentionInterface
 
 LENGTH = 2 * KEY_BLOCK
 SLOTS, DIM = 5, 8
+Extra = tuple[torch.Tensor | None, float | None, int | None]
+"""Slopes, soft cap, window."""
 
 
 def tensors(
@@ -30,6 +34,39 @@ def tensors(
     query = torch.randn((rows, heads, width, DIM), generator=generator)
     keys = torch.randn((SLOTS, key_heads, LENGTH, DIM), generator=generator)
     return query, keys, torch.randn((SLOTS, key_heads, LENGTH, DIM), generator=generator)
+
+
+ON_CPU = ("sdpa", "math", "eager")
+"""The kernels that a CPU has, but for `flex`, which takes long to compile and has a test of its own."""
+
+
+def able(extra: Extra) -> tuple[str, ...]:
+    """The kernels that know these rules."""
+    _, softcap, _ = extra
+    return ON_CPU if softcap is None else ("eager",)
+
+
+def in_place(kernel: str, *tensors: torch.Tensor) -> torch.Tensor:
+    """query, keys, values and places, read row by row."""
+    return attend_in_place(KERNELS[kernel], *tensors, Rules(0.3))
+
+
+def every_way(
+    kernel: str,
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    places: torch.Tensor,
+    rules: Rules,
+) -> list[torch.Tensor]:
+    """The kernel in place, over a gathered copy, and as the operator."""
+    tensors = query, keys, values, places
+    own = rules.scaling, rules.slopes, rules.softcap, rules.window
+    return [
+        attend_in_place(KERNELS[kernel], *tensors, rules),
+        attend_gathered(KERNELS[kernel], *tensors, rules),
+        slot_attention(*tensors, kernel, *own),
+    ]
 
 
 def slots_of(rows: torch.Tensor, width: int) -> torch.Tensor:
@@ -66,6 +103,37 @@ def dense(
     return out
 
 
+def flash_stand_in(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    *,
+    cache_seqlens: torch.Tensor,
+    cache_batch_idx: torch.Tensor,
+    softmax_scale: float,
+    causal: bool,
+    window_size: tuple[int, int],
+    softcap: float,
+    alibi_slopes: torch.Tensor | None,
+    num_splits: int,
+) -> torch.Tensor:
+    """What flash-attn documents of `flash_attn_with_kvcache`, which runs on CUDA alone.
+
+    q [R, W, H, D]; caches [S, L, K, D]; the mask ends at the last query and the last key of a row.
+    """
+    assert causal
+    assert num_splits == 1
+    assert cache_seqlens.dtype == cache_batch_idx.dtype == torch.int32
+    assert window_size[1] == -1
+    assert k_cache.stride(-1) == v_cache.stride(-1) == q.stride(-1) == 1
+    rows, width = q.shape[:2]
+    positions = cache_seqlens.long()[:, None] - width + torch.arange(width)
+    places = make_places(cache_batch_idx.long()[:, None].expand(rows, width), positions)
+    window = window_size[0] + 1 if window_size[0] >= 0 else None
+    whole = (tensor.transpose(1, 2) for tensor in (q, k_cache, v_cache))
+    return dense(*whole, places, softmax_scale, alibi_slopes, softcap or None, window)
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 999),
@@ -81,9 +149,9 @@ def test_rows_at_ragged_positions_attend_as_a_dense_reference(
     positions = torch.tensor(starts)[:, None] + torch.arange(width)
     places = make_places(slots_of(torch.arange(rows).flip(0) + 1, width), positions)
     wanted = dense(query, keys, values, places, 0.3)
-    for attend in (attend_in_place, attend_gathered, slot_attention):
-        got = attend(query, keys, values, places, 0.3)
-        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+    for kernel in ON_CPU:
+        for got in every_way(kernel, query, keys, values, places, Rules(0.3)):
+            torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
 
 
 SLOPES = torch.tensor([0.5, 0.25, 0.125, 0.0625])
@@ -94,7 +162,6 @@ EXTRAS = {
     "all": (SLOPES, 1.5, 150),
 }
 extras = pytest.mark.parametrize("extra", EXTRAS.values(), ids=EXTRAS)
-Extra = tuple[torch.Tensor | None, float | None, int | None]
 
 
 @extras
@@ -103,9 +170,45 @@ def test_biases_caps_and_windows_are_those_of_a_dense_reference(extra: Extra) ->
     positions = torch.tensor([0, 125, 240])[:, None] + torch.arange(8)
     places = make_places(slots_of(torch.tensor([4, 0, 2]), 8), positions)
     wanted = dense(query, keys, values, places, 0.7, *extra)
-    for attend in (attend_in_place, attend_gathered, slot_attention):
-        got = attend(query, keys, values, places, 0.7, *extra)
-        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+    for kernel in able(extra):
+        for got in every_way(kernel, query, keys, values, places, Rules(0.7, *extra)):
+            torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+@extras
+def test_flash_is_handed_the_slots_themselves_and_the_rules_in_its_own_terms(
+    extra: Extra, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention_kernels, "_flash_attention", lambda: flash_stand_in)
+    query, keys, values = tensors(7, 3, 4, 2, 8)
+    positions = torch.tensor([0, 125, 240])[:, None] + torch.arange(8)
+    places = make_places(slots_of(torch.tensor([4, 0, 2]), 8), positions)
+    for rules in (Rules(0.3), Rules(0.7, *extra)):
+        got = attend_flash(query, keys, values, places, rules)
+        own = rules.scaling, rules.slopes, rules.softcap, rules.window
+        torch.testing.assert_close(got, dense(query, keys, values, places, *own))
+
+
+@extras
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_compiled_kernel_is_the_plain_one_wherever_a_row_begins(
+    extra: Extra, dtype: torch.dtype
+) -> None:
+    query, keys, values = (tensor.to(dtype) for tensor in tensors(8, 1, 4, 2, 15))
+    found = set()
+    for begin in range(8):
+        positions = torch.arange(120 + begin, 128 + begin)[None]
+        places = make_places(slots_of(torch.tensor([3]), 8), positions)
+        part = query[:, :, begin : begin + 8], keys, values, places, Rules(0.7, *extra)
+        compiled, plain = (attend_in_place(KERNELS[kernel], *part) for kernel in ("flex", "eager"))
+        torch.testing.assert_close(
+            compiled,
+            plain,
+            rtol=2e-2 if dtype == torch.bfloat16 else 1e-4,
+            atol=1e-2 if dtype == torch.bfloat16 else 1e-5,
+        )
+        found.add(tuple(compiled[0, 7 - begin].flatten().tolist()))
+    assert len(found) == 1
 
 
 @extras
@@ -115,14 +218,16 @@ def test_a_query_has_the_same_bits_wherever_its_row_begins_and_ends(
 ) -> None:
     """Position 127 ends a block of keys; a row that reaches beyond it reads one block more."""
     query, keys, values = (tensor.to(dtype) for tensor in tensors(8, 1, 4, 2, 15))
-    found = set()
-    for begin in range(8):
-        positions = torch.arange(120 + begin, 128 + begin)[None]
-        places = make_places(slots_of(torch.tensor([3]), 8), positions)
-        part = query[:, :, begin : begin + 8]
-        out = attend_in_place(part, keys, values, places, 0.7, *extra)
-        found.add(tuple(out[0, 7 - begin].flatten().tolist()))
-    assert len(found) == 1
+    for kernel in able(extra):
+        found = set()
+        for begin in range(8):
+            positions = torch.arange(120 + begin, 128 + begin)[None]
+            places = make_places(slots_of(torch.tensor([3]), 8), positions)
+            part = query[:, :, begin : begin + 8]
+            rules = Rules(0.7, *extra)
+            out = attend_in_place(KERNELS[kernel], part, keys, values, places, rules)
+            found.add(tuple(out[0, 7 - begin].flatten().tolist()))
+        assert len(found) == 1, kernel
 
 
 def test_a_window_that_begins_after_many_hidden_blocks_gives_numbers() -> None:
@@ -133,32 +238,37 @@ def test_a_window_that_begins_after_many_hidden_blocks_gives_numbers() -> None:
     places = make_places(slots_of(torch.tensor([1]), 8), torch.arange(1200, 1208)[None])
     for softcap in (None, 1.5):
         wanted = dense(query, keys, values, places, 0.7, None, softcap, 16)
-        for attend in (attend_in_place, attend_gathered):
-            got = attend(query, keys, values, places, 0.7, None, softcap, 16)
-            torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+        for kernel in able((None, softcap, 16)):
+            for got in every_way(
+                kernel, query, keys, values, places, Rules(0.7, None, softcap, 16)
+            ):
+                torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_what_stands_after_a_token_does_not_reach_it() -> None:
     query, keys, values = tensors(1, 1, 4, 2, 8)
     places = make_places(slots_of(torch.tensor([2]), 8), torch.arange(20, 28)[None])
-    before = attend_in_place(query, keys, values, places, 0.3)
+    before = {kernel: in_place(kernel, query, keys, values, places) for kernel in ON_CPU}
     for tensor in (keys, values):
         tensor[2, :, 25:] = 1e6
         tensor[[0, 1, 3, 4]] = 1e6
-    after = attend_in_place(query, keys, values, places, 0.3)
-    assert torch.equal(after[:, :5], before[:, :5])
-    assert not torch.equal(after[:, 5:], before[:, 5:])
+    for kernel in ON_CPU:
+        after = in_place(kernel, query, keys, values, places)
+        assert torch.equal(after[:, :5], before[kernel][:, :5]), kernel
+        assert not torch.equal(after[:, 5:], before[kernel][:, 5:]), kernel
 
 
 def test_a_row_has_the_same_bits_alone_and_among_neighbours() -> None:
     query, keys, values = tensors(2, 4, 4, 2, 8)
     positions = torch.tensor([3, 120, 200, 0])[:, None] + torch.arange(8)
     slots = slots_of(torch.tensor([4, 0, 2, 1]), 8)
-    together = attend_in_place(query, keys, values, make_places(slots, positions), 0.3)
-    for row in range(4):
-        one = slice(row, row + 1)
-        places = make_places(slots[one], positions[one])
-        assert torch.equal(attend_in_place(query[one], keys, values, places, 0.3)[0], together[row])
+    for kernel in ON_CPU:
+        together = in_place(kernel, query, keys, values, make_places(slots, positions))
+        for row in range(4):
+            one = slice(row, row + 1)
+            places = make_places(slots[one], positions[one])
+            alone = in_place(kernel, query[one], keys, values, places)
+            assert torch.equal(alone[0], together[row]), kernel
 
 
 def test_the_cache_writes_at_the_steps_places_and_nowhere_else() -> None:
@@ -195,9 +305,9 @@ def test_the_operators_declared_shape_is_its_shape(rows: int) -> None:
     query, keys, values = tensors(0, rows, 4, 2, 8)
     places = make_places(slots_of(torch.arange(rows), 8), torch.arange(8).expand(rows, 8))
     with torch.no_grad():
-        torch.library.opcheck(slot_attention, (query, keys, values, places, 0.3))
+        torch.library.opcheck(slot_attention, (query, keys, values, places, "sdpa", 0.3))
         more = (torch.ones(4), 2.0, 5)
-        torch.library.opcheck(slot_attention, (query, keys, values, places, 0.3, *more))
+        torch.library.opcheck(slot_attention, (query, keys, values, places, "eager", 0.3, *more))
 
 
 def test_the_cache_refuses_keys_of_another_shape_than_the_configurations() -> None:

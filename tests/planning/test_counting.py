@@ -171,6 +171,18 @@ def test_a_window_is_planned_as_full_attention_and_said(tmp_path: Path) -> None:
     assert counted(tmp_path, MISTRAL_7B | {"sliding_window": None}).notes == ()
 
 
+def test_what_a_service_would_refuse_is_planned_and_said(tmp_path: Path) -> None:
+    content = {"model_type": "cohere2", "num_hidden_layers": 4, "torch_dtype": "bfloat16"}
+    window, refusal = counted(tmp_path, content).notes
+    assert window.startswith("attends to a window")
+    assert refusal.startswith("a service refuses it: ")
+    assert "not verified for cohere2" in refusal
+
+
+def test_the_longest_context_is_found_under_either_name(tmp_path: Path) -> None:
+    assert counted(tmp_path, MPT_30B).max_positions == 8192
+
+
 def test_a_checkpoint_quantized_already_takes_what_its_files_take(tmp_path: Path) -> None:
     content = MISTRAL_7B | {"quantization_config": {"quant_method": "gptq", "bits": 4}}
     alone = counted(tmp_path, content)

@@ -146,6 +146,8 @@ def description(findings: tuple[ShapeFinding, ...], buckets: tuple[int, ...]) ->
         compiled=True,
         compile_note="",
         kernel_note="the CPU has no AVX512-BF16",
+        attention="sdpa",
+        attention_note="sdpa was asked for",
         shape_audit=ShapeAudit(True, buckets, findings),
     )
 

@@ -71,6 +71,7 @@ def _model_lines(role: str, model: ModelDescription) -> list[str]:
     return [
         f"{role:<8} {model.name} ({model.architecture}, {model.parameter_count:,} parameters)",
         f"         {model.dtype}{weights} on {model.device}, {compiled}, kernels: {kernels}",
+        f"         attention {model.attention} ({model.attention_note})",
         f"         width {model.width}, {model.slots} slots of {model.max_context_tokens} tokens, "
         f"{model.vocabulary_size:,} token ids",
         f"         shapes: {agreed} of {len(audit.shapes)} identical, {verdict}"

@@ -30,7 +30,6 @@ SLIDING_SERVED = frozenset(
         "olmo3",
         "phi3",
         "qwen2",
-        "qwen2_moe",
         "qwen3",
         "starcoder2",
     }
@@ -45,6 +44,8 @@ def check_architecture(config: PreTrainedConfig) -> None:
         raise ModelRefused("it is an encoder-decoder; use a causal model")
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ModelRefused(f"{config.model_type} is no causal language model of the library")
+    if config.get_text_config() is not config:
+        raise ModelRefused(f"{config.model_type} is no model of text alone; use one that is")
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     if getattr(model_class, "_is_stateful", False):
         raise ModelRefused(
@@ -87,15 +88,30 @@ def longest_context(config: PreTrainedConfig) -> int:
 
 def cache_shape(config: PreTrainedConfig) -> tuple[int, int]:
     """Key heads and the dimension of a head, as a layer of the slot cache holds them."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    if config.model_type == "falcon":
-        heads = config.num_kv_heads
-        if config.multi_query and not config.new_decoder_architecture:
-            heads = 1
-    if config.model_type == "gpt_bigcode" and config.multi_query:
-        heads = 1
+    count = KEY_HEADS.get(config.model_type)
+    if count is None:
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    else:
+        heads = count(config)
     head_dim = getattr(config, "head_dim", None)
     return int(heads), int(head_dim or config.hidden_size // config.num_attention_heads)
+
+
+def _key_heads_of_falcon(config: PreTrainedConfig) -> int:
+    if config.multi_query and not config.new_decoder_architecture:
+        return 1
+    return int(config.num_kv_heads)
+
+
+def _key_heads_of_gpt_bigcode(config: PreTrainedConfig) -> int:
+    return 1 if config.multi_query else int(config.num_attention_heads)
+
+
+KEY_HEADS: dict[str, Callable[[PreTrainedConfig], int]] = {
+    "falcon": _key_heads_of_falcon,
+    "gpt_bigcode": _key_heads_of_gpt_bigcode,
+}
+"""By model type: the key heads that a layer keeps, where the library's usual field does not say so."""
 
 
 def attention_at_loading(config: PreTrainedConfig) -> str:

@@ -1,31 +1,33 @@
-"""Attention of a step over the slot cache, without copying the cache.
+"""Attention of a step over the slot cache, as the library's models call it.
 
-Registered with transformers under the name "outrider", so that any model of the library which takes its
+Registered with transformers, a name for each kernel, so that any model of the library which takes its
 attention from the library's registry uses it. The library passes a 4-D attention mask through untouched;
 a step uses that to say where its tokens live: `places` [R, 1, W, 2] int64 holds (slot, position).
-
-Each row attends to its own slot. Query groups are folded into the query axis, so grouped keys are never
-repeated. Three things may change what a query sees of its keys, all optional:
-
-- `slopes` [H] float32: attention with linear biases (Press, Smith, Lewis, arXiv 2108.12409); a key that is
-  n positions back is n slopes lower.
-- `window`: a query sees itself and the `window - 1` positions before it.
-- `softcap`: scores are `softcap * tanh(score / softcap)` (Gemma 2, arXiv 2408.00118, section 2).
+Each row attends to its own slot. What a kernel computes is `attention_kernels.py`'s.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
-from torch.nn import functional
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 
 from ..speculation.errors import ModelRefused
+from .attention_kernels import (
+    FLASH,
+    KERNELS,
+    Rules,
+    attend_flash,
+    attend_gathered,
+    attend_in_place,
+)
 
 NAME = "outrider"
-PACKED_NAME = "outrider_packed"
-"""The same over the engine's own kernel, for steps whose rows are packed."""
-KEY_BLOCK = 128
-"""Keys are read in multiples of this many."""
+"""Stands before every name in the library's registry, and by itself for the kernel SDPA."""
+PACKED = "packed"
+"""The engine's own kernel, for steps whose rows are packed."""
+SDPA = "sdpa"
 SLOPES = "alibi_slopes"
 """Attribute of an attention module that holds its slopes, where it has some."""
 IGNORED = frozenset(
@@ -41,8 +43,6 @@ IGNORED = frozenset(
     }
 )
 """What the library hands to attention and a step has no use for."""
-LOWEST = -1e30
-"""Stands for the largest score before any was seen; finite, so that differences are numbers."""
 
 
 def make_places(slots: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -50,140 +50,41 @@ def make_places(slots: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     return torch.stack((slots, positions), dim=-1).unsqueeze(1)
 
 
-def attend_in_place(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    places: torch.Tensor,
-    scaling: float,
-    slopes: torch.Tensor | None = None,
-    softcap: float | None = None,
-    window: int | None = None,
-) -> torch.Tensor:
-    """One row after the other, each over a view of its slot up to its last position.
-
-    query [R, H, W, D]; keys, values [S, K, L, D]; places [R, 1, W, 2] -> [R, W, H, D]. A row's result
-    depends on nothing but its own slot, whatever stands beside it in the step.
-    """
-    rows, heads, width, head_dim = query.shape
-    key_heads, key_length = keys.shape[1], keys.shape[2]
-    out = query.new_empty((rows, width, heads, values.shape[-1]))
-    ends = places[:, 0, -1].tolist()
-    for row, (slot, last_position) in enumerate(ends):
-        limit = min(-(-(last_position + 1) // KEY_BLOCK) * KEY_BLOCK, key_length)
-        folded = _attend(
-            query[row].reshape(1, key_heads, -1, head_dim),
-            keys[slot : slot + 1, :, :limit],
-            values[slot : slot + 1, :, :limit],
-            _mask(places[row : row + 1, 0, :, 1], limit, heads, key_heads, slopes, window),
-            scaling,
-            softcap,
-        )
-        out[row] = folded.view(heads, width, -1).transpose(0, 1)
-    return out
+def registered_name(kernel: str) -> str:
+    """The name of a kernel in the library's registry."""
+    if kernel == SDPA:
+        return NAME
+    # The library takes a name with "flash" in it for one of its own.
+    return f"{NAME}_{kernel.replace(FLASH, 'slots')}"
 
 
-def attend_gathered(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    places: torch.Tensor,
-    scaling: float,
-    slopes: torch.Tensor | None = None,
-    softcap: float | None = None,
-    window: int | None = None,
-) -> torch.Tensor:
-    """All rows at once over a copy of their slots: the plain version, for every device.
-
-    Shapes as in `attend_in_place`.
-    """
-    rows, heads, width, head_dim = query.shape
-    key_heads, key_length = keys.shape[1], keys.shape[2]
-    slots = places[:, 0, 0, 0]
-    folded = _attend(
-        query.reshape(rows, key_heads, -1, head_dim),
-        keys.index_select(0, slots),
-        values.index_select(0, slots),
-        _mask(places[:, 0, :, 1], key_length, heads, key_heads, slopes, window),
-        scaling,
-        softcap,
-    )
-    return folded.reshape(rows, heads, width, -1).transpose(1, 2).contiguous()
-
-
-def _mask(
-    positions: torch.Tensor,
-    length: int,
-    heads: int,
-    key_heads: int,
-    slopes: torch.Tensor | None,
-    window: int | None,
-) -> torch.Tensor:
-    """What folded queries see of `length` keys: positions [R, W] -> [R, 1, G*W, L] bool.
-
-    With slopes [R, K, G*W, L] float32 instead, minus infinity where nothing is seen.
-    """
-    ahead = torch.arange(length, device=positions.device) - positions[:, :, None]
-    visible = ahead <= 0
-    if window is not None:
-        visible &= ahead > -window
-    if slopes is None:
-        return visible.repeat(1, heads // key_heads, 1).unsqueeze(1)
-    bias = slopes.view(1, heads, 1, 1) * ahead.unsqueeze(1)
-    bias = bias.masked_fill(~visible.unsqueeze(1), -torch.inf)
-    return bias.reshape(len(positions), key_heads, -1, length)
+def set_kernel(model: PreTrainedModel, kernel: str) -> None:
+    """Makes a model that attends over the slot cache do so with this kernel."""
+    model.config._attn_implementation = registered_name(kernel)
 
 
 def _attend(
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    mask: torch.Tensor,
+    places: torch.Tensor,
+    kernel: str,
     scaling: float,
-    softcap: float | None,
+    slopes: torch.Tensor | None = None,
+    softcap: float | None = None,
+    window: int | None = None,
 ) -> torch.Tensor:
-    """query [R, K, Q, D]; keys, values [R, K, L, D]; mask as `_mask` gives it -> [R, K, Q, D]."""
-    if softcap is None:
-        return functional.scaled_dot_product_attention(
-            query, keys, values, attn_mask=mask, scale=scaling
-        )
-    if mask.dtype == torch.bool:
-        mask = torch.where(mask, 0.0, -torch.inf)
-    return _attend_capped(query, keys, values, mask, scaling, softcap)
-
-
-def _attend_capped(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    bias: torch.Tensor,
-    scaling: float,
-    softcap: float,
-) -> torch.Tensor:
-    """Attention with capped scores, which the library's fused kernels do not have.
-
-    The softmax is taken online over blocks of keys, so that every product has one shape and a block that
-    is hidden changes no bit.
-    """
-    largest = query.new_full((*query.shape[:-1], 1), LOWEST, dtype=torch.float32)
-    total = torch.zeros_like(largest)
-    summed = total.expand(*query.shape[:-1], values.shape[-1])
-    for start in range(0, keys.shape[2], KEY_BLOCK):
-        block = slice(start, start + KEY_BLOCK)
-        scores = (query @ keys[:, :, block].transpose(-1, -2)).float() * scaling
-        scores = (scores / softcap).tanh() * softcap + bias[..., block]
-        before, largest = largest, torch.maximum(largest, scores.amax(-1, keepdim=True))
-        weights, shrink = (scores - largest).exp(), (before - largest).exp()
-        total = total * shrink + weights.sum(-1, keepdim=True)
-        summed = summed * shrink + (weights.to(values.dtype) @ values[:, :, block]).float()
-    return (summed / total).to(query.dtype)
+    """query [R, H, W, D]; keys, values [S, K, L, D]; places [R, 1, W, 2] -> [R, W, H, D]."""
+    rules = Rules(scaling, slopes, softcap, window)
+    if kernel == FLASH:
+        return attend_flash(query, keys, values, places, rules)
+    # Where a row ends is known at no cost on a CPU; asking another device would stop its queue.
+    reach = attend_in_place if query.device.type == "cpu" else attend_gathered
+    return reach(KERNELS[kernel], query, keys, values, places, rules)
 
 
 # An operator of its own is opaque to the compiler, which would otherwise have to fix every row's length.
-slot_attention = torch.library.custom_op(
-    "outrider::slot_attention", attend_gathered, mutates_args=()
-)
-slot_attention.register_kernel("cpu")(attend_in_place)
+slot_attention = torch.library.custom_op("outrider::slot_attention", _attend, mutates_args=())
 
 
 @slot_attention.register_fake
@@ -192,6 +93,7 @@ def _slot_attention_shape(
     keys: torch.Tensor,
     values: torch.Tensor,
     places: torch.Tensor,
+    kernel: str,
     scaling: float,
     slopes: torch.Tensor | None = None,
     softcap: float | None = None,
@@ -225,6 +127,8 @@ def _attention_of_library(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    *,
+    kernel: str,
     **extras: object,
 ) -> tuple[torch.Tensor, None]:
     """The shape of function that the library's registry wants; dropout does not exist in serving."""
@@ -232,7 +136,7 @@ def _attention_of_library(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     slopes = getattr(module, SLOPES, None)
     return slot_attention(
-        query, key, value, attention_mask, scale, slopes, softcap, sliding_window
+        query, key, value, attention_mask, kernel, scale, slopes, softcap, sliding_window
     ), None
 
 
@@ -258,5 +162,8 @@ def _packed_attention_of_library(
     ), None
 
 
-AttentionInterface.register(NAME, _attention_of_library)
-AttentionInterface.register(PACKED_NAME, _packed_attention_of_library)
+for _kernel in (*KERNELS, FLASH):
+    AttentionInterface.register(
+        registered_name(_kernel), partial(_attention_of_library, kernel=_kernel)
+    )
+AttentionInterface.register(registered_name(PACKED), _packed_attention_of_library)

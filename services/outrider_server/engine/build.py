@@ -10,6 +10,7 @@ import torch
 from ..planning.startup import check_memory
 from ..planning.types import EngineRequest
 from ..speculation.errors import StartupError
+from .attention_choice import AUTO, check_attention
 from .engine import Engine
 from .hub import local_folder
 from .loading import load_model
@@ -31,6 +32,7 @@ def engine_builder(
     reproducible: bool,
     threads: int,
     quantization: str = NONE,
+    attention: str = AUTO,
 ) -> Callable[[], Engine]:
     """What a device thread runs to get its engine. It raises StartupError for what cannot be served."""
 
@@ -41,6 +43,7 @@ def engine_builder(
             torch.zeros(1, device=torch_device)
         except (RuntimeError, AssertionError) as error:
             raise StartupError(f"device {device} cannot be used on this machine") from error
+        check_attention(attention, torch_device.type)
         request = EngineRequest(
             dtype=dtype,
             quantization=quantization,
@@ -68,6 +71,6 @@ def engine_builder(
             prefill_width=prefill_width,
             row_buckets=row_buckets,
         )
-        return Engine(loaded, limits, compile_mode, reproducible)
+        return Engine(loaded, limits, compile_mode, reproducible, attention)
 
     return build

@@ -14,6 +14,7 @@ from ..speculation.description import ModelDescription, ShapeAudit
 from ..speculation.errors import InvalidRequest
 from ..speculation.estimates import CostEstimate
 from ..speculation.types import Draw, tokens_digest
+from .attention_choice import AUTO
 from .audit import audit_shapes
 from .batching import Demand, plan_rows
 from .layout import Row, RowResult
@@ -62,6 +63,8 @@ class Engine:
     limits: StepLimits
     compile_mode: str = "auto"
     reproducible: bool = False
+    attention: str = AUTO
+    """One of config.ATTENTIONS."""
     counters: EngineCounters = field(default_factory=EngineCounters)
     runner: StepRunner = field(init=False)
     table: SlotTable = field(init=False)
@@ -69,7 +72,7 @@ class Engine:
     _costs: dict[int, CostEstimate] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.runner = StepRunner(self.loaded, self.limits, self.compile_mode)
+        self.runner = StepRunner(self.loaded, self.limits, self.compile_mode, self.attention)
         self.table = SlotTable(self.limits.slots)
         self.audit = audit_shapes(self.runner, self.reproducible)
         self._costs = {rows: CostEstimate() for rows in self.audit.row_buckets}
@@ -119,6 +122,8 @@ class Engine:
             compiled=runner.compiled,
             compile_note=runner.compile_note,
             kernel_note=runner.kernel_note,
+            attention=runner.attention.kernel,
+            attention_note=runner.attention.note,
             shape_audit=self.audit,
         )
 

@@ -27,6 +27,7 @@ from .checkpoint import (
     read_tokenizer,
 )
 from .hub import local_folder
+from .probing import probe_step
 from .quantizing import NONE, loading_options, settle_layers, stored_quantization
 
 DTYPES: dict[str, torch.dtype | str] = {
@@ -173,9 +174,11 @@ def _first_line(error: Exception) -> str:
 
 
 def _check_layers(folder: Path, config: Any) -> None:
-    """Refuses what the slot cache cannot serve."""
+    """Refuses what the slot cache cannot serve, before weights are read."""
     try:
         check_architecture(config)
+        with _loading:  # the library switches the default dtype while it builds a model
+            probe_step(config)
     except ModelRefused as refused:
         raise ModelRefused(f"model folder {folder} cannot be served: {refused}") from refused
 

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .architectures import binding_window, cache_shape
-from .attention import PACKED_NAME, SLOPES
+from .attention import PACKED, SLOPES, registered_name, set_kernel
 from .kernels import kernels_missing
 
 HEAD_DIM_STEP = 32
@@ -46,13 +46,13 @@ def pack_model(model: PreTrainedModel) -> bool:
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear:
                 setattr(parent, name, PackedLinear(child))
-    model.set_attn_implementation(PACKED_NAME)
+    set_kernel(model, PACKED)
     return True
 
 
 def is_packed(model: PreTrainedModel) -> bool:
     """True once `pack_model` has replaced the model's layers."""
-    return bool(model.config._attn_implementation == PACKED_NAME)
+    return bool(model.config._attn_implementation == registered_name(PACKED))
 
 
 def why_not_packed(model: PreTrainedModel) -> str:

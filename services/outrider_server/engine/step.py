@@ -11,10 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from transformers import PreTrainedModel
 
+from ..speculation.errors import StartupError
 from ..speculation.types import TokenLogprobs
 from .architectures import adapt_model
-from .attention import KEY_BLOCK, make_places
+from .attention import PACKED, make_places, set_kernel
+from .attention_choice import AUTO, AttentionChoice, choose_attention
+from .attention_kernels import FLEX, KEY_BLOCK
 from .cache import SlotCache
 from .compiling import GuardedCompiler
 from .kernels import take_threads
@@ -43,17 +47,16 @@ class StepLimits:
 class StepRunner:
     """Runs steps of a model. Not thread-safe: one thread owns it."""
 
-    def __init__(self, loaded: LoadedModel, limits: StepLimits, compile_mode: str) -> None:
+    def __init__(
+        self, loaded: LoadedModel, limits: StepLimits, compile_mode: str, attention: str = AUTO
+    ) -> None:
         self.vocabulary_size = loaded.vocabulary_size
         self.parameter_count = loaded.parameter_count
         self.model = loaded.model
         self.dtype = loaded.model.dtype
         self.device = loaded.model.device
         adapt_model(self.model)
-        self.kernel_note = "compilation is switched off" if compile_mode == "off" else ""
-        if not self.kernel_note and not is_packed(self.model):
-            self.kernel_note = why_not_packed(self.model)
-            pack_model(self.model)
+        self.kernel_note = _put_on_kernels(self.model, compile_mode, attention)
         packed = not self.kernel_note
         self.layout = Layout(limits.width, packed, scratch_slot=limits.slots)
         if packed:
@@ -65,12 +68,20 @@ class StepRunner:
         self.cache = SlotCache(
             loaded.model.config, limits.slots + 1, length, self.dtype, self.device
         )
+        self.attention = AttentionChoice(PACKED, "the engine's own kernels go together")
+        if not packed:
+            self.attention = choose_attention(
+                attention, self.model, self.cache, limits.row_buckets[-1], limits.width
+            )
+            set_kernel(self.model, self.attention.kernel)
         self.history = torch.zeros(
             (limits.slots + 1, length), dtype=torch.int64, device=self.device
         )
         self.draws = DrawTable(limits.slots + 1, self.device)
         self._inputs: dict[int, torch.Tensor] = {}
         self._compiler = GuardedCompiler(loaded, compile_mode, dynamic=packed)
+        if self.attention.kernel == FLEX:
+            self._compiler.note = "flex attention is compiled by itself, never inside a step"
         self._forward = self._compiler.compile(self._decide, 1)
         self._prefill = self._compiler.compile(self._read, 1)
         self._sample = (
@@ -222,3 +233,19 @@ class StepRunner:
             "past_key_values": self.cache,
             "use_cache": True,
         }
+
+
+def _put_on_kernels(model: PreTrainedModel, compile_mode: str, attention: str) -> str:
+    """Packs the model where that is wanted and possible; else one sentence why it is not.
+
+    Raises StartupError where the engine's own attention was asked for and cannot run.
+    """
+    note = "compilation is switched off" if compile_mode == "off" else ""
+    if attention not in (AUTO, PACKED):
+        note = f"attention {attention} was asked for"
+    if not note and not is_packed(model):
+        note = why_not_packed(model)
+        pack_model(model)
+    if note and attention == PACKED:
+        raise StartupError(f"attention {PACKED} cannot run: {note}; use auto or sdpa")
+    return note

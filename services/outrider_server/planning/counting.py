@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 
+from ..engine.architectures import check_architecture, longest_context
 from ..speculation.errors import ModelRefused
 from .config_file import ConfigFile, first_line
 from .types import CachedLayer, LinearLayer, ModelSizes, WeightTensor
@@ -46,7 +47,7 @@ def count_model(file: ConfigFile) -> ModelSizes:
         vocabulary=int(config.vocab_size),
         query_groups=max(1, heads // keys[0].shape[1]),
         head_dim=int(keys[0].shape[-1]),
-        max_positions=int(getattr(config, "max_position_embeddings", 0) or 0),
+        max_positions=longest_context(config),
         checkpoint_bytes=_checkpoint_bytes(file),
         notes=_notes(file),
     )
@@ -180,7 +181,11 @@ def _notes(file: ConfigFile) -> tuple[str, ...]:
     kinds = set(getattr(config, "layer_types", None) or ())
     longest = getattr(config, "max_position_embeddings", None) or window
     if kinds - {"full_attention"} or (window and window < longest and not kinds):
-        notes.append("attends to a window: planned as full attention, but a service refuses it")
+        notes.append("attends to a window: planned as full attention, whose keys the cache keeps")
+    try:
+        check_architecture(file.config)
+    except ModelRefused as refused:
+        notes.append(f"a service refuses it: {refused}")
     if file.config.dtype is None:
         notes.append("the configuration names no dtype: float32 is taken for auto")
     return tuple(notes)

@@ -134,6 +134,8 @@ _SAME_NAME = (
     "compiled",
     "compile_note",
     "kernel_note",
+    "attention",
+    "attention_note",
 )
 
 

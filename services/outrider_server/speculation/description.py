@@ -51,6 +51,8 @@ class ModelDescription:
     compiled: bool
     compile_note: str
     kernel_note: str
+    attention: str
+    attention_note: str
     shape_audit: ShapeAudit
 
 
