@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.flex_attention import flex_attention
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 KEY_BLOCK = 128
 """Keys are read in multiples of this many."""
@@ -241,7 +241,21 @@ def attend_flex(
     for tensor, dims in ((query, 2), (keys, 2), (values, 2), (bias, (2, 3))):
         torch._dynamo.mark_dynamic(tensor, dims)
     compiled = _compiled_flex(rules.scaling, rules.softcap, query.dtype)
-    return compiled(query, keys, values, bias)
+    return compiled(query, keys, values, bias, _one_block(query.device))
+
+
+@cache
+def _one_block(device: torch.device) -> BlockMask:
+    """All keys in one block that nothing skips.
+
+    Left out, the compiler makes one itself, and fails at it where another compilation stands around it.
+    """
+    return BlockMask.from_kv_blocks(
+        torch.ones((1, 1, 1), dtype=torch.int32, device=device),
+        torch.zeros((1, 1, 1, 1), dtype=torch.int32, device=device),
+        BLOCK_SIZE=1 << 30,
+        seq_lengths=(1, 1),
+    )
 
 
 @cache
@@ -258,6 +272,7 @@ def _compiled_flex(
         keys: torch.Tensor,
         values: torch.Tensor,
         bias: torch.Tensor,
+        blocks: BlockMask,
     ) -> torch.Tensor:
         def score(
             value: torch.Tensor,
@@ -271,7 +286,13 @@ def _compiled_flex(
             return value + bias[row, head, column, key]
 
         mixed: torch.Tensor = flex_attention(
-            query, keys, values, score_mod=score, scale=scaling, enable_gqa=True
+            query,
+            keys,
+            values,
+            score_mod=score,
+            block_mask=blocks,
+            scale=scaling,
+            enable_gqa=True,
         )
         return mixed
 

@@ -18,7 +18,7 @@ from ..speculation.types import TokenLogprobs
 from .architectures import adapt_model
 from .attention import PACKED, make_places, set_kernel
 from .attention_choice import AUTO, AttentionChoice, choose_attention
-from .attention_kernels import FLEX, KEY_BLOCK
+from .attention_kernels import KEY_BLOCK
 from .cache import SlotCache
 from .compiling import GuardedCompiler
 from .kernels import take_threads
@@ -80,8 +80,6 @@ class StepRunner:
         self.draws = DrawTable(limits.slots + 1, self.device)
         self._inputs: dict[int, torch.Tensor] = {}
         self._compiler = GuardedCompiler(loaded, compile_mode, dynamic=packed)
-        if self.attention.kernel == FLEX:
-            self._compiler.note = "flex attention is compiled by itself, never inside a step"
         self._forward = self._compiler.compile(self._decide, 1)
         self._prefill = self._compiler.compile(self._read, 1)
         self._sample = (
