@@ -44,10 +44,12 @@ def llama_config(vocabulary_size: int = VOCABULARY_SIZE, **changes: object) -> L
     return LlamaConfig(**(settings | changes))
 
 
-def tiny_llama(seed: int = 0, vocabulary_size: int = VOCABULARY_SIZE) -> LlamaForCausalLM:
+def tiny_llama(
+    seed: int = 0, vocabulary_size: int = VOCABULARY_SIZE, **changes: object
+) -> LlamaForCausalLM:
     """A random fp32 Llama with the library's own attention."""
     torch.manual_seed(seed)
-    return LlamaForCausalLM(llama_config(vocabulary_size)).eval()
+    return LlamaForCausalLM(llama_config(vocabulary_size, **changes)).eval()
 
 
 def packable_llama(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from outrider_server import up
 from outrider_server.cli import app
@@ -55,3 +57,8 @@ def test_the_draft_has_options_of_its_own(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_quantization_that_does_not_exist_is_wrong_usage() -> None:
     outcome = CliRunner().invoke(app, ["target", "--quantization=int4"])
     assert outcome.exit_code == 2
+
+
+def test_ranks_share_the_target_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "PRECISION", ("--tensor-parallel=",))
+    assert told(monkeypatch, "--tensor-parallel=2") == (["--tensor-parallel=2"], [])

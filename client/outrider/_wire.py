@@ -148,6 +148,7 @@ def _model(model: types_pb2.ModelDescription) -> ModelDescription:
         attention=model.attention,
         attention_note=model.attention_note,
         shape_audit=_audit(model.shape_audit),
+        ranks=max(1, model.ranks),
     )
 
 

@@ -168,6 +168,7 @@ class ModelDescription:
     `kernel_note` why they run on torch's kernels instead of the engine's own. `quantization` is empty
     where the weights are not quantized. `attention` names the attention kernel, and `attention_note` says
     why it runs: it was asked for, or what was measured.
+    `ranks` processes share the model.
     """
 
     name: str
@@ -189,6 +190,7 @@ class ModelDescription:
     attention: str
     attention_note: str
     shape_audit: ShapeAudit
+    ranks: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ from .options import (
     PrefillWidth,
     Quantization,
     QuantizationOption,
+    Ranks,
     Reproducible,
     Rows,
     Slots,
@@ -75,6 +76,7 @@ def target(
     compile: CompileOption = Compile.AUTO,
     reproducible: Reproducible = False,
     threads: Threads = 0,
+    tensor_parallel: Ranks = 1,
 ) -> None:
     """Run the target service: the large model, which decides every token."""
     from .wiring import run_target
@@ -93,6 +95,7 @@ def target(
         compile=compile.value,
         reproducible=reproducible,
         threads=threads,
+        tensor_parallel=tensor_parallel,
     )
     _run(run_target(configuration.TargetConfig(listen=listen, engine=engine)))
 
@@ -113,6 +116,7 @@ def draft(
     max_context_tokens: Context = 0,
     compile: CompileOption = Compile.AUTO,
     threads: Threads = 1,
+    tensor_parallel: Ranks = 1,
 ) -> None:
     """Run the draft service: the small model, which guesses ahead."""
     from .wiring import run_draft
@@ -130,6 +134,7 @@ def draft(
         max_context_tokens=max_context_tokens,
         compile=compile.value,
         threads=threads,
+        tensor_parallel=tensor_parallel,
     )
     _run(run_draft(configuration.DraftConfig(listen=listen, engine=engine)))
 
@@ -190,6 +195,7 @@ def up(
     compile: CompileOption = Compile.AUTO,
     reproducible: Reproducible = False,
     threads: Threads = 0,
+    tensor_parallel: Ranks = 1,
     window: Window = 7,
     lead: Lead = 8,
     loop: LoopOption = Loop.ADAPTIVE,
@@ -202,6 +208,7 @@ def up(
     targets = [*engine, f"--model={target}", f"--threads={threads}"]
     targets += [f"--dtype={dtype.value}", f"--device={device}", f"--quantization={quantization}"]
     targets += [f"--attention={attention}"]
+    targets += [f"--tensor-parallel={tensor_parallel}"]
     targets += ["--reproducible"] if reproducible else []
     drafts = [*engine, f"--model={draft}", f"--dtype={(draft_dtype or dtype).value}"]
     drafts += [f"--device={draft_device or device}", f"--quantization={draft_quantization}"]

@@ -19,6 +19,8 @@ DRAFT_PORT = 7720
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("none", "int8", "nf4", "fp4")
 ATTENTIONS = ("auto", "packed", "sdpa", "flash", "math", "efficient", "eager", "flex")
+MAX_RANKS = 64
+SHARED_DEVICES = ("cpu", "cuda")
 COMPILE_MODES = ("auto", "on", "max", "off")
 DRAFT_WIDTH = 2
 """A draft reads its last guess and one more token in one step: after full agreement it lacks two."""
@@ -54,6 +56,8 @@ class EngineConfig:
     reproducible: bool = False
     threads: int = 0
     """CPU threads of the model; 0 takes every core."""
+    tensor_parallel: int = 1
+    """Ranks that share the model."""
 
     def __post_init__(self) -> None:
         _require(self.dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}")
@@ -74,6 +78,22 @@ class EngineConfig:
         )
         _require(self.max_context_tokens >= 0, "max context tokens must not be negative")
         _require(self.threads >= 0, "threads must not be negative")
+        _require(
+            1 <= self.tensor_parallel <= MAX_RANKS, f"tensor parallel must be 1 to {MAX_RANKS}"
+        )
+        if self.tensor_parallel > 1:
+            self._check_ranks()
+
+    def _check_ranks(self) -> None:
+        _require(
+            self.device in SHARED_DEVICES,
+            f"several ranks run on {' or '.join(SHARED_DEVICES)}, each on a device of its own, "
+            f"not on {self.device}",
+        )
+        _require(
+            self.quantization == "none",
+            "quantized weights cannot be shared by several ranks; leave one of both options out",
+        )
 
     @property
     def row_buckets(self) -> tuple[int, ...]:
@@ -87,8 +107,8 @@ class EngineConfig:
 
     @property
     def thread_count(self) -> int:
-        """CPU threads of the model."""
-        return self.threads or os.cpu_count() or 1
+        """CPU threads of the model; those of one rank where several share the cores."""
+        return self.threads or max(1, (os.cpu_count() or 1) // self.tensor_parallel)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

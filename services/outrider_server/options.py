@@ -84,6 +84,9 @@ CompileOption = Annotated[
 ]
 Reproducible = Annotated[bool, typer.Option(help="Use one shape of step only.")]
 Threads = Annotated[int, typer.Option(help="CPU threads of the model; 0 takes every core.")]
+Ranks = Annotated[
+    int, typer.Option("--tensor-parallel", help="Processes that share the model, each on a device.")
+]
 Width = Annotated[int, typer.Option(help="Tokens a row of a verify step; a multiple of 8.")]
 PrefillWidth = Annotated[int, typer.Option(help="Tokens a prefill step; a multiple of 8.")]
 Ledger = Annotated[Path | None, typer.Option(help="The SQLite ledger's file.")]

@@ -13,7 +13,7 @@ from outrider.v1.draft_pb2 import DESCRIPTOR as DRAFT_FILE
 
 from .config import DraftConfig, EngineConfig, SessionConfig, TargetConfig
 from .rpc import telemetry
-from .rpc.serve import Server, wait_for_stop_signal
+from .rpc.serve import Server, stop_signal
 from .speculation.errors import InternalError, StartupError, Unavailable
 
 TARGET_SERVICE = target_pb2.DESCRIPTOR.services_by_name["TargetService"].full_name
@@ -30,11 +30,13 @@ async def run_target(config: TargetConfig) -> None:
     from .target.service import TargetServicer
 
     host = await _start_engine(config.engine, "target")
+    if host is None:
+        return
     server = Server([TARGET_SERVICE])
     servicer = TargetServicer(host)
     server.on_drain(servicer.refuse_turns)
     target_pb2_grpc.add_TargetServiceServicer_to_server(servicer, server.grpc)
-    await _serve(server, config.listen, config.drain_seconds, "target", host.device.stop)
+    await _serve(server, config.listen, config.drain_seconds, "target", host.stop)
 
 
 async def run_draft(config: DraftConfig) -> None:
@@ -44,9 +46,11 @@ async def run_draft(config: DraftConfig) -> None:
     from .draft.service import DraftServicer
 
     host = await _start_engine(config.engine, "draft")
+    if host is None:
+        return
     server = Server([DRAFT_SERVICE])
     draft_pb2_grpc.add_DraftServiceServicer_to_server(DraftServicer(host), server.grpc)
-    await _serve(server, config.listen, config.drain_seconds, "draft", host.device.stop)
+    await _serve(server, config.listen, config.drain_seconds, "draft", host.stop)
 
 
 async def run_session(config: SessionConfig) -> None:
@@ -96,8 +100,9 @@ async def _serve(
     stop_telemetry = telemetry.set_up(f"outrider-{name}")
     try:
         address = await server.start(listen)
+        stopping = stop_signal()  # before it is known that the service is ready to be stopped
         print(f"ready {address}", flush=True)
-        await wait_for_stop_signal()
+        await stopping.wait()
         await server.drain(drain_seconds)
     finally:
         await stop()
@@ -105,11 +110,22 @@ async def _serve(
 
 
 async def _start_engine(config: EngineConfig, name: str):  # type: ignore[no-untyped-def]
-    """An engine host, its counters observed. Imports torch, which the session service never does."""
-    from .engine.host import EngineHost
-    from .engines import started_engine
+    """An engine host, its counters observed. Imports torch, which the session service never does.
 
-    device = await started_engine(config)
+    Where ranks share the model, that is rank 0's. Any other returns None, after its last step.
+    """
+    from .engine.host import EngineHost
+    from .engines import follow_leader, gathered, started_engine, started_leader
+
+    ranks = gathered(config)
+    if ranks is None:
+        device = await started_engine(config)
+    elif ranks.leads:
+        device = await started_leader(config, ranks)
+    else:
+        follow_leader(config, ranks)
+        return None
+
     counters = device.engine.counters
     telemetry.observe(
         {
@@ -127,4 +143,4 @@ async def _start_engine(config: EngineConfig, name: str):  # type: ignore[no-unt
             ),
         }
     )
-    return EngineHost(device)
+    return EngineHost(device, None if ranks is None else ranks.stop)

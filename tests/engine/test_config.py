@@ -26,6 +26,7 @@ RANGES = {
     "prefill_width": ([8, 64, 4096], [0, 7, 12, 4104, -8]),
     "max_context_tokens": ([0, 1, 10**6], [-1]),
     "threads": ([0, 1, 64], [-1]),
+    "tensor_parallel": ([1, 2, 64], [0, -1, 65]),
 }
 
 
@@ -51,6 +52,27 @@ def test_row_buckets_are_powers_of_four_and_the_most(rows: int, buckets: tuple[i
 def test_threads_default_to_leaving_one_core() -> None:
     assert EngineConfig(folder=FOLDER).thread_count >= 1
     assert EngineConfig(folder=FOLDER, threads=3).thread_count == 3
+    assert EngineConfig(folder=FOLDER, threads=3, tensor_parallel=64).thread_count == 3
+    assert EngineConfig(folder=FOLDER, tensor_parallel=64).thread_count <= max(
+        1, EngineConfig(folder=FOLDER).thread_count // 64
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"device": "cuda:1"}, "each on a device of its own, not on cuda:1"),
+        ({"device": "mps"}, "several ranks run on cpu or cuda"),
+        ({"quantization": "nf4"}, "quantized weights cannot be shared by several ranks"),
+    ],
+)
+def test_ranks_take_a_kind_of_device_and_plain_weights(
+    changes: dict[str, str], reason: str
+) -> None:
+    EngineConfig(folder=FOLDER, **changes)
+    EngineConfig(folder=FOLDER, tensor_parallel=2, device="cuda")
+    with pytest.raises(StartupError, match=reason):
+        EngineConfig(folder=FOLDER, tensor_parallel=2, **changes)
 
 
 @pytest.mark.parametrize("width", [1, 2, 6, 12])

@@ -78,6 +78,29 @@ def test_quantized_weights_need_less(tmp_path: Path) -> None:
     check_memory(folder, quantized, available=9 * GIB)
 
 
+def test_a_rank_needs_its_share_of_weights_and_cache(tmp_path: Path) -> None:
+    folder = write_config(tmp_path / "large", MISTRAL_7B)
+    request = EngineRequest(compile="off")
+    check_memory(folder, request, available=26 * GIB, ranks=2)
+    with pytest.raises(StartupError) as refused:
+        check_memory(folder, request, available=24 * GIB, ranks=2)
+    message = str(refused.value)
+    assert message.startswith(
+        "each rank of large needs 24.97 GiB (weights 6.74 GiB, cache 18.07 GiB, "
+    )
+    assert "and there are 24.00 GiB available; use more devices" in message
+
+
+def test_ranks_of_one_machine_share_its_memory(tmp_path: Path) -> None:
+    folder = write_config(tmp_path, MISTRAL_7B)
+    request = EngineRequest(compile="off")
+    check_memory(folder, request, available=52 * GIB, ranks=2, ranks_here=2)
+    with pytest.raises(
+        StartupError, match=r"49\.9\d GiB for the 2 ranks of this machine, and there"
+    ):
+        check_memory(folder, request, available=26 * GIB, ranks=2, ranks_here=2)
+
+
 @pytest.mark.parametrize("content", [None, {}, {"model_type": "t5"}, {"model_type": "mamba"}])
 def test_a_folder_that_cannot_be_planned_is_left_to_loading(
     content: dict[str, str] | None, tmp_path: Path

@@ -24,14 +24,15 @@ ENGINE = ["--compile=off", "--slots=4", "--threads=1"]
 class Service:
     """One `outrider-server` process. `address` is set once it is ready."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, module: str = "outrider_server") -> None:
+        self.module = module
         self.arguments = arguments
         self._launch(arguments)
 
     def _launch(self, arguments: tuple[str, ...]) -> None:
         self.address = ""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "outrider_server", *arguments],
+            [sys.executable, "-m", self.module, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -117,9 +118,9 @@ class Services:
         self.folder = folder
         self._running: list[Service] = []
 
-    def start(self, *arguments: str) -> Service:
+    def start(self, *arguments: str, module: str = "outrider_server") -> Service:
         """Starts a process without waiting for it."""
-        service = Service(*arguments)
+        service = Service(*arguments, module=module)
         self._running.append(service)
         return service
 

@@ -149,6 +149,7 @@ def description(findings: tuple[ShapeFinding, ...], buckets: tuple[int, ...]) ->
         attention="sdpa",
         attention_note="sdpa was asked for",
         shape_audit=ShapeAudit(True, buckets, findings),
+        ranks=4,
     )
 
 
@@ -167,6 +168,12 @@ def test_a_description_survives(findings: tuple[ShapeFinding, ...]) -> None:
     message = over_bytes(wire.description_to_proto(wanted))
     assert wire.description_from_proto(message) == wanted
     assert message.shape_audit.all_interchangeable == all(found.identical for found in findings)
+
+
+def test_a_service_that_says_nothing_of_ranks_is_one_process() -> None:
+    message = wire.description_to_proto(description((), ()))
+    message.ClearField("ranks")
+    assert wire.description_from_proto(message).ranks == 1
 
 
 def test_a_prefill_of_one_row_is_no_bucket_of_one_row() -> None:

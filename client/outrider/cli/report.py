@@ -67,10 +67,11 @@ def _model_lines(role: str, model: ModelDescription) -> list[str]:
     verdict = "interchangeable" if audit.all_interchangeable else "not all interchangeable"
     compiled = "compiled" if model.compiled else f"eager ({model.compile_note})"
     kernels = f"torch ({model.kernel_note})" if model.kernel_note else "own"
+    device = f"{model.ranks} x {model.device}" if model.ranks > 1 else model.device
     weights = f", weights {model.quantization}" if model.quantization else ""
     return [
         f"{role:<8} {model.name} ({model.architecture}, {model.parameter_count:,} parameters)",
-        f"         {model.dtype}{weights} on {model.device}, {compiled}, kernels: {kernels}",
+        f"         {model.dtype}{weights} on {device}, {compiled}, kernels: {kernels}",
         f"         attention {model.attention} ({model.attention_note})",
         f"         width {model.width}, {model.slots} slots of {model.max_context_tokens} tokens, "
         f"{model.vocabulary_size:,} token ids",

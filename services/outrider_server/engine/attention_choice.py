@@ -81,10 +81,16 @@ def _softcap(model: PreTrainedModel) -> float | None:
 
 
 def choose_attention(
-    wanted: str, model: PreTrainedModel, cache: SlotCache, rows: int, width: int
+    wanted: str,
+    model: PreTrainedModel,
+    cache: SlotCache,
+    rows: int,
+    width: int,
+    alike: bool = False,
 ) -> AttentionChoice:
     """The kernel to run: `wanted`, or for `auto` the fastest over `rows` rows of `width` tokens.
 
+    `alike` says that other processes choose as well, and must choose the same: nothing is measured.
     Raises StartupError where the wanted one cannot run here.
     """
     device = cache.layers[0].keys.device.type
@@ -99,7 +105,12 @@ def choose_attention(
         for kernel in PREFERRED
         if not (_missing(kernel, device) or _unfit(kernel, model, cache))
     }
-    milliseconds = _measure({kernel: call for kernel, call in calls.items() if not _fails(call)})
+    calls = {kernel: call for kernel, call in calls.items() if not _fails(call)}
+    if alike:
+        return AttentionChoice(
+            next(iter(calls)), "ranks that share a model take the first they have"
+        )
+    milliseconds = _measure(calls)
     chosen = preferred(milliseconds)
     figures = ", ".join(f"{kernel} {value:.2f} ms" for kernel, value in milliseconds.items())
     return AttentionChoice(chosen, f"measured for {rows} rows of {width} tokens: {figures}")

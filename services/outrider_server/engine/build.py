@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -13,9 +14,27 @@ from ..speculation.errors import StartupError
 from .attention_choice import AUTO, check_attention
 from .engine import Engine
 from .hub import local_folder
-from .loading import load_model
+from .loading import LoadedModel, load_model
 from .quantizing import NONE
-from .step import StepLimits
+from .ranks import Group
+from .step import StepLimits, StepRunner
+
+T = TypeVar("T")
+
+
+def follow(
+    loaded: LoadedModel,
+    limits: StepLimits,
+    *,
+    compile_mode: str,
+    attention: str,
+    group: Group | None,
+    **_: object,
+) -> None:
+    """What another rank than 0 makes of its share of the model: steps, until rank 0 says stop."""
+    assert group is not None, "a rank alone follows nobody"
+    runner = StepRunner(loaded, limits, compile_mode, attention, group)
+    group.follow(runner, loaded.model.device)
 
 
 def engine_builder(
@@ -33,30 +52,35 @@ def engine_builder(
     threads: int,
     quantization: str = NONE,
     attention: str = AUTO,
-) -> Callable[[], Engine]:
-    """What a device thread runs to get its engine. It raises StartupError for what cannot be served."""
+    group: Group | None = None,
+    make: Callable[..., T] = Engine,  # type: ignore[assignment]
+) -> Callable[[], T]:
+    """What a device thread runs to get its engine. It raises StartupError for what cannot be served.
 
-    def build() -> Engine:
+    `group` is this process's where ranks share the model. Rank 0 makes the engine; another one calls the
+    outcome itself, with `follow` to make.
+    """
+
+    def build() -> T:
         torch.set_num_threads(threads)
-        try:
-            torch_device = torch.device(device)
-            torch.zeros(1, device=torch_device)
-        except (RuntimeError, AssertionError) as error:
-            raise StartupError(f"device {device} cannot be used on this machine") from error
+        torch_device = _usable(device, group)
         check_attention(attention, torch_device.type)
         request = EngineRequest(
             dtype=dtype,
             quantization=quantization,
-            device=device,
+            device=str(torch_device),
             slots=slots,
             rows=row_buckets[-1],
             width=width,
             prefill_width=prefill_width,
             max_context_tokens=max_context_tokens,
-            compile=compile_mode,
+            compile=compile_mode if group is None else "off",
         )
-        check_memory(local_folder(folder), request)
-        loaded = load_model(folder, dtype, torch_device, quantization)
+        ranks = 1 if group is None else group.place.size
+        _check_memory(local_folder(folder), request, group)
+        if group is not None:
+            group.join(torch_device)
+        loaded = load_model(folder, dtype, torch_device, quantization, ranks)
         positions = loaded.max_positions or max_context_tokens
         if not positions:
             raise StartupError("the model names no longest context; set max context tokens")
@@ -71,6 +95,40 @@ def engine_builder(
             prefill_width=prefill_width,
             row_buckets=row_buckets,
         )
-        return Engine(loaded, limits, compile_mode, reproducible, attention)
+        return make(
+            loaded,
+            limits,
+            compile_mode=compile_mode,
+            reproducible=reproducible,
+            attention=attention,
+            group=group,
+        )
 
     return build
+
+
+def _usable(device: str, group: Group | None) -> torch.device:
+    """The device, checked by use; a rank's own one among several."""
+    name = device
+    if group is not None and device != "cpu":
+        name = f"{device}:{group.place.local_rank}"
+    try:
+        torch_device = torch.device(name)
+        torch.zeros(1, device=torch_device)
+    except (RuntimeError, AssertionError) as error:
+        raise StartupError(f"device {name} cannot be used on this machine") from error
+    return torch_device
+
+
+def _check_memory(folder: Path, request: EngineRequest, group: Group | None) -> None:
+    """Checks the model, or a rank's share. Ranks on one CPU share its memory; one counts for all there.
+
+    No rank loads before all have passed: they join after it.
+    """
+    if group is None:
+        check_memory(folder, request)
+    elif request.device != "cpu":
+        check_memory(folder, request, ranks=group.place.size)
+    elif group.place.local_rank == 0:
+        place = group.place
+        check_memory(folder, request, ranks=place.size, ranks_here=place.local_size)

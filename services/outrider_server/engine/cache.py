@@ -12,6 +12,7 @@ from transformers.cache_utils import Cache, StaticLayer
 
 from ..speculation.errors import ModelRefused
 from .architectures import cache_shape
+from .sharing import key_heads
 
 
 class SlotLayer(StaticLayer):
@@ -49,7 +50,7 @@ class SlotLayer(StaticLayer):
 
 
 class SlotCache(Cache):
-    """The slot cache of a model: `slots` sessions of `length` positions each.
+    """The slot cache of a model, or a rank's share of it: `slots` sessions of `length` positions each.
 
     The library's own static cache has one length for the whole batch; here every row of a step has its
     own places.
@@ -62,8 +63,9 @@ class SlotCache(Cache):
         length: int,
         dtype: torch.dtype,
         device: torch.device,
+        ranks: int = 1,
     ) -> None:
-        heads, head_dim = cache_shape(config)
+        heads, head_dim = key_heads(config, ranks), cache_shape(config)[1]
 
         def allocate() -> torch.Tensor:
             return torch.zeros((slots, heads, length, head_dim), dtype=dtype, device=device)

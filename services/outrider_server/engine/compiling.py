@@ -83,6 +83,8 @@ def _reason_not_to_compile(loaded: LoadedModel, mode: str) -> str:
     """One sentence why steps run eagerly; empty when they are to be compiled."""
     if mode == "off":
         return "compilation is switched off"
+    if loaded.ranks > 1:
+        return "a model that ranks share runs eagerly"
     if loaded.model.device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
         return "no C++ compiler was found"
     if mode == "auto" and loaded.parameter_count < MIN_PARAMETERS_TO_COMPILE:

@@ -19,6 +19,7 @@ from .audit import audit_shapes
 from .batching import Demand, plan_rows
 from .layout import Row, RowResult
 from .loading import LoadedModel
+from .ranks import Group
 from .slots import Slot, SlotTable
 from .step import StepLimits, StepRunner
 
@@ -65,6 +66,8 @@ class Engine:
     reproducible: bool = False
     attention: str = AUTO
     """One of config.ATTENTIONS."""
+    group: Group | None = None
+    """The ranks that share the model, where there are several; this is rank 0."""
     counters: EngineCounters = field(default_factory=EngineCounters)
     runner: StepRunner = field(init=False)
     table: SlotTable = field(init=False)
@@ -72,7 +75,9 @@ class Engine:
     _costs: dict[int, CostEstimate] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.runner = StepRunner(self.loaded, self.limits, self.compile_mode, self.attention)
+        self.runner = StepRunner(
+            self.loaded, self.limits, self.compile_mode, self.attention, self.group
+        )
         self.table = SlotTable(self.limits.slots)
         self.audit = audit_shapes(self.runner, self.reproducible)
         self._costs = {rows: CostEstimate() for rows in self.audit.row_buckets}
@@ -125,6 +130,7 @@ class Engine:
             attention=runner.attention.kernel,
             attention_note=runner.attention.note,
             shape_audit=self.audit,
+            ranks=loaded.ranks,
         )
 
     def check_tokens(self, start_position: int, tokens: Sequence[int]) -> None:
@@ -151,7 +157,7 @@ class Engine:
     def wipe(self, slot: Slot) -> None:
         """Drops what a slot holds, after its model gave no number."""
         slot.tokens.clear()
-        self.runner.cache.wipe(slot.index)
+        self.runner.wipe(slot.index)
 
     def prefill(self, slot: Slot, start_position: int, tokens: tuple[int, ...]) -> float:
         """Reads at most `prefill_width` tokens into a slot; returns the seconds that it took."""

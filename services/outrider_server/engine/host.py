@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+
 from ..speculation.description import ModelDescription, TokenizerFiles
 from ..speculation.types import Draw
 from .engine import Engine, OpenedSlot
@@ -11,8 +14,16 @@ from .worker import DeviceThread
 class EngineHost:
     """The engine behind its device thread, for a servicer."""
 
-    def __init__(self, device: DeviceThread) -> None:
+    def __init__(self, device: DeviceThread, stop_ranks: Callable[[], None] | None = None) -> None:
+        """`stop_ranks` ends the other ranks, where some share the model, after the last step."""
         self.device = device
+        self._stop_ranks = stop_ranks
+
+    async def stop(self) -> None:
+        """Ends the device thread after the step that runs, then the other ranks."""
+        await self.device.stop()
+        if self._stop_ranks is not None:
+            await asyncio.to_thread(self._stop_ranks)
 
     @property
     def engine(self) -> Engine:

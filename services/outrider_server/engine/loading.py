@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.distributed import DistributedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as library_logging
 
@@ -29,6 +30,8 @@ from .checkpoint import (
 from .hub import local_folder
 from .probing import probe_step
 from .quantizing import NONE, loading_options, settle_layers, stored_quantization
+from .sharing import check_shares
+from .summing import plan_in_order
 
 DTYPES: dict[str, torch.dtype | str] = {
     "auto": "auto",
@@ -57,28 +60,40 @@ class LoadedModel:
     parameter_count: int
     quantization: str = ""
     """How the weights are quantized, for example "nf4"; empty where they are not."""
+    ranks: int = 1
+    """Processes that share the model out among them; each holds its share."""
+
+
+def check_model(folder: Path, ranks: int) -> None:
+    """Raises ModelRefused where so many ranks cannot serve a local folder's model. Reads no weights."""
+    _check_layers(folder, _read_config(open_checkpoint(folder).folder), ranks)
 
 
 def load_model(
-    folder: Path, dtype: str, device: torch.device, quantization: str = NONE
+    folder: Path, dtype: str, device: torch.device, quantization: str = NONE, ranks: int = 1
 ) -> LoadedModel:
     """Loads a causal language model from a local folder, or by its name on a hub.
 
-    `quantization` is one of config.QUANTIZATIONS. Raises ModelRefused with the reason.
+    `quantization` is one of config.QUANTIZATIONS. Of several `ranks`, which have joined a process group, each
+    loads its share by the library's plan. Raises ModelRefused with the reason.
     """
     checkpoint = open_checkpoint(local_folder(folder))
     library_logging.set_verbosity_error()
     library_logging.disable_progress_bar()
     config = _read_config(checkpoint.folder)
-    _check_layers(checkpoint.folder, config)
+    _check_layers(checkpoint.folder, config, ranks)
     stored = stored_quantization(checkpoint.folder, config)
     options = loading_options(
         checkpoint.folder, quantization, stored, _element_type(dtype, config), device
     )
+    if ranks > 1:
+        options["distributed_config"] = DistributedConfig(
+            tp_size=ranks, tp_plan=plan_in_order(config)
+        )
     kind = stored or (quantization if quantization != NONE else "")
     model = _load_weights(checkpoint, config, dtype, options, kind)
     settle_layers(checkpoint.folder, kind, model)
-    if not kind:  # a quantized one was loaded to where it belongs
+    if not options:  # a quantized or shared one was loaded to where it belongs
         model = model.to(device)
     tokenizer = read_tokenizer(checkpoint.folder)
     vocabulary_size = int(config.vocab_size)
@@ -94,6 +109,7 @@ def load_model(
         tokenizer=tokenizer,
         parameter_count=model.num_parameters(),
         quantization=kind,
+        ranks=ranks,
     )
 
 
@@ -173,10 +189,11 @@ def _first_line(error: Exception) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def _check_layers(folder: Path, config: Any) -> None:
-    """Refuses what the slot cache cannot serve, before weights are read."""
+def _check_layers(folder: Path, config: Any, ranks: int) -> None:
+    """Refuses what the slot cache or so many ranks cannot serve, before weights are read."""
     try:
         check_architecture(config)
+        check_shares(config, ranks)
         with _loading:  # the library switches the default dtype while it builds a model
             probe_step(config)
     except ModelRefused as refused:

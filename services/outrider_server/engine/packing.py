@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from .architectures import binding_window, cache_shape
@@ -60,6 +61,8 @@ def why_not_packed(model: PreTrainedModel) -> str:
     _, head_dim = cache_shape(model.config)
     if model.device.type != "cpu":
         return "the kernels are for CPUs"
+    if any(isinstance(weight, DTensor) for weight in model.parameters()):
+        return "the kernels take whole models, not a rank's share"
     if not all(weight.dtype == torch.bfloat16 for weight in model.parameters()):
         return "the kernels take bfloat16 weights only"
     if head_dim % HEAD_DIM_STEP or head_dim > LARGEST_HEAD_DIM:

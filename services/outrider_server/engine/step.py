@@ -7,7 +7,7 @@ steps are padded, so a bucket is all that the arithmetic ever sees.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,6 +26,7 @@ from .layout import Layout, Row, RowResult, packed_buckets
 from .loading import LoadedModel
 from .noise import gumbel_noise
 from .packing import is_packed, pack_model, why_not_packed
+from .ranks import Group, Operation
 from .sampling import DrawTable, Features, draw_tokens, penalize
 
 NOT_FINITE = -1
@@ -45,10 +46,18 @@ class StepLimits:
 
 
 class StepRunner:
-    """Runs steps of a model. Not thread-safe: one thread owns it."""
+    """Runs steps of a model, or of a rank's share of one. Not thread-safe: one thread owns it.
+
+    Rank 0 of a `group` has the others run its forward passes too, and draws alone.
+    """
 
     def __init__(
-        self, loaded: LoadedModel, limits: StepLimits, compile_mode: str, attention: str = AUTO
+        self,
+        loaded: LoadedModel,
+        limits: StepLimits,
+        compile_mode: str,
+        attention: str = AUTO,
+        group: Group | None = None,
     ) -> None:
         self.vocabulary_size = loaded.vocabulary_size
         self.parameter_count = loaded.parameter_count
@@ -66,12 +75,17 @@ class StepRunner:
         headroom = max(limits.width, limits.prefill_width)
         length = -(-(limits.max_context_tokens + headroom) // KEY_BLOCK) * KEY_BLOCK
         self.cache = SlotCache(
-            loaded.model.config, limits.slots + 1, length, self.dtype, self.device
+            loaded.model.config, limits.slots + 1, length, self.dtype, self.device, loaded.ranks
         )
         self.attention = AttentionChoice(PACKED, "the engine's own kernels go together")
         if not packed:
             self.attention = choose_attention(
-                attention, self.model, self.cache, limits.row_buckets[-1], limits.width
+                attention,
+                self.model,
+                self.cache,
+                limits.row_buckets[-1],
+                limits.width,
+                alike=loaded.ranks > 1,
             )
             set_kernel(self.model, self.attention.kernel)
         self.history = torch.zeros(
@@ -86,6 +100,11 @@ class StepRunner:
             self._draw_packed if packed else self._compiler.compile(self._draw_sampled, 1, 0, 0)
         )
         self._noise = self._compiler.compile(self._gumbel, 0, 0)
+        self._wipe: Callable[[torch.Tensor], object] = lambda slot: self.cache.wipe(int(slot))
+        if group is not None:
+            self._forward = group.mirrored(Operation.DECIDE, self._forward)
+            self._prefill = group.mirrored(Operation.READ, self._prefill)
+            self._wipe = group.mirrored(Operation.WIPE, self._wipe)
 
     @property
     def compiled(self) -> bool:
@@ -128,6 +147,20 @@ class StepRunner:
             )
             for begin, row in zip(begins, rows, strict=True)
         ]
+
+    def wipe(self, slot: int) -> None:
+        """Zeroes what the slot's cache holds."""
+        self._wipe(torch.tensor([slot]))
+
+    @torch.no_grad()
+    def repeat(self, operation: int, inputs: torch.Tensor) -> None:
+        """Another rank: runs what rank 0 runs, over the same input. The outcome is rank 0's alone."""
+        runs = {
+            Operation.DECIDE: self._forward,
+            Operation.READ: self._prefill,
+            Operation.WIPE: self._wipe,
+        }
+        runs[Operation(operation)](inputs)
 
     def _draw(
         self, rows: Sequence[Row], inputs: torch.Tensor, logits: torch.Tensor, best: torch.Tensor

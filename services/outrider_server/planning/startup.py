@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from ..engine.sharing import shares_keys
 from ..speculation.errors import StartupError
 from .available import available_bytes
 from .config_file import read_config
@@ -17,10 +19,17 @@ from .types import EngineRequest, EngineShape, MemoryPlan, ModelSizes
 from .units import format_bytes
 
 
-def check_memory(folder: Path, request: EngineRequest, available: int | None = None) -> None:
+def check_memory(
+    folder: Path,
+    request: EngineRequest,
+    available: int | None = None,
+    ranks: int = 1,
+    ranks_here: int = 1,
+) -> None:
     """Raises StartupError where an engine's planned bytes exceed what its device has left.
 
-    `available` bytes are asked of the device by default. A folder or a request that cannot be planned passes:
+    `available` bytes are asked of the device by default. Of several `ranks` each needs its share, and
+    `ranks_here` of them share the device's memory. A folder or a request that cannot be planned passes:
     loading it says what is wrong with it.
     """
     device = torch.device(request.device)
@@ -28,15 +37,39 @@ def check_memory(folder: Path, request: EngineRequest, available: int | None = N
     if left is None:
         return
     try:
-        sizes = count_model(read_config(folder))
+        file = read_config(folder)
+        sizes = count_model(file)
         shape = engine_shape(sizes, request)
     except StartupError:
         return
     memory = plan_memory(sizes, shape)
-    if memory.total_bytes > left:
+    if ranks > 1:
+        _check_share(sizes, _share(memory, ranks, shares_keys(file.config)), left, ranks_here)
+    elif memory.total_bytes > left:
         raise StartupError(
             f"{sizes.name} needs {format_bytes(memory.total_bytes)} ({_parts(memory)}) and {device} has "
             f"{format_bytes(left)} available; {_advice(sizes, shape, request, left)}"
+        )
+
+
+def _share(memory: MemoryPlan, ranks: int, keys_too: bool) -> MemoryPlan:
+    """A rank's part. What every rank holds whole by the library's plan (norms, biases) is small: left out."""
+    weights = memory.weights
+    return replace(
+        memory,
+        weights=replace(weights, kept_bytes=weights.kept_bytes // ranks),
+        cache_bytes=memory.cache_bytes // ranks if keys_too else memory.cache_bytes,
+    )
+
+
+def _check_share(sizes: ModelSizes, share: MemoryPlan, left: int, ranks_here: int) -> None:
+    needed = share.total_bytes * ranks_here
+    if needed > left:
+        together = f", {format_bytes(needed)} for the {ranks_here} ranks of this machine,"
+        raise StartupError(
+            f"each rank of {sizes.name} needs {format_bytes(share.total_bytes)} ({_parts(share)})"
+            f"{together if ranks_here > 1 else ''} and there are {format_bytes(left)} available; "
+            "use more devices, a smaller dtype, fewer slots or a shorter context"
         )
 
 

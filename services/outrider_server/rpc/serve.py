@@ -68,10 +68,10 @@ class Server:
             await self._health.set(name, status)
 
 
-async def wait_for_stop_signal() -> None:
-    """Returns when SIGTERM or SIGINT arrives."""
+def stop_signal() -> asyncio.Event:
+    """Set when SIGTERM or SIGINT arrives from now on."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await stop.wait()
+    return stop

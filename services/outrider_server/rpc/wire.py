@@ -156,6 +156,7 @@ def description_to_proto(description: ModelDescription) -> types_pb2.ModelDescri
     return types_pb2.ModelDescription(
         **{name: getattr(description, name) for name in _SAME_NAME},
         end_token_ids=description.end_token_ids,
+        ranks=description.ranks,
         shape_audit=types_pb2.ShapeAudit(
             all_interchangeable=audit.all_interchangeable,
             reproducible=audit.reproducible,
@@ -183,6 +184,7 @@ def description_from_proto(message: types_pb2.ModelDescription) -> ModelDescript
         **{name: getattr(message, name) for name in _SAME_NAME},
         end_token_ids=tuple(message.end_token_ids),
         shape_audit=ShapeAudit(message.shape_audit.reproducible, buckets, findings),
+        ranks=max(1, message.ranks),
     )
 
 

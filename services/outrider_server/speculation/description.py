@@ -54,6 +54,7 @@ class ModelDescription:
     attention: str
     attention_note: str
     shape_audit: ShapeAudit
+    ranks: int = 1
 
 
 @dataclass(frozen=True, slots=True)
