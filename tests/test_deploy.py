@@ -76,7 +76,7 @@ def test_the_engine_extra_asks_for_torch() -> None:
     assert "torch" in requirements_of("engine")
 
 
-@pytest.mark.parametrize(("stage", "extra"), [("session", "session"), ("engine", "engine")])
+@pytest.mark.parametrize(("stage", "extra"), [("session", "postgres"), ("engine", "engine")])
 def test_each_image_installs_its_own_extra_alone(stage: str, extra: str) -> None:
     assert re.findall(r"\.whl\)\[(\w+)\]", stages()[stage]) == [extra]
 
@@ -134,7 +134,7 @@ def test_the_ledger_lives_in_a_volume() -> None:
     (mount,) = COMPOSE["services"]["session"]["volumes"]
     volume, folder = mount.split(":")
     assert volume in COMPOSE["volumes"]
-    assert options_of("session")["ledger"].parent == Path(folder)
+    assert Path(options_of("session")["ledger"]).parent == Path(folder)
     assert f"VOLUME {folder}\n" in DOCKERFILE
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import uuid
 from typing import Any
 
 from outrider import _request, _wire
@@ -14,8 +16,9 @@ from outrider.v1 import session_pb2
 class Calls:
     """One method a call, over one channel."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, resume_ms: int = 0) -> None:
         self._channel = channel
+        self._resume_seconds = resume_ms / 1000
 
     async def create(self) -> SessionInfo:
         answer = await self._channel.call("CreateSession", session_pb2.CreateSessionRequest())
@@ -70,8 +73,36 @@ class Calls:
         timeout = timeout_seconds(timeout_ms)
         if metadata is not None:
             checked_metadata(metadata)
+        if not request.request_id:  # what a lost turn is asked for again by
+            request.request_id = uuid.uuid4().hex
+        ends_at: float | None = None
 
-        def start() -> Any:
-            return self._channel.generate(request, timeout, metadata)
+        def start(from_index: int | None) -> Any:
+            nonlocal ends_at
+            left = timeout
+            if timeout is not None:
+                ends_at = time.monotonic() + timeout if ends_at is None else ends_at
+                left = max(ends_at - time.monotonic(), 0.001)
+            if from_index is None:
+                return self._channel.generate(request, left, metadata)
+            attach = session_pb2.AttachRequest(
+                session_id=request.session_id,
+                request_id=request.request_id,
+                from_index=from_index,
+            )
+            return self._channel.attach(attach, left, metadata)
 
-        return TurnStream(start)
+        return TurnStream(start, self._resume_seconds)
+
+    def attached(
+        self, session_id: str, request_id: str, from_index: int, timeout_ms: int | None
+    ) -> TurnStream:
+        """The stream of a turn that was begun before, from an index on."""
+        timeout = timeout_seconds(timeout_ms)
+        request = _request.attach_request(session_id, request_id, from_index)
+
+        def start(index: int | None) -> Any:
+            request.from_index = request.from_index if index is None else index
+            return self._channel.attach(request, timeout, None)
+
+        return TurnStream(start, self._resume_seconds, from_index)

@@ -45,6 +45,9 @@ def channel_options(extra: ChannelOptions) -> list[tuple[str, int | str]]:
         # A service that restarts is found again within seconds, not within gRPC's two minutes.
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 5_000),
+        # So that a service waits for a reader that is slow: by default gRPC takes in megabytes ahead.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", 16_384),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.primary_user_agent", f"outrider-python/{version('outrider')}"),
@@ -90,6 +93,12 @@ class Channel:
         stub = self._open()
         merged = self._merged_metadata(metadata)
         return stub.Generate(request, timeout=timeout, metadata=merged)
+
+    def attach(self, request: object, timeout: float | None, metadata: Metadata | None) -> Any:
+        """The same for a turn that was begun before."""
+        stub = self._open()
+        merged = self._merged_metadata(metadata)
+        return stub.Attach(request, timeout=timeout, metadata=merged)
 
     async def close(self) -> None:
         """Cancels every call and closes the channel; harmless when repeated."""

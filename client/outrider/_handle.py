@@ -23,6 +23,7 @@ from outrider.types import (
     Started,
     Summary,
 )
+from outrider.v1 import session_pb2
 
 ReplyT = TypeVar("ReplyT")
 
@@ -35,6 +36,8 @@ class SessionHandle(Generic[ReplyT]):
         self._id = info.id
         self._position = info.position
         self._closed = False
+        self._last_request: session_pb2.GenerateRequest | None = None
+        self._last_start: int | None = None
 
     @property
     def id(self) -> str:
@@ -131,7 +134,26 @@ class SessionHandle(Generic[ReplyT]):
             request_id=request_id,
             loop=loop,
         )
+        self._last_request, self._last_start = request, None
         return self._reply(self._calls.turn(request, timeout_ms, metadata))
+
+    def attach(
+        self, request_id: str = "", *, from_index: int = 0, timeout_ms: int | None = None
+    ) -> ReplyT:
+        """Gives the reply of a turn that was begun before, here or by another client; it goes on from there.
+
+        Whoever reads the turn elsewhere loses it. The reply has the tokens from `from_index` on.
+
+        Args:
+            request_id: The turn's; empty for the session's last turn.
+            from_index: How many of the turn's tokens are known already.
+            timeout_ms: Deadline of the whole reply, in milliseconds, at least 1; None for none.
+
+        Reading the reply raises NotFoundError where the session has no such turn, PositionMismatchError
+        for an index beyond what is committed, and what `generate` raises.
+        """
+        self._check_open()
+        return self._reply(self._calls.attached(self._id, request_id, from_index, timeout_ms))
 
     def _reply(self, stream: TurnStream) -> ReplyT:
         """The reply over a stream that has not begun."""
@@ -144,12 +166,31 @@ class SessionHandle(Generic[ReplyT]):
     def _moved_to(self, position: int) -> None:
         self._position = position
 
+    def _began(self, started: Started) -> None:
+        request = self._last_request
+        if request is not None and request.request_id == started.request_id:
+            self._last_start = started.start_position - started.prompt_tokens
+
+    def _anew(self, seed: int | None) -> tuple[int, session_pb2.GenerateRequest]:
+        """Where the last turn began, and its request with another seed, or one that the service chooses."""
+        if self._last_request is None or self._last_start is None:
+            raise UnfinishedError("no turn was begun with this handle; generate one first")
+        request = session_pb2.GenerateRequest()
+        request.CopyFrom(self._last_request)
+        request.ClearField("request_id")
+        request.ClearField("seed")
+        if seed is not None:
+            request.seed = _request.checked_seed(seed)
+        start, self._last_request = self._last_start, request
+        return start, request
+
 
 class ReplyState:
     """What a reply has brought so far."""
 
     def __init__(self, session: SessionHandle[ReplyT]) -> None:
         self._moved_to = session._moved_to
+        self._began = session._began
         self._started: Started | None = None
         self._events: list[Event] = []
         self._summary: Summary | None = None
@@ -185,6 +226,7 @@ class ReplyState:
         """Takes a message in; gives it back if it is an event."""
         if isinstance(message, Started):
             self._started = message
+            self._began(message)
             self._moved_to(message.start_position)
         elif isinstance(message, Summary):
             self._summary = message

@@ -54,7 +54,7 @@ def generate_request(
         if value is not None:
             setattr(request, field, _int32(field, value))
     if seed is not None:
-        request.seed = _integer("seed", seed, 0, 2**64 - 1)
+        request.seed = checked_seed(seed)
     request.stop.extend(_texts("stop", [stop] if isinstance(stop, str) else stop))
     request.draft = _choice("draft", draft, _DRAFT_MODES)
     if request_id is not None:
@@ -82,9 +82,25 @@ def sampling_params(
     return params
 
 
+def checked_seed(value: object) -> int:
+    """A seed to send. Raises `InvalidRequestError`."""
+    return _integer("seed", value, 0, 2**64 - 1)
+
+
 def position(value: object) -> int:
     """A position to send. Raises `InvalidRequestError`."""
     return _int32("position", value)
+
+
+def attach_request(
+    session_id: str, request_id: object, from_index: object
+) -> session_pb2.AttachRequest:
+    """The request to go on with a turn. Raises `InvalidRequestError` naming the field."""
+    return session_pb2.AttachRequest(
+        session_id=session_id,
+        request_id=_text("request_id", request_id),
+        from_index=_int32("from_index", from_index),
+    )
 
 
 def page_size(value: object) -> int:

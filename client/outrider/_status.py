@@ -31,6 +31,7 @@ REASONS: dict[str, type[errors.OutriderError]] = {
     "POSITION_MISMATCH": errors.PositionMismatchError,
     "PROTOCOL_VIOLATION": errors.ProtocolViolationError,
     "EXHAUSTED": errors.ExhaustedError,
+    "LEASE_HELD": errors.UnavailableError,
     "UNAVAILABLE": errors.UnavailableError,
     "INTERNAL": errors.InternalError,
     "NON_FINITE_LOGITS": errors.NonFiniteLogitsError,

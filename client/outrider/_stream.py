@@ -1,12 +1,15 @@
-"""The stream of one turn: started on first use, in order, with its failures translated.
+"""The stream of one turn: started on first use, in order, resumed where it breaks, failures translated.
 
-Order is `started`, then events counted from 0 without a gap, then `summary`; anything else is a
-`StreamBrokenError`. Knows nothing of text, sessions or threads.
+Order is `started`, then events counted without a gap, then `summary`; anything else is a
+`StreamBrokenError`. A stream that breaks, or that the service cannot go on with now, is asked for again
+from the first token that has not arrived. Knows nothing of text, sessions or threads.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -16,8 +19,10 @@ from outrider._channel import translated_failures
 from outrider._wire import TurnMessage
 from outrider.errors import (
     CallCancelledError,
+    NotImplementedYetError,
     OutriderError,
     StreamBrokenError,
+    TryLaterError,
     UnavailableError,
 )
 from outrider.types import Event, Started, Summary
@@ -25,16 +30,59 @@ from outrider.types import Event, Started, Summary
 _END: Any = object()
 
 
-class TurnStream:
-    """An async iterator of a turn's messages; `start` makes the call, on the event loop."""
+FIRST_DELAY_SECONDS = 0.05
+LONGEST_DELAY_SECONDS = 1.0
+"""Between two attempts to resume; the delay doubles, and a random half of it is left out."""
 
-    def __init__(self, start: Callable[[], Any]) -> None:
+
+class Patience:
+    """How long a turn that makes no progress is asked for again, and when next."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._since: float | None = None
+        self._delay = FIRST_DELAY_SECONDS
+
+    def progress(self) -> None:
+        """Something arrived."""
+        self._since, self._delay = None, FIRST_DELAY_SECONDS
+
+    @property
+    def trying(self) -> bool:
+        """True from the first failure to the next progress."""
+        return self._since is not None
+
+    def delay(self, wanted_seconds: float) -> float | None:
+        """Seconds to wait before the next attempt, at least those that the service wants; None to give up."""
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        delay = max(wanted_seconds, self._delay * random.uniform(0.5, 1.0))
+        self._delay = min(2 * self._delay, LONGEST_DELAY_SECONDS)
+        return delay if now + delay - self._since < self._seconds else None
+
+
+class TurnStream:
+    """An async iterator of a turn's messages.
+
+    `start` makes the call, on the event loop: for the whole turn, given None, or from an index on. A turn
+    without progress is resumed for `resume_seconds`.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[int | None], Any],
+        resume_seconds: float = 0.0,
+        first_index: int = 0,
+    ) -> None:
         self._start = start
+        self._patience = Patience(resume_seconds)
         self._call: Any = None
         self._messages: AsyncIterator[Any] | None = None
         self._waiting: deque[TurnMessage] = deque()
-        self._order = _Order()
+        self._order = _Order(first_index)
         self._failure: OutriderError | None = None
+        self._lost: TryLaterError | None = None
+        """What the stream that is being resumed was lost by."""
         self._ended = False
 
     def __aiter__(self) -> TurnStream:
@@ -65,30 +113,51 @@ class TurnStream:
             self._fail(CallCancelledError("the reply was cancelled"))
 
     async def _next(self) -> list[TurnMessage]:
-        """What the next message holds; nothing at the end and for kinds that this SDK does not know."""
+        """What the next message holds; nothing at the end, for kinds that this SDK does not know, and
+        where the stream was begun again."""
         try:
             with translated_failures():
                 received = await anext(self._begun(), _END)
-        except UnavailableError as error:
-            if self._order.started and not error.reason:
+        except TryLaterError as error:
+            if await self._resumed(error):
+                return []
+            if self._order.started and isinstance(error, UnavailableError) and not error.reason:
                 lost = f"the stream was lost: {error.message}"
                 raise StreamBrokenError(lost, code=error.code) from error
             raise
+        except NotImplementedYetError:
+            if self._lost is None:
+                raise
+            raise self._lost from None  # a service that cannot resume
         if received is _END:
             self._order.check_end()
             self._ended = True
             return []
         if received is None:  # gRPC gives None for bytes that are no message
             raise StreamBrokenError("the service sent a message that cannot be read")
-        messages = _wire.turn_messages(received)
-        for message in messages:
-            self._order.check(message)
-        return messages
+        self._patience.progress()
+        self._lost = None
+        return [message for message in _wire.turn_messages(received) if self._order.check(message)]
+
+    async def _resumed(self, error: TryLaterError) -> bool:
+        """Waits and asks for the rest of the turn; False where that is no use, or has been tried enough."""
+        self._lost = self._lost or error
+        fresh = not self._order.started and not self._patience.trying
+        if fresh and not isinstance(error, UnavailableError):
+            return False  # the service is full: nothing was begun that could be lost
+        delay = self._patience.delay(error.retry_after_ms / 1000 if error.reason else 0.0)
+        if delay is None:
+            return False
+        await asyncio.sleep(delay)
+        self._call = self._start(self._order.next_index if self._order.started else None)
+        self._messages = aiter(self._call)
+        self._order.resume()
+        return True
 
     def _begun(self) -> AsyncIterator[Any]:
         """The messages of the call, which is made here when there is none yet."""
         if self._messages is None:
-            self._call = self._start()
+            self._call = self._start(None)
             self._messages = aiter(self._call)
         return self._messages
 
@@ -101,25 +170,33 @@ class TurnStream:
 class _Order:
     """Which message may come next."""
 
-    def __init__(self) -> None:
+    def __init__(self, first_index: int) -> None:
         self.started = False
+        self.next_index = first_index
+        self._expects_start = True
         self._summarised = False
-        self._next_index = 0
 
-    def check(self, message: TurnMessage) -> None:
-        """Raises `StreamBrokenError` unless the message is one that may come now."""
+    def resume(self) -> None:
+        """The stream begins again, from the next token on."""
+        self._expects_start = True
+
+    def check(self, message: TurnMessage) -> bool:
+        """True for what is news. Raises `StreamBrokenError` unless the message may come now."""
         if self._summarised:
             raise StreamBrokenError("a message came after the summary")
-        if isinstance(message, Started) is self.started:
+        if isinstance(message, Started) is not self._expects_start:
             raise StreamBrokenError("the stream does not begin with one start message")
-        self.started = True
+        if isinstance(message, Started):
+            known, self.started, self._expects_start = self.started, True, False
+            return not known
         if isinstance(message, Event):
-            if message.index != self._next_index:
+            if message.index != self.next_index:
                 raise StreamBrokenError(
-                    f"token {message.index} came where {self._next_index} was due"
+                    f"token {message.index} came where {self.next_index} was due"
                 )
-            self._next_index += 1
+            self.next_index += 1
         self._summarised = isinstance(message, Summary)
+        return True
 
     def check_end(self) -> None:
         """Raises `StreamBrokenError` unless the summary has come."""

@@ -29,6 +29,8 @@ class AsyncClient:
         credentials: For TLS; None connects without.
         metadata: Headers of every call, or a function that makes them for each, so that a trace
             context or a token can follow the caller.
+        resume_ms: How long a reply that makes no progress is resumed, in milliseconds, before its
+            failure is raised; 0 raises it at once. Tokens come in order, without a gap, each once.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class AsyncClient:
         channel_options: ChannelOptions = (),
         credentials: grpc.ChannelCredentials | None = None,
         metadata: MetadataSource | None = None,
+        resume_ms: int = 30_000,
     ) -> None:
         self._channel = Channel(
             target,
@@ -47,7 +50,7 @@ class AsyncClient:
             credentials=credentials,
             metadata=metadata,
         )
-        self._calls = Calls(self._channel)
+        self._calls = Calls(self._channel, resume_ms)
 
     async def __aenter__(self) -> Self:
         return self
@@ -122,6 +125,18 @@ class AsyncSession(SessionHandle["AsyncReply"]):
         """
         self._check_open()
         return AsyncSession(self._calls, await self._calls.fork(self._id, position))
+
+    async def regenerate(
+        self, *, seed: int | None = None, timeout_ms: int | None = None
+    ) -> AsyncReply:
+        """Takes back the last turn begun with this handle and prepares it anew, with another seed.
+
+        Raises `UnfinishedError` where no turn was begun, and as `rewind` does.
+        """
+        self._check_open()
+        start, request = self._anew(seed)
+        await self.rewind(start)
+        return self._reply(self._calls.turn(request, timeout_ms, None))
 
     async def delete(self) -> None:
         """Deletes the session on the service and closes this handle.

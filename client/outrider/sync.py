@@ -39,6 +39,8 @@ class Client:
         metadata: Headers of every call, or a function that makes them for each, so that a trace
             context or a token can follow the caller; the function runs in the client's own thread,
             with the caller's context variables.
+        resume_ms: How long a reply that makes no progress is resumed, in milliseconds, before its
+            failure is raised; 0 raises it at once. Tokens come in order, without a gap, each once.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Client:
         channel_options: ChannelOptions = (),
         credentials: grpc.ChannelCredentials | None = None,
         metadata: MetadataSource | None = None,
+        resume_ms: int = 30_000,
     ) -> None:
         self._channel = Channel(
             target,
@@ -57,7 +60,7 @@ class Client:
             credentials=credentials,
             metadata=metadata,
         )
-        self._calls = Calls(self._channel)
+        self._calls = Calls(self._channel, resume_ms)
         self._loop = LoopThread()
 
     def __enter__(self) -> Self:
@@ -138,6 +141,16 @@ class Session(SessionHandle["Reply"]):
         self._check_open()
         info = self._loop.run(self._calls.fork(self._id, position))
         return Session(self._calls, info, self._loop)
+
+    def regenerate(self, *, seed: int | None = None, timeout_ms: int | None = None) -> Reply:
+        """Takes back the last turn begun with this handle and prepares it anew, with another seed.
+
+        Raises `UnfinishedError` where no turn was begun, and as `rewind` does.
+        """
+        self._check_open()
+        start, request = self._anew(seed)
+        self.rewind(start)
+        return self._reply(self._calls.turn(request, timeout_ms, None))
 
     def delete(self) -> None:
         """Deletes the session on the service and closes this handle.

@@ -29,26 +29,34 @@ from .options import (
     Dtype,
     DtypeOption,
     Lead,
+    LeaseSeconds,
     Ledger,
     Listen,
     Loop,
     LoopOption,
+    ParkMemory,
     PrefillWidth,
     Quantization,
     QuantizationOption,
+    Queue,
     Ranks,
     Reproducible,
     Rows,
     Slots,
+    SweepSeconds,
     Threads,
+    TtlSeconds,
     Width,
     Window,
+    park_bytes,
 )
 from .planning.command import plan
 from .quantization.command import quantize
 from .speculation.errors import StartupError
 
 NO_DRAFT = "none"
+PARK_MEMORY = "1GiB"
+QUEUE = 64
 
 app = typer.Typer(
     help="Serve large language models by distributed speculative decoding.",
@@ -69,6 +77,8 @@ def target(
     quantization: QuantizationOption = Quantization.NONE,
     attention: AttentionOption = Attention.AUTO,
     slots: Slots = 8,
+    park_memory: ParkMemory = PARK_MEMORY,
+    queue: Queue = QUEUE,
     rows: Rows = 0,
     width: Width = 8,
     prefill_width: PrefillWidth = 64,
@@ -88,6 +98,8 @@ def target(
         quantization=quantization.value,
         attention=attention.value,
         slots=slots,
+        park_bytes=park_bytes(park_memory),
+        queue=queue,
         rows=rows or slots,
         width=width,
         prefill_width=prefill_width,
@@ -111,6 +123,7 @@ def draft(
     quantization: QuantizationOption = Quantization.NONE,
     attention: AttentionOption = Attention.AUTO,
     slots: Slots = 8,
+    park_memory: ParkMemory = PARK_MEMORY,
     rows: Rows = 0,
     prefill_width: PrefillWidth = 64,
     max_context_tokens: Context = 0,
@@ -128,6 +141,7 @@ def draft(
         quantization=quantization.value,
         attention=attention.value,
         slots=slots,
+        park_bytes=park_bytes(park_memory),
         rows=rows or slots,
         width=configuration.DRAFT_WIDTH,
         prefill_width=prefill_width,
@@ -141,17 +155,20 @@ def draft(
 
 @app.command()
 def session(
-    target: Annotated[str, typer.Option(help="Address of the target service.")] = (
-        f"127.0.0.1:{configuration.TARGET_PORT}"
-    ),
-    draft: Annotated[str, typer.Option(help="Address of the draft service, or none.")] = (
-        f"127.0.0.1:{configuration.DRAFT_PORT}"
-    ),
+    target: Annotated[
+        str, typer.Option(help="Address of the target service, or several with commas between.")
+    ] = (f"127.0.0.1:{configuration.TARGET_PORT}"),
+    draft: Annotated[
+        str, typer.Option(help="Address of the draft service, several with commas, or none.")
+    ] = (f"127.0.0.1:{configuration.DRAFT_PORT}"),
     listen: Listen = f"127.0.0.1:{configuration.SESSION_PORT}",
     ledger: Ledger = None,
     window: Window = 7,
     lead: Lead = 8,
     loop: LoopOption = Loop.ADAPTIVE,
+    ttl_seconds: TtlSeconds = 0,
+    sweep_seconds: SweepSeconds = 60.0,
+    lease_seconds: LeaseSeconds = 5.0,
 ) -> None:
     """Run the session service: the public API, the ledger and the decode loop."""
     from .wiring import run_session
@@ -160,12 +177,15 @@ def session(
         run_session(
             configuration.SessionConfig(
                 listen=listen,
-                target=target,
-                draft=None if draft == NO_DRAFT else draft,
+                targets=_addresses(target),
+                drafts=() if draft == NO_DRAFT else _addresses(draft),
                 ledger=ledger or configuration.default_ledger(),
                 window=window,
                 lead=lead,
                 loop=loop.mode(),
+                ttl_seconds=ttl_seconds,
+                sweep_seconds=sweep_seconds,
+                lease_seconds=lease_seconds,
             )
         )
     )
@@ -190,6 +210,8 @@ def up(
     draft_quantization: DraftQuantization = Quantization.NONE,
     draft_attention: DraftAttention = Attention.AUTO,
     slots: Slots = 8,
+    park_memory: ParkMemory = PARK_MEMORY,
+    queue: Queue = QUEUE,
     rows: Rows = 0,
     max_context_tokens: Context = 0,
     compile: CompileOption = Compile.AUTO,
@@ -204,10 +226,10 @@ def up(
     from .up import run_up
 
     engine = [f"--slots={slots}", f"--rows={rows}", f"--compile={compile.value}"]
-    engine += [f"--max-context-tokens={max_context_tokens}"]
+    engine += [f"--max-context-tokens={max_context_tokens}", f"--park-memory={park_memory}"]
     targets = [*engine, f"--model={target}", f"--threads={threads}"]
     targets += [f"--dtype={dtype.value}", f"--device={device}", f"--quantization={quantization}"]
-    targets += [f"--attention={attention}"]
+    targets += [f"--attention={attention}", f"--queue={queue}"]
     targets += [f"--tensor-parallel={tensor_parallel}"]
     targets += ["--reproducible"] if reproducible else []
     drafts = [*engine, f"--model={draft}", f"--dtype={(draft_dtype or dtype).value}"]
@@ -229,6 +251,10 @@ def demo(compile: CompileOption = Compile.AUTO) -> None:
 app.command()(bench)
 app.command()(plan)
 app.command()(quantize)
+
+
+def _addresses(text: str) -> tuple[str, ...]:
+    return tuple(each.strip() for each in text.split(","))
 
 
 def _run(service: Coroutine[Any, Any, Any]) -> Any:

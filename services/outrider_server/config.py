@@ -16,6 +16,8 @@ from .speculation.types import LoopMode
 SESSION_PORT = 7700
 TARGET_PORT = 7710
 DRAFT_PORT = 7720
+LEDGER_SCHEMES = ("postgresql", "postgres")
+MAX_TTL_SECONDS = 10 * 365 * 86400
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("none", "int8", "nf4", "fp4")
 ATTENTIONS = ("auto", "packed", "sdpa", "flash", "math", "efficient", "eager", "flex")
@@ -54,6 +56,10 @@ class EngineConfig:
     """0 takes what the model was made for."""
     compile: str = "auto"
     reproducible: bool = False
+    park_bytes: int = 1 << 30
+    """Host memory for the KV of sessions that gave up their slot; 0 drops it."""
+    queue: int = 0
+    """Turns that may wait for a slot."""
     threads: int = 0
     """CPU threads of the model; 0 takes every core."""
     tensor_parallel: int = 1
@@ -77,6 +83,8 @@ class EngineConfig:
             "prefill width must be a multiple of 8, 8 to 4096",
         )
         _require(self.max_context_tokens >= 0, "max context tokens must not be negative")
+        _require(self.park_bytes >= 0, "park memory must not be negative")
+        _require(0 <= self.queue <= 1 << 16, "queue must be 0 to 65536")
         _require(self.threads >= 0, "threads must not be negative")
         _require(
             1 <= self.tensor_parallel <= MAX_RANKS, f"tensor parallel must be 1 to {MAX_RANKS}"
@@ -139,21 +147,47 @@ class DraftConfig:
 class SessionConfig:
     """The session service."""
 
-    ledger: Path
+    ledger: str | Path
+    """A file's path, or a URL that begins with postgresql://."""
     listen: str = f"127.0.0.1:{SESSION_PORT}"
-    target: str = f"127.0.0.1:{TARGET_PORT}"
-    draft: str | None = f"127.0.0.1:{DRAFT_PORT}"
+    targets: tuple[str, ...] = (f"127.0.0.1:{TARGET_PORT}",)
+    drafts: tuple[str, ...] = (f"127.0.0.1:{DRAFT_PORT}",)
+    """None where the service is to go without."""
     window: int = 7
     lead: int = 8
     loop: LoopMode = LoopMode.ADAPTIVE
+    ttl_seconds: int = 0
+    """How long a session lives after its last write; 0 for ever."""
+    sweep_seconds: float = 60.0
+    """How often expired sessions are deleted."""
+    lease_seconds: float = 5.0
+    """How long other services wait for a session whose service died. Not for a ledger in a file."""
     target_timeout_ms: int = 120_000
     """How long to wait for the target at start-up."""
     drain_seconds: float = 30.0
 
     def __post_init__(self) -> None:
+        _require(bool(self.targets) and all(self.targets), "target must be one address or several")
         _require(0 <= self.window <= 63, "window must be 0 to 63")
         _require(1 <= self.lead <= 64, "lead must be 1 to 64")
+        is_database(str(self.ledger))
+        _require(0 <= self.ttl_seconds <= MAX_TTL_SECONDS, f"ttl must be 0 to {MAX_TTL_SECONDS} s")
+        _require(1 <= self.sweep_seconds <= 86400, "sweep must be 1 to 86400 s")
+        _require(1 <= self.lease_seconds <= 3600, "lease must be 1 to 3600 s")
         _require(self.target_timeout_ms >= 1, "target timeout must be at least 1 ms")
+
+
+def is_database(place: str) -> bool:
+    """True for the URL of a database, False for a path. Raises StartupError for another URL."""
+    scheme, separator, _ = place.partition("://")
+    if not separator:
+        return False
+    if scheme not in LEDGER_SCHEMES:
+        raise StartupError(
+            "the ledger is a file's path or a URL that begins with postgresql://, not with"
+            f" {scheme}://"
+        )
+    return True
 
 
 def default_ledger() -> Path:

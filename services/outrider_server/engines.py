@@ -79,6 +79,8 @@ def _builder(config: EngineConfig, group: Group | None = None, **make: Any) -> C
         threads=config.thread_count,
         quantization=config.quantization,
         attention=config.attention,
+        # The other ranks' shares would have to move with rank 0's.
+        park_bytes=config.park_bytes if group is None else 0,
         group=group,
         **make,
     )

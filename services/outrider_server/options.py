@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import enum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from .planning.units import parse_bytes
 from .speculation.types import LoopMode
 
 
@@ -76,6 +76,10 @@ DraftAttention = Annotated[Attention, typer.Option(help="The same for the draft.
 DraftQuantization = Annotated[Quantization, typer.Option(help="The same for the draft.")]
 DraftDtype = Annotated[Dtype | None, typer.Option(help="The draft's dtype; the target's if unset.")]
 DraftDevice = Annotated[str | None, typer.Option(help="The draft's device; the target's if unset.")]
+ParkMemory = Annotated[
+    str, typer.Option(help="Host memory for sessions without a slot, for example 4GiB; 0 for none.")
+]
+Queue = Annotated[int, typer.Option(help="Turns that may wait for a slot; more are refused.")]
 Slots = Annotated[int, typer.Option(help="Sessions whose KV state is kept.")]
 Rows = Annotated[int, typer.Option(help="A step holds so many full rows; 0 takes the slots.")]
 Context = Annotated[int, typer.Option(help="Longest session in tokens; 0 takes the model's.")]
@@ -89,7 +93,21 @@ Ranks = Annotated[
 ]
 Width = Annotated[int, typer.Option(help="Tokens a row of a verify step; a multiple of 8.")]
 PrefillWidth = Annotated[int, typer.Option(help="Tokens a prefill step; a multiple of 8.")]
-Ledger = Annotated[Path | None, typer.Option(help="The SQLite ledger's file.")]
+Ledger = Annotated[
+    str | None, typer.Option(help="The ledger: a file's path, or postgresql://USER@HOST/DATABASE.")
+]
+TtlSeconds = Annotated[
+    int, typer.Option(help="Delete sessions so long after their last write; 0 keeps them.")
+]
+SweepSeconds = Annotated[float, typer.Option(help="How often expired sessions are deleted.")]
+LeaseSeconds = Annotated[
+    float, typer.Option(help="How long a dead service's turn blocks its session; PostgreSQL only.")
+]
 Window = Annotated[int, typer.Option(help="The most tokens proposed in one round.")]
 Lead = Annotated[int, typer.Option(help="How far the draft may run ahead, for the loop run-ahead.")]
 LoopOption = Annotated[Loop, typer.Option(help="How to pace draft and target.")]
+
+
+def park_bytes(text: str) -> int:
+    """Bytes of `--park-memory`. Raises StartupError."""
+    return 0 if text == "0" else parse_bytes(text, "park memory")

@@ -6,15 +6,16 @@ SIGTERM or SIGINT.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 from outrider.v1 import session_pb2, target_pb2
 from outrider.v1.draft_pb2 import DESCRIPTOR as DRAFT_FILE
 
-from .config import DraftConfig, EngineConfig, SessionConfig, TargetConfig
+from .config import DraftConfig, EngineConfig, SessionConfig, TargetConfig, is_database
 from .rpc import telemetry
 from .rpc.serve import Server, stop_signal
-from .speculation.errors import InternalError, StartupError, Unavailable
+from .speculation.errors import StartupError, Unavailable
 
 TARGET_SERVICE = target_pb2.DESCRIPTOR.services_by_name["TargetService"].full_name
 DRAFT_SERVICE = DRAFT_FILE.services_by_name["DraftService"].full_name
@@ -57,33 +58,34 @@ async def run_session(config: SessionConfig) -> None:
     """The session service until it is told to stop. Raises StartupError."""
     from outrider.v1 import session_pb2_grpc
 
-    from .session.draft_link import DraftLink
+    from .ledger_place import open_ledger
+    from .session.drafts import Drafts
     from .session.model import ServedModel
     from .session.service import SessionServicer
-    from .session.sqlite_ledger import SqliteLedger
-    from .session.target_link import TargetLink
+    from .session.sweeper import Sweeper
+    from .session.targets import Targets
     from .session.turns import LoopSettings
 
-    target = TargetLink(config.target)
+    target = Targets(config.targets)
     try:
         model = ServedModel.of(*await target.describe(config.target_timeout_ms))
     except Unavailable as error:
-        raise StartupError(f"the target at {config.target} does not answer") from error
-    try:
-        config.ledger.parent.mkdir(parents=True, exist_ok=True)
-        ledger = SqliteLedger(config.ledger)
-    except (OSError, InternalError, Unavailable) as error:
-        raise StartupError(f"the ledger {config.ledger} cannot be opened: {error}") from error
-    draft = DraftLink(config.draft) if config.draft else None
+        raise StartupError(f"no target answers ({', '.join(config.targets)})") from error
+    place = str(config.ledger)
+    ledger = await open_ledger(place, config.ttl_seconds)
+    sweeping = asyncio.create_task(Sweeper(ledger, config.sweep_seconds).run())
+    draft = Drafts(config.drafts) if config.drafts else None
     settings = LoopSettings(config.window, config.lead, config.loop)
-    servicer = SessionServicer(model, target, draft, ledger, settings)
+    lease_seconds = config.lease_seconds if is_database(place) else 0.0
+    servicer = SessionServicer(model, target, draft, ledger, settings, lease_seconds)
 
     async def stop() -> None:
+        sweeping.cancel()
         await servicer.settle()
         await ledger.aclose()
         await target.close()
         if draft is not None:
-            await draft.close()
+            await draft.aclose()
 
     server = Server([SESSION_SERVICE], MAX_PUBLIC_REQUEST_BYTES)
     session_pb2_grpc.add_SessionServiceServicer_to_server(servicer, server.grpc)
@@ -126,8 +128,15 @@ async def _start_engine(config: EngineConfig, name: str):  # type: ignore[no-unt
         follow_leader(config, ranks)
         return None
 
-    counters = device.engine.counters
-    telemetry.observe(
+    host = EngineHost(device, config.queue, None if ranks is None else ranks.stop)
+    _observe(name, host)
+    return host
+
+
+def _observe(name: str, host) -> None:  # type: ignore[no-untyped-def]
+    """Registers what an engine counts and holds as metrics."""
+    counters, table, parked = host.engine.counters, host.engine.table, host.engine.parked
+    telemetry.observe_counters(
         {
             f"outrider.{name}.steps": ("{step}", "Steps run", lambda: counters.verify_steps),
             f"outrider.{name}.rows": ("{row}", "Rows in them", lambda: counters.verify_rows),
@@ -141,6 +150,16 @@ async def _start_engine(config: EngineConfig, name: str):  # type: ignore[no-unt
                 "Time that steps took on the device",
                 lambda: counters.device_seconds,
             ),
+            f"outrider.{name}.restored": ("{session}", "Unparked", lambda: parked.restored),
+            f"outrider.{name}.dropped": ("{session}", "KV lost", lambda: parked.dropped),
         }
     )
-    return EngineHost(device, None if ranks is None else ranks.stop)
+    telemetry.observe_gauges(
+        {
+            f"outrider.{name}.slots_held": ("{slot}", "Held", lambda: table.session_count),
+            f"outrider.{name}.slots_open": ("{slot}", "In a turn", lambda: table.open_count),
+            f"outrider.{name}.parked": ("{session}", "Parked sessions", lambda: len(parked)),
+            f"outrider.{name}.parked_bytes": ("By", "Their KV", lambda: parked.byte_count),
+            f"outrider.{name}.queue": ("{turn}", "Wait for a slot", lambda: len(host.queue)),
+        }
+    )

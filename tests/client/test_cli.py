@@ -76,7 +76,9 @@ def test_options_reach_the_request(run, service):
     )
     assert result.exit_code == 0
     service.requests.get()
-    assert service.requests.get() == session_pb2.GenerateRequest(
+    request = service.requests.get()
+    assert request == session_pb2.GenerateRequest(
+        request_id=request.request_id,
         session_id="s1",
         text="hi",
         max_new_tokens=5,

@@ -25,6 +25,7 @@ WIRE = [
     ("POSITION_MISMATCH", StatusCode.OUT_OF_RANGE, outrider.PositionMismatchError),
     ("PROTOCOL_VIOLATION", StatusCode.INTERNAL, outrider.ProtocolViolationError),
     ("EXHAUSTED", StatusCode.RESOURCE_EXHAUSTED, outrider.ExhaustedError),
+    ("LEASE_HELD", StatusCode.UNAVAILABLE, outrider.UnavailableError),
     ("UNAVAILABLE", StatusCode.UNAVAILABLE, outrider.UnavailableError),
     ("INTERNAL", StatusCode.INTERNAL, outrider.InternalError),
     ("NON_FINITE_LOGITS", StatusCode.INTERNAL, outrider.NonFiniteLogitsError),

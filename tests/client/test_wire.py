@@ -152,9 +152,15 @@ async def sent(client, service, content="hi", **arguments) -> session_pb2.Genera
 async def test_arguments_left_out_are_left_to_the_service(client, service):
     request = await sent(client, service)
     expected = session_pb2.GenerateRequest(
-        session_id="s0", text="hi", sampling={}, draft=session_pb2.DRAFT_MODE_AUTO
+        session_id="s0",
+        text="hi",
+        sampling={},
+        draft=session_pb2.DRAFT_MODE_AUTO,
+        request_id=request.request_id,
     )
     assert request == expected
+    assert len(request.request_id) == 32, "made here, so that a turn can be asked for again"
+    assert (await sent(client, service)).request_id != request.request_id
 
 
 async def test_every_argument_reaches_its_field(client, service):

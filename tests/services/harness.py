@@ -21,11 +21,11 @@ from outrider_server.config import DRAFT_WIDTH, EngineConfig
 from outrider_server.draft.service import DraftServicer
 from outrider_server.engine.host import EngineHost
 from outrider_server.rpc.serve import Server
-from outrider_server.session.draft_link import DraftLink
+from outrider_server.session.drafts import Drafts
 from outrider_server.session.model import ServedModel
 from outrider_server.session.service import SessionServicer
 from outrider_server.session.sqlite_ledger import SqliteLedger
-from outrider_server.session.target_link import TargetLink
+from outrider_server.session.targets import Targets
 from outrider_server.session.turns import LoopSettings
 from outrider_server.target.service import TargetServicer
 
@@ -126,11 +126,11 @@ async def serving_session(
 ) -> AsyncIterator[SessionService]:
     """A session service over running services."""
     async with AsyncExitStack() as stack:
-        target_link = TargetLink(target)
+        target_link = Targets(target.split(","))
         stack.push_async_callback(target_link.close)
-        draft_link = DraftLink(draft) if draft else None
+        draft_link = Drafts([draft]) if draft else None
         if draft_link is not None:
-            stack.push_async_callback(draft_link.close)
+            stack.push_async_callback(draft_link.aclose)
         ledger = SqliteLedger(ledger_path)
         stack.push_async_callback(ledger.aclose)
         model = ServedModel.of(*await target_link.describe(5_000))
@@ -148,7 +148,7 @@ async def serving_session(
             )
         )
         client = await stack.enter_async_context(
-            outrider.AsyncClient(listen, channel_options=OWN_CONNECTION)
+            outrider.AsyncClient(listen, channel_options=OWN_CONNECTION, resume_ms=0)
         )
         channel = grpc.aio.insecure_channel(listen, options=OWN_CONNECTION)
         await stack.enter_async_context(channel)

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import pytest
 from outrider.v1 import session_pb2, types_pb2
-from outrider_server.session.turns import OWNER
+from outrider_server.session.opening import OWNER
 
 from .tiny_models import CONTEXT_TOKENS, VOCABULARY_SIZE
 from .wire import refusal
@@ -148,16 +148,20 @@ async def test_pages_list_every_session_once_newest_first(service):
     assert listed == created[::-1]
 
 
-async def test_calls_that_this_version_lacks_say_so(service):
-    for call in (
-        service.stub.ForkSession(session_pb2.ForkSessionRequest(session_id="s")),
-        service.stub.RewindSession(session_pb2.RewindSessionRequest(session_id="s")),
-        service.stub.Attach(session_pb2.AttachRequest(session_id="s")),
-    ):
-        refused = await refusal(call)
-        assert refused.code is grpc.StatusCode.UNIMPLEMENTED
-        assert refused.reason == "NOT_IMPLEMENTED"
-        assert refused.message.startswith("this version cannot")
+async def test_positions_that_a_session_does_not_have_are_refused(service):
+    session = await service.client.create_session()
+    await session.generate("x", max_new_tokens=4, seed=1).read()
+    for position in (-1, session.position + 1, 2**31 - 1):
+        for message, call in (
+            (session_pb2.RewindSessionRequest, service.stub.RewindSession),
+            (session_pb2.ForkSessionRequest, service.stub.ForkSession),
+        ):
+            refused = await refusal(call(message(session_id=session.id, position=position)))
+            assert (refused.code, refused.reason, refused.field) == (*INVALID, "position")
+            assert str(session.position) in refused.message
+            unknown = await refusal(call(message(session_id="unknown", position=0)))
+            assert unknown.code is grpc.StatusCode.NOT_FOUND
+    assert (await session.info()).position == session.position
 
 
 async def test_a_message_above_the_limit_is_refused_and_the_connection_lives(service):

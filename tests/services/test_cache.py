@@ -17,13 +17,13 @@ from .reference import LONG_PROMPT, as_one_turn, target_alone
 
 @pytest.fixture(scope="module")
 def two_slots(target_folder: Path) -> Iterator[EngineHost]:
-    with running_engine(target_folder, "target", slots=2, rows=2) as host:
+    with running_engine(target_folder, "target", slots=2, rows=2, park_bytes=0) as host:
         yield host
 
 
 @pytest.fixture(scope="module")
 def two_draft_slots(draft_folder: Path) -> Iterator[EngineHost]:
-    with running_engine(draft_folder, "draft", slots=2, rows=2) as host:
+    with running_engine(draft_folder, "draft", slots=2, rows=2, park_bytes=0) as host:
         yield host
 
 

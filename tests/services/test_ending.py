@@ -12,7 +12,7 @@ import outrider
 import pytest
 from outrider.v1 import draft_pb2_grpc, target_pb2, target_pb2_grpc
 from outrider_server.engine.host import EngineHost
-from outrider_server.session.turns import OWNER
+from outrider_server.session.opening import OWNER
 from outrider_server.speculation.types import FinishReason
 
 from .harness import OWN_CONNECTION, generate, until, until_idle

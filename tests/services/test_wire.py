@@ -285,14 +285,6 @@ async def test_a_verdict_says_how_much_was_verified_and_what_reading_took(target
     assert first.verdict.step_us > 0
 
 
-async def test_calls_of_a_later_version_say_so(channels):
-    for name in ("TargetService", "DraftService"):
-        for method in ("Fork", "Park"):
-            refused = await refusal(raw_call(channels[name], f"{name}/{method}", b""))
-            assert refused.code is grpc.StatusCode.UNIMPLEMENTED
-            assert refused.message.startswith("this version cannot")
-
-
 async def test_after_all_that_the_services_still_serve(service, channels):
     for method in ("TargetService/Verify", "DraftService/Draft"):
         await refusal(raw_call(channels[method.partition("/")[0]], method, JUNK))

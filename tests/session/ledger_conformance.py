@@ -1,9 +1,6 @@
 """What every ledger promises, as tests. A store joins with a subclass that says how to open it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing
-from pathlib import Path
 
 import pytest
 from outrider_server.session.ledger import Ledger, LedgerToken, NewTurn, SessionRecord
@@ -17,40 +14,12 @@ from outrider_server.speculation.errors import (
 )
 from outrider_server.speculation.types import FinishReason, TokenLogprobs, TokenSource
 
-OpenLedger = Callable[[], Awaitable[Ledger]]
+from .ledger_branching import BranchingConformance
+from .ledger_fixtures import OpenLedger, generated, started_session
+from .ledger_ownership import OwnershipConformance
 
 
-def generated(*tokens: int, source: TokenSource = TokenSource.DRAFT) -> list[LedgerToken]:
-    return [LedgerToken(token, source) for token in tokens]
-
-
-async def started_session(ledger: Ledger, *prompt: int) -> tuple[str, int]:
-    """A session with one turn, and the epoch to write in."""
-    session = await ledger.create_session("", "model")
-    epoch = await ledger.take_over(session.session_id)
-    await ledger.begin_turn(session.session_id, epoch, 0, NewTurn("first", prompt))
-    return session.session_id, epoch
-
-
-class LedgerConformance:
-    async def open_store(self, folder: Path) -> Ledger:
-        """Opens the store that belongs to `folder`; several times gives several writers."""
-        raise NotImplementedError
-
-    @pytest.fixture
-    async def open_ledger(self, tmp_path: Path) -> AsyncIterator[OpenLedger]:
-        async with AsyncExitStack() as stack:
-
-            async def opened() -> Ledger:
-                ledger = await self.open_store(tmp_path)
-                return await stack.enter_async_context(aclosing(ledger))
-
-            yield opened
-
-    @pytest.fixture
-    async def ledger(self, open_ledger: OpenLedger) -> Ledger:
-        return await open_ledger()
-
+class LedgerConformance(OwnershipConformance, BranchingConformance):
     async def test_a_new_session_is_empty_and_can_be_read_back(self, ledger: Ledger) -> None:
         session = await ledger.create_session("ada", "model")
         assert (session.owner, session.model_fingerprint) == ("ada", "model")
@@ -65,7 +34,7 @@ class LedgerConformance:
 
     async def test_another_owners_session_is_exactly_as_missing(self, ledger: Ledger) -> None:
         session = await ledger.create_session("ada", "model")
-        for call in (ledger.get_session, ledger.delete_session):
+        for call in (ledger.get_session, ledger.delete_session, ledger.fork):
             with pytest.raises(NotFound) as foreign:
                 await call(session.session_id, "eve")
             with pytest.raises(NotFound) as missing:
@@ -86,6 +55,13 @@ class LedgerConformance:
             ledger.tokens("nothing"),
             ledger.turns("nothing"),
             ledger.turn_tokens("nothing", 0),
+            ledger.find_turn("nothing", "first"),
+            ledger.renew("nothing", 0, 1.0),
+            ledger.release("nothing", 0),
+            ledger.rewind("nothing", 0, 0, 0),
+            ledger.fork("nothing", ""),
+            ledger.get_session("no\0thing", ""),
+            ledger.append("no\0thing", 0, 0, generated(1)),
         ]
         for call in calls:
             with pytest.raises(NotFound):
@@ -143,7 +119,7 @@ class LedgerConformance:
         assert refused.value.field == "page_size"
 
     @pytest.mark.parametrize(
-        "page_token", ["?", "12", "-x", "9" * 40 + "-x", "1\N{SUPERSCRIPT TWO}-x"]
+        "page_token", ["?", "12", "-x", "9" * 40 + "-x", "1\N{SUPERSCRIPT TWO}-x", "1-\0"]
     )
     async def test_an_invented_page_token_is_refused(self, ledger: Ledger, page_token: str) -> None:
         with pytest.raises(InvalidRequest) as refused:
@@ -152,13 +128,14 @@ class LedgerConformance:
 
     async def test_taking_over_makes_the_epoch_grow(self, ledger: Ledger) -> None:
         session = await ledger.create_session("", "model")
-        epochs = [await ledger.take_over(session.session_id) for _ in range(3)]
-        assert epochs == [1, 2, 3]
+        leases = [await ledger.take_over(session.session_id) for _ in range(3)]
+        assert [lease.epoch for lease in leases] == [1, 2, 3]
+        assert [lease.until_us for lease in leases] == [0, 0, 0]
         assert (await ledger.get_session(session.session_id, "")).epoch == 3
 
     async def test_a_turn_begins_with_its_prompt_committed(self, ledger: Ledger) -> None:
         session = await ledger.create_session("", "model")
-        epoch = await ledger.take_over(session.session_id)
+        epoch = (await ledger.take_over(session.session_id)).epoch
         turn = NewTurn("first", (5, 6, 7), '{"seed": 1}')
         record = await ledger.begin_turn(session.session_id, epoch, 0, turn)
         assert (record.turn_index, record.start_position, record.generated_from) == (0, 0, 3)
@@ -177,7 +154,8 @@ class LedgerConformance:
         assert await ledger.tokens(session_id) == [1, 2, 3, 4, 5, 6]
         for position in range(8):
             assert await ledger.tokens(session_id, position) == [1, 2, 3, 4, 5, 6][position:]
-        assert await ledger.tokens(session_id, -1) == [1, 2, 3, 4, 5, 6]
+        assert await ledger.tokens(session_id, -(2**70)) == [1, 2, 3, 4, 5, 6]
+        assert await ledger.tokens(session_id, 2**70) == []
         assert (await ledger.get_session(session_id, "")).length == 6
 
     async def test_every_token_id_of_32_bits_is_kept(self, ledger: Ledger) -> None:
@@ -205,21 +183,26 @@ class LedgerConformance:
             await ledger.append(session.session_id, 0, 0, generated(1))
         assert await ledger.tokens(session.session_id) == []
 
-    async def test_a_stale_epoch_writes_nothing_and_names_the_current_one(
-        self, ledger: Ledger
+    @pytest.mark.parametrize("wrong", [0, 1, 3, 2**40])
+    async def test_another_epoch_writes_nothing_and_is_told_the_current_one(
+        self, ledger: Ledger, wrong: int
     ) -> None:
-        session_id, epoch = await started_session(ledger, 1)
-        current = await ledger.take_over(session_id)
+        session_id, _ = await started_session(ledger, 1)
+        await ledger.take_over(session_id)
         calls = [
-            ledger.append(session_id, epoch, 1, generated(2)),
-            ledger.begin_turn(session_id, epoch, 1, NewTurn("second", (3,))),
-            ledger.finish_turn(session_id, epoch, 0, FinishReason.LENGTH),
+            ledger.append(session_id, wrong, 1, generated(2)),
+            ledger.append(session_id, wrong, 1, []),
+            ledger.begin_turn(session_id, wrong, 1, NewTurn("second", (3,))),
+            ledger.finish_turn(session_id, wrong, 0, FinishReason.LENGTH),
+            ledger.rewind(session_id, wrong, 1, 0),
+            ledger.renew(session_id, wrong, 1.0),
+            ledger.release(session_id, wrong),
         ]
         before = await ledger.get_session(session_id, "")
         for call in calls:
             with pytest.raises(StaleEpoch) as refused:
                 await call
-            assert refused.value.current_epoch == current
+            assert refused.value.current_epoch == 2
         assert await ledger.get_session(session_id, "") == before
         assert await ledger.tokens(session_id) == [1]
         assert [turn.finish_reason for turn in await ledger.turns(session_id)] == [None]
@@ -232,6 +215,7 @@ class LedgerConformance:
         calls = [
             ledger.append(session_id, epoch, length, generated(3)),
             ledger.begin_turn(session_id, epoch, length, NewTurn("second", (3,))),
+            ledger.rewind(session_id, epoch, length, 0),
         ]
         for call in calls:
             with pytest.raises(PositionMismatch) as refused:
@@ -253,8 +237,9 @@ class LedgerConformance:
         for reason in FinishReason:
             await ledger.finish_turn(session_id, epoch, 0, reason)
             assert (await ledger.turns(session_id))[0].finish_reason is reason
-        with pytest.raises(ValueError, match="turn"):
-            await ledger.finish_turn(session_id, epoch, 1, FinishReason.LENGTH)
+        for unknown in (-1, 1, 2**70):
+            with pytest.raises(ValueError, match="turn"):
+                await ledger.finish_turn(session_id, epoch, unknown, FinishReason.LENGTH)
 
     async def test_a_turns_tokens_are_what_it_generated_and_no_others(self, ledger: Ledger) -> None:
         session_id, epoch = await started_session(ledger, 1, 2)
@@ -268,6 +253,7 @@ class LedgerConformance:
         assert await ledger.turn_tokens(session_id, 1) == generated(8, source=TokenSource.NGRAM)
         assert await ledger.turn_tokens(session_id, 2) == []
         assert await ledger.turn_tokens(session_id, -1) == []
+        assert await ledger.turn_tokens(session_id, 2**70) == []
 
     async def test_a_turn_that_generated_nothing_has_no_tokens(self, ledger: Ledger) -> None:
         session_id, epoch = await started_session(ledger, 1)
@@ -326,10 +312,10 @@ class LedgerConformance:
     ) -> None:
         first, second = await open_ledger(), await open_ledger()
         session = await first.create_session("", "model")
-        epochs = await asyncio.gather(
+        leases = await asyncio.gather(
             *(ledger.take_over(session.session_id) for ledger in [first, second] * 5)
         )
-        assert sorted(epochs) == list(range(1, 11))
+        assert sorted(lease.epoch for lease in leases) == list(range(1, 11))
 
     async def test_a_cancelled_write_is_whole_or_absent(self, ledger: Ledger) -> None:
         session_id, epoch = await started_session(ledger, 1)

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
@@ -15,10 +16,10 @@ from pathlib import Path
 import pytest
 from outrider_server.session.ledger import Ledger
 from outrider_server.session.sqlite_ledger import SqliteLedger
-from outrider_server.session.sqlite_rows import SCHEMA_VERSION
 from outrider_server.speculation.errors import InternalError, Unavailable
 
-from .ledger_conformance import LedgerConformance, generated, started_session
+from .ledger_conformance import LedgerConformance
+from .ledger_fixtures import generated, started_session
 
 WRITER = """
 import asyncio, sys
@@ -67,8 +68,18 @@ asyncio.run(race(*sys.argv[1:]))
 
 
 class TestSqliteLedger(LedgerConformance):
-    async def open_store(self, folder: Path) -> Ledger:
-        return SqliteLedger(folder / "ledger.sqlite")
+    offset_us = 0
+
+    async def open_store(self, folder: Path, default_ttl_seconds: int = 0) -> Ledger:
+        return SqliteLedger(
+            folder / "ledger.sqlite", default_ttl_seconds=default_ttl_seconds, now_us=self.now_us
+        )
+
+    def now_us(self) -> int:
+        return time.time_ns() // 1000 + self.offset_us
+
+    def pass_time(self, seconds: float) -> None:
+        self.offset_us += int(seconds * 1_000_000)
 
 
 def start(script: str, *arguments: object) -> subprocess.Popen[str]:
@@ -239,19 +250,6 @@ async def test_a_write_that_waits_for_the_disk_does_not_block_the_event_loop(
         other.close()
         await write
         assert await ledger.tokens(session_id) == [1, 2]
-
-
-def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.sqlite"
-    connection = sqlite3.connect(path)
-    connection.execute("CREATE TABLE sessions (anything)")
-    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
-    connection.close()
-    before = path.read_bytes()
-    with pytest.raises(InternalError, match=rf"newer.*schema {SCHEMA_VERSION + 1}"):
-        SqliteLedger(path)
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_foreign_database_is_refused_and_left_alone(tmp_path: Path) -> None:

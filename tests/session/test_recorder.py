@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from outrider_server.session.turns import LedgerRecorder
+from outrider_server.session.recorder import LedgerRecorder
 from outrider_server.speculation.types import Round, TokenLogprobs, TokenSource
 
 SOURCES = (TokenSource.DRAFT, TokenSource.TARGET)

@@ -98,14 +98,14 @@ class DraftServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Fork(self, request, context):
-        """Copies the KV state of a session to a new one. UNIMPLEMENTED in this version.
+        """Copies what an idle session holds to a new one, up to a length. Not an error where nothing is held.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Park(self, request, context):
-        """Moves the KV state of an idle session out of its slot. UNIMPLEMENTED in this version.
+        """Moves the KV state of an idle session out of its slot, to host memory or, where that is full, nowhere.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

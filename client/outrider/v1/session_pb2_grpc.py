@@ -122,14 +122,16 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ForkSession(self, request, context):
-        """Copies a session up to a position. UNIMPLEMENTED in this version.
+        """Copies a session up to a position to a new one. Turns of the copy have request ids of their own. NOT_FOUND for an
+        unknown id; INVALID_ARGUMENT for a position beyond its end; FAILED_PRECONDITION while a turn runs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RewindSession(self, request, context):
-        """Drops the tokens of a session from a position on. UNIMPLEMENTED in this version.
+        """Drops the tokens of a session from a position on, and the turns that began there. A turn that loses some of its
+        tokens cannot be gone on with. Errors as for ForkSession.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,15 +145,18 @@ class SessionServiceServicer:
         parameter, an empty input or one that the context cannot hold; NOT_FOUND for an unknown session;
         FAILED_PRECONDITION with reason TURN_RUNNING while another turn of the session runs, or
         MODEL_MISMATCH when the session was made with another target; ALREADY_EXISTS for a request_id that
-        the session has used; RESOURCE_EXHAUSTED with RetryInfo when every slot of the target runs a turn;
-        UNAVAILABLE with RetryInfo when the target cannot be reached. A turn refused so left nothing behind.
+        the session has used for another request; RESOURCE_EXHAUSTED with RetryInfo when every slot of the target runs
+        a turn and its queue is full; UNAVAILABLE with RetryInfo when no target can be reached. A turn refused so left
+        nothing behind. The same request with the same request_id is the same turn again, as with Attach from index 0.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Attach(self, request, context):
-        """Streams a turn's events from an index on, those to come included. UNIMPLEMENTED in this version.
+        """Streams a turn's events from an index on, those to come included; a turn that was left goes on. Safe to repeat.
+        The caller becomes the turn's only reader: an earlier stream of it ends with ABORTED. NOT_FOUND for an unknown
+        session or turn; OUT_OF_RANGE, with the number of tokens, for an index beyond what is committed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

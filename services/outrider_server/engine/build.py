@@ -52,6 +52,7 @@ def engine_builder(
     threads: int,
     quantization: str = NONE,
     attention: str = AUTO,
+    park_bytes: int = 0,
     group: Group | None = None,
     make: Callable[..., T] = Engine,  # type: ignore[assignment]
 ) -> Callable[[], T]:
@@ -75,22 +76,16 @@ def engine_builder(
             prefill_width=prefill_width,
             max_context_tokens=max_context_tokens,
             compile=compile_mode if group is None else "off",
+            park_bytes=park_bytes,
         )
         ranks = 1 if group is None else group.place.size
         _check_memory(local_folder(folder), request, group)
         if group is not None:
             group.join(torch_device)
         loaded = load_model(folder, dtype, torch_device, quantization, ranks)
-        positions = loaded.max_positions or max_context_tokens
-        if not positions:
-            raise StartupError("the model names no longest context; set max context tokens")
-        if max_context_tokens > positions:
-            raise StartupError(
-                f"a context of {max_context_tokens} tokens is longer than the model's {positions}"
-            )
         limits = StepLimits(
             slots=slots,
-            max_context_tokens=max_context_tokens or positions,
+            max_context_tokens=_context(loaded, max_context_tokens),
             width=width,
             prefill_width=prefill_width,
             row_buckets=row_buckets,
@@ -101,10 +96,21 @@ def engine_builder(
             compile_mode=compile_mode,
             reproducible=reproducible,
             attention=attention,
+            park_bytes=park_bytes,
             group=group,
         )
 
     return build
+
+
+def _context(loaded: LoadedModel, wanted: int) -> int:
+    """The longest context in tokens; 0 wants the model's. Raises StartupError."""
+    positions = loaded.max_positions or wanted
+    if not positions:
+        raise StartupError("the model names no longest context; set max context tokens")
+    if wanted > positions:
+        raise StartupError(f"a context of {wanted} tokens is longer than the model's {positions}")
+    return wanted or positions
 
 
 def _usable(device: str, group: Group | None) -> torch.device:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..speculation.description import ModelDescription, ShapeAudit
-from ..speculation.errors import InvalidRequest
+from ..speculation.errors import InvalidRequest, OutriderError
 from ..speculation.estimates import CostEstimate
 from ..speculation.types import Draw, tokens_digest
 from .attention_choice import AUTO
@@ -19,6 +19,7 @@ from .audit import audit_shapes
 from .batching import Demand, plan_rows
 from .layout import Row, RowResult
 from .loading import LoadedModel
+from .parking import ParkedSession, ParkedSessions
 from .ranks import Group
 from .slots import Slot, SlotTable
 from .step import StepLimits, StepRunner
@@ -46,6 +47,8 @@ class OpenedSlot:
     lease: int
     length: int
     digest: bytes
+    opened_seconds: float
+    """When, by `time.monotonic`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +69,14 @@ class Engine:
     reproducible: bool = False
     attention: str = AUTO
     """One of config.ATTENTIONS."""
+    park_bytes: int = 0
+    """Host memory for sessions that gave up their slot."""
     group: Group | None = None
     """The ranks that share the model, where there are several; this is rank 0."""
     counters: EngineCounters = field(default_factory=EngineCounters)
     runner: StepRunner = field(init=False)
     table: SlotTable = field(init=False)
+    parked: ParkedSessions = field(init=False)
     audit: ShapeAudit = field(init=False)
     _costs: dict[int, CostEstimate] = field(init=False)
 
@@ -78,7 +84,8 @@ class Engine:
         self.runner = StepRunner(
             self.loaded, self.limits, self.compile_mode, self.attention, self.group
         )
-        self.table = SlotTable(self.limits.slots)
+        self.table = SlotTable(self.limits.slots, self._park_slot)
+        self.parked = ParkedSessions(self.park_bytes)
         self.audit = audit_shapes(self.runner, self.reproducible)
         self._costs = {rows: CostEstimate() for rows in self.audit.row_buckets}
         for rows, cost in self._costs.items():
@@ -102,10 +109,64 @@ class Engine:
                 f"committed_length must be 0 to {self.limits.max_context_tokens}",
             )
         draw.sampling.check_vocabulary(self.loaded.vocabulary_size)
-        slot = self.table.open(session_id, epoch)
+        parked = self.parked.take(session_id, epoch)  # whoever is evicted for it gets its room
+        try:
+            slot = self.table.open(session_id, epoch)
+        except OutriderError:
+            if parked is not None:
+                self.parked.give_back(session_id, parked)
+            raise
+        if parked is not None:
+            self._restore(parked, slot)
         del slot.tokens[committed_length:]
         self.runner.draws.write(slot.index, draw)
-        return OpenedSlot(slot, slot.lease, len(slot.tokens), tokens_digest(slot.tokens))
+        digest = tokens_digest(slot.tokens)
+        return OpenedSlot(slot, slot.lease, len(slot.tokens), digest, time.monotonic())
+
+    def release(self, session_id: str, epoch: int) -> None:
+        """Forgets a session, in its slot or parked. Raises StaleEpoch, or TurnRunning while it is open."""
+        self.parked.get(session_id, epoch)
+        self.table.release(session_id, epoch)
+        self.parked.forget(session_id)
+
+    def park(self, session_id: str, epoch: int) -> None:
+        """Moves an idle session out of its slot. Raises StaleEpoch, or TurnRunning while it is open."""
+        slot = self.table.find_idle(session_id, epoch)
+        if slot is not None:
+            self._park_slot(slot)
+            self.table.release(session_id, epoch)
+
+    def fork(self, session_id: str, fork_session_id: str, length: int, epoch: int) -> int:
+        """Parks a copy of an idle session's first `length` tokens as another session.
+
+        Returns how many tokens the copy has: fewer where fewer are held, 0 where nothing is held or the copy
+        does not fit. Raises InvalidRequest, StaleEpoch, or TurnRunning while the session is open.
+        """
+        if length < 0 or fork_session_id == session_id or self.table.holds(fork_session_id):
+            raise InvalidRequest(
+                "fork_session_id", "fork needs a length of at least 0 and a new session id"
+            )
+        slot = self.table.find_idle(session_id, epoch)
+        if slot is not None:
+            held = min(length, len(slot.tokens))
+            layers = self.runner.read_slot(slot.index, held)
+            copy = ParkedSession(1, tuple(slot.tokens[:held]), layers)
+        elif (parked := self.parked.get(session_id, epoch)) is not None:
+            copy = parked.up_to(length, 1)
+        else:
+            return 0
+        return len(copy.tokens) if self.parked.put(fork_session_id, copy) else 0
+
+    def _park_slot(self, slot: Slot) -> None:
+        if self.park_bytes and slot.tokens:
+            layers = self.runner.read_slot(slot.index, len(slot.tokens))
+            parked = ParkedSession(slot.epoch, tuple(slot.tokens), layers)
+            self.parked.put(slot.session_id, parked)
+
+    def _restore(self, parked: ParkedSession, slot: Slot) -> None:
+        self.runner.write_slot(slot.index, parked.tokens, parked.layers)
+        slot.write(0, parked.tokens)
+        self.parked.restored += 1
 
     def describe(self) -> ModelDescription:
         """The model as this engine holds it."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 
 from ..speculation.description import ModelDescription, TokenizerFiles
 from ..speculation.types import Draw
+from .admission import AdmissionQueue
 from .engine import Engine, OpenedSlot
 from .worker import DeviceThread
 
@@ -14,9 +16,16 @@ from .worker import DeviceThread
 class EngineHost:
     """The engine behind its device thread, for a servicer."""
 
-    def __init__(self, device: DeviceThread, stop_ranks: Callable[[], None] | None = None) -> None:
-        """`stop_ranks` ends the other ranks, where some share the model, after the last step."""
+    def __init__(
+        self,
+        device: DeviceThread,
+        most_waiting: int = 0,
+        stop_ranks: Callable[[], None] | None = None,
+    ) -> None:
+        """So many turns may wait for a slot. `stop_ranks` ends the other ranks, where some share the model,
+        after the last step."""
         self.device = device
+        self.queue = AdmissionQueue(most_waiting, device.engine.limits.slots)
         self._stop_ranks = stop_ranks
 
     async def stop(self) -> None:
@@ -41,15 +50,53 @@ class EngineHost:
     async def open(
         self, session_id: str, epoch: int, committed_length: int, draw: Draw
     ) -> OpenedSlot:
-        """Opens a session's slot for a turn. Raises what `Engine.open` raises."""
-        return await self.device.call(
-            lambda engine: engine.open(session_id, epoch, committed_length, draw)
+        """Opens a session's slot for a turn, waiting for one. Raises what `Engine.open` raises."""
+
+        def attempt() -> Awaitable[OpenedSlot]:
+            return self._open_or_close(session_id, epoch, committed_length, draw)
+
+        return await self.queue.enter(attempt, self.engine.table.holds(session_id))
+
+    async def _open_or_close(
+        self, session_id: str, epoch: int, committed_length: int, draw: Draw
+    ) -> OpenedSlot:
+        """Opens the slot; closes it again when the caller is gone by then."""
+        opening = asyncio.ensure_future(
+            self.device.call(lambda engine: engine.open(session_id, epoch, committed_length, draw))
         )
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(self._close_unwanted)
+            raise
+
+    def _close_unwanted(self, opening: asyncio.Future[OpenedSlot]) -> None:
+        if not opening.cancelled() and opening.exception() is None:
+            self.close(opening.result())
 
     def close(self, opened: OpenedSlot) -> None:
         """Ends a turn without waiting for it; the KV stays."""
-        self.device.wake(lambda: self.engine.table.close(opened.slot, opened.lease))
+        loop = asyncio.get_running_loop()
+
+        def close() -> None:
+            self.engine.table.close(opened.slot, opened.lease)
+            held_seconds = time.monotonic() - opened.opened_seconds
+            loop.call_soon_threadsafe(self.queue.left, held_seconds)
+
+        self.device.wake(close)
 
     async def release(self, session_id: str, epoch: int) -> None:
         """Forgets a session. Raises StaleEpoch or TurnRunning."""
-        await self.device.call(lambda engine: engine.table.release(session_id, epoch))
+        await self.device.call(lambda engine: engine.release(session_id, epoch))
+        self.queue.call_next()
+
+    async def park(self, session_id: str, epoch: int) -> None:
+        """Moves an idle session out of its slot. Raises StaleEpoch or TurnRunning."""
+        await self.device.call(lambda engine: engine.park(session_id, epoch))
+        self.queue.call_next()
+
+    async def fork(self, session_id: str, fork_session_id: str, length: int, epoch: int) -> int:
+        """Copies an idle session's KV to a new session; returns the copy's length."""
+        return await self.device.call(
+            lambda engine: engine.fork(session_id, fork_session_id, length, epoch)
+        )

@@ -6,7 +6,7 @@ can compare digests instead of trusting lengths.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ..speculation.errors import Exhausted, PositionMismatch, StaleEpoch, TurnRunning
@@ -47,14 +47,16 @@ class Slot:
 class SlotTable:
     """Sessions by id, least recently opened first."""
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, evicted: Callable[[Slot], None] = lambda _: None) -> None:
+        """`evicted` is told of each idle session that loses its slot, while its KV still stands there."""
+        self._evicted = evicted
         self._free = list(range(slots - 1, -1, -1))
         self._sessions: dict[str, Slot] = {}
 
     def open(self, session_id: str, epoch: int) -> Slot:
         """Gives the session a slot for one turn, its own if it has one.
 
-        A free slot first, else that of the session which has been idle longest, whose KV is dropped. A
+        A free slot first, else that of the session which has been idle longest, which is evicted. A
         session that is open is taken over: the stream that had it can run nothing more. Raises StaleEpoch
         for an old epoch, Exhausted when every slot is open.
         """
@@ -74,21 +76,36 @@ class SlotTable:
         if slot.lease == lease:
             slot.open = False
 
-    def release(self, session_id: str, epoch: int) -> None:
-        """Forgets a session. Raises StaleEpoch, or TurnRunning while the session is open."""
+    def find_idle(self, session_id: str, epoch: int) -> Slot | None:
+        """The session's slot, if it has one. Raises StaleEpoch, or TurnRunning while it is open."""
         slot = self._sessions.get(session_id)
         if slot is None:
-            return
+            return None
         _check_epoch(slot, epoch)
         if slot.open:
             raise TurnRunning("the session is open in a stream; end that one first")
-        del self._sessions[session_id]
-        self._free.append(slot.index)
+        return slot
+
+    def release(self, session_id: str, epoch: int) -> None:
+        """Forgets a session. Raises StaleEpoch, or TurnRunning while the session is open."""
+        slot = self.find_idle(session_id, epoch)
+        if slot is not None:
+            del self._sessions[session_id]
+            self._free.append(slot.index)
+
+    def holds(self, session_id: str) -> bool:
+        """True while the session has a slot."""
+        return session_id in self._sessions
 
     @property
     def session_count(self) -> int:
         """Sessions that hold a slot."""
         return len(self._sessions)
+
+    @property
+    def open_count(self) -> int:
+        """Sessions whose turn runs."""
+        return sum(slot.open for slot in list(self._sessions.values()))
 
     def _claim(self) -> int:
         if self._free:
@@ -96,6 +113,7 @@ class SlotTable:
         for session_id, slot in self._sessions.items():
             if not slot.open:
                 del self._sessions[session_id]
+                self._evicted(slot)
                 return slot.index
         raise Exhausted("every slot runs a turn; try again when one has ended")
 

@@ -26,6 +26,7 @@ from .layout import Layout, Row, RowResult, packed_buckets
 from .loading import LoadedModel
 from .noise import gumbel_noise
 from .packing import is_packed, pack_model, why_not_packed
+from .parking import Layers, read_slot, write_slot
 from .ranks import Group, Operation
 from .sampling import DrawTable, Features, draw_tokens, penalize
 
@@ -161,6 +162,15 @@ class StepRunner:
             Operation.WIPE: self._wipe,
         }
         runs[Operation(operation)](inputs)
+
+    def read_slot(self, slot: int, length: int) -> Layers:
+        """Copies what a slot holds of its first `length` tokens to the host."""
+        return read_slot(self.cache, slot, length)
+
+    def write_slot(self, slot: int, tokens: Sequence[int], layers: Layers) -> None:
+        """Puts tokens and their keys and values into a slot, from position 0 on."""
+        write_slot(self.cache, slot, layers)
+        self.history[slot, : len(tokens)] = torch.tensor(tokens, device=self.device)
 
     def _draw(
         self, rows: Sequence[Row], inputs: torch.Tensor, logits: torch.Tensor, best: torch.Tensor

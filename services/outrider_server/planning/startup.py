@@ -43,13 +43,22 @@ def check_memory(
     except StartupError:
         return
     memory = plan_memory(sizes, shape)
+    if device.type == "cpu":  # where the parked sessions share it
+        left -= request.park_bytes
     if ranks > 1:
         _check_share(sizes, _share(memory, ranks, shares_keys(file.config)), left, ranks_here)
     elif memory.total_bytes > left:
         raise StartupError(
             f"{sizes.name} needs {format_bytes(memory.total_bytes)} ({_parts(memory)}) and {device} has "
-            f"{format_bytes(left)} available; {_advice(sizes, shape, request, left)}"
+            f"{format_bytes(max(left, 0))} available{_beside(device, request)}; "
+            f"{_advice(sizes, shape, request, left)}"
         )
+
+
+def _beside(device: torch.device, request: EngineRequest) -> str:
+    if device.type != "cpu" or not request.park_bytes:
+        return ""
+    return f" beside {format_bytes(request.park_bytes)} for parked sessions (--park-memory)"
 
 
 def _share(memory: MemoryPlan, ranks: int, keys_too: bool) -> MemoryPlan:

@@ -91,6 +91,8 @@ class EngineRequest:
     max_context_tokens: int = 0
     """0 takes what the model was made for."""
     compile: str = "auto"
+    park_bytes: int = 0
+    """Host memory for sessions that gave up their slot."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ TABLE = (
     _Entry(errors.PositionMismatch, grpc.StatusCode.OUT_OF_RANGE, "POSITION_MISMATCH"),
     _Entry(errors.ProtocolViolation, grpc.StatusCode.INTERNAL, "PROTOCOL_VIOLATION"),
     _Entry(errors.Exhausted, grpc.StatusCode.RESOURCE_EXHAUSTED, "EXHAUSTED"),
+    _Entry(errors.LeaseHeld, grpc.StatusCode.UNAVAILABLE, "LEASE_HELD"),
     _Entry(errors.Unavailable, grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE"),
     _Entry(errors.NonFiniteLogits, grpc.StatusCode.INTERNAL, "NON_FINITE_LOGITS"),
     _Entry(errors.IllegalMove, grpc.StatusCode.INTERNAL, "ILLEGAL_MOVE"),
@@ -139,6 +140,7 @@ def _named_error(status: status_pb2.Status) -> errors.OutriderError | None:
             status.message, int(info.metadata.get("position", "0"))
         ),
         errors.Exhausted: lambda: errors.Exhausted(status.message, retry_after_ms),
+        errors.LeaseHeld: lambda: errors.LeaseHeld(status.message, retry_after_ms),
         errors.Unavailable: lambda: errors.Unavailable(status.message, retry_after_ms),
     }
     return builders.get(entry.error, lambda: entry.error(status.message))()

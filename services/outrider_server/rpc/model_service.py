@@ -8,7 +8,6 @@ import grpc
 from outrider.v1 import target_pb2
 
 from ..speculation.description import ModelDescription, TokenizerFiles
-from ..speculation.errors import NotImplementedYet
 from .wire import description_to_proto, tokenizer_to_proto
 
 
@@ -25,6 +24,14 @@ class ModelHost(Protocol):
 
     async def release(self, session_id: str, epoch: int) -> None:
         """Forgets a session. Raises OutriderError."""
+        ...
+
+    async def fork(self, session_id: str, fork_session_id: str, length: int, epoch: int) -> int:
+        """Copies an idle session's KV to a new session; returns the copy's length. Raises OutriderError."""
+        ...
+
+    async def park(self, session_id: str, epoch: int) -> None:
+        """Moves an idle session's KV out of its slot. Raises OutriderError."""
         ...
 
 
@@ -53,13 +60,17 @@ class ModelServicer:
         return target_pb2.ReleaseResponse()
 
     async def Fork(
-        self, _: target_pb2.ForkRequest, __: grpc.aio.ServicerContext
+        self, request: target_pb2.ForkRequest, _: grpc.aio.ServicerContext
     ) -> target_pb2.ForkResponse:
-        """Not in this version."""
-        raise NotImplementedYet("this version cannot fork a session; create a new one instead")
+        """Copies what an idle session holds to a new session."""
+        length = await self._host.fork(
+            request.session_id, request.fork_session_id, request.length, request.epoch
+        )
+        return target_pb2.ForkResponse(length=length)
 
     async def Park(
-        self, _: target_pb2.ParkRequest, __: grpc.aio.ServicerContext
+        self, request: target_pb2.ParkRequest, _: grpc.aio.ServicerContext
     ) -> target_pb2.ParkResponse:
-        """Not in this version."""
-        raise NotImplementedYet("this version cannot park a session; idle ones are dropped")
+        """Moves an idle session out of its slot."""
+        await self._host.park(request.session_id, request.epoch)
+        return target_pb2.ParkResponse()

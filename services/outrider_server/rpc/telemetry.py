@@ -107,11 +107,32 @@ class TurnMetrics:
         )
 
 
-def observe(counters: Mapping[str, tuple[str, str, Callable[[], float]]]) -> None:
-    """Registers counters that are kept elsewhere: name -> (unit, description, read)."""
+class LedgerMetrics:
+    """What is counted of the ledger."""
+
+    def __init__(self) -> None:
+        meter = metrics.get_meter(SCOPE)
+        self.expired = meter.create_counter(
+            "outrider.expired_sessions", "{session}", "Sessions deleted because they expired"
+        )
+
+
+Readings = Mapping[str, tuple[str, str, Callable[[], float]]]
+"""Name -> (unit, description, read)."""
+
+
+def observe_counters(readings: Readings) -> None:
+    """Registers what is counted elsewhere and only grows."""
     meter = metrics.get_meter(SCOPE)
-    for name, (unit, description, read) in counters.items():
+    for name, (unit, description, read) in readings.items():
         meter.create_observable_counter(name, [_observer(read)], unit, description)
+
+
+def observe_gauges(readings: Readings) -> None:
+    """Registers what is kept elsewhere and goes up and down."""
+    meter = metrics.get_meter(SCOPE)
+    for name, (unit, description, read) in readings.items():
+        meter.create_observable_gauge(name, [_observer(read)], unit, description)
 
 
 def _observer(read: Callable[[], float]) -> Callable[[CallbackOptions], list[Observation]]:

@@ -96,6 +96,8 @@ class RemoteDrafter:
 
     def __init__(self, call: DraftStream, turn: DraftedTurn, meter: TurnMeter) -> None:
         self.trouble = ""
+        self.proposed = False
+        """True once any proposal has come."""
         self._call = call
         self._turn = turn
         self._meter = meter
@@ -141,6 +143,11 @@ class RemoteDrafter:
         """(guesses compared with decided tokens since the last call, those that agreed)."""
         return self._guesses.compared()
 
+    @property
+    def is_late(self) -> bool:
+        """True while a proposal that was waited for in vain has not come."""
+        return self._late
+
     def close(self) -> None:
         """Ends the turn on the draft; its KV stays."""
         self._over = True
@@ -169,6 +176,7 @@ class RemoteDrafter:
             sender = asyncio.create_task(self._send_commits())
             while (response := await self._call.read()) is not grpc.aio.EOF:
                 proposal = self._checked(response)
+                self.proposed = True
                 self._measure(proposal)
                 self._guesses.receive(proposal.branch, proposal.start_position, proposal.tokens)
                 if len(self._guesses) > self._largest_lead:

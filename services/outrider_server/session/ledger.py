@@ -4,8 +4,9 @@ Owns the records and the promises that every store keeps (`tests/session/ledger_
 them as tests). Must not know how a store keeps them, nor gRPC, nor the decode loop.
 
 What a call has acknowledged survives the process. Every write to a session names the epoch, and the
-ones that add tokens the length, that the writer believes in: of two writers one wins, and the other
-changes nothing. A cancelled call may have written or not; read the session again.
+ones that add or drop tokens the length, that the writer believes in: of two writers one wins, and
+the other changes nothing. A cancelled call may have written or not; read the session again. Times
+are the store's own, so that several services on one store agree about them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Protocol
 from outrider_server.speculation.types import FinishReason, TokenLogprobs, TokenSource
 
 MAX_PAGE_SIZE = 1000
+MAX_TTL_SECONDS = 10 * 365 * 86400
+MAX_LEASE_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,14 @@ class SessionRecord:
     """Microseconds since 1970."""
     updated_us: int
     """When the session was last written to, in microseconds since 1970."""
+    ttl_seconds: int = 0
+    """How long the session lives after its last write; 0 for ever."""
+    expires_us: int | None = None
+    """When it expires unless it is written to before; None never."""
+    holder: str = ""
+    """Who holds the lease, or held it last; empty for nobody."""
+    lease_until_us: int = 0
+    """When the lease ends; in the past, or 0, when nobody holds one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +63,8 @@ class TurnRecord:
     """What the turn was asked for, as JSON; the ledger does not read it."""
     finish_reason: FinishReason | None = None
     """None while the turn runs, and for ever when its process died."""
+    is_cut: bool = False
+    """True where a rewind or a fork left out some of its tokens; its finish reason is CANCELLED."""
 
     @property
     def generated_from(self) -> int:
@@ -86,12 +99,28 @@ class SessionPage:
     """Empty when this is the last page."""
 
 
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to be a session's only writer."""
+
+    epoch: int
+    """What the writer's calls have to name."""
+    until_us: int
+    """Before this time nobody else takes the session over unforced; 0 without a lease."""
+
+
 class Ledger(Protocol):
     """Every call raises Unavailable when the store cannot be read or written now, and then has
-    changed nothing. A session id that is unknown, or belongs to another owner, raises NotFound."""
+    changed nothing; over a network the answer to a write may be lost, and then it may stand whole.
+    Repeating it is safe: a write that stands moved the length. A session id that is unknown, has
+    expired or belongs to another owner raises NotFound. An expired session on which a lease runs is
+    still there."""
 
-    async def create_session(self, owner: str, model_fingerprint: str) -> SessionRecord:
-        """Creates an empty session."""
+    async def create_session(
+        self, owner: str, model_fingerprint: str, ttl_seconds: int | None = None
+    ) -> SessionRecord:
+        """Creates an empty session. It expires `ttl_seconds` after its last write; None takes the
+        ledger's default, 0 never. Raises InvalidRequest outside 0 to MAX_TTL_SECONDS."""
         ...
 
     async def get_session(self, session_id: str, owner: str) -> SessionRecord:
@@ -107,8 +136,43 @@ class Ledger(Protocol):
         """Deletes a session, its turns and its tokens."""
         ...
 
-    async def take_over(self, session_id: str) -> int:
-        """Makes the caller the session's only writer; returns the epoch that it has to name."""
+    async def fork(
+        self, session_id: str, owner: str, at_position: int | None = None
+    ) -> SessionRecord:
+        """Makes a new session of the first `at_position` committed tokens, or of all, with the
+        turns that began before, and as long a life. Raises InvalidRequest for a position outside 0
+        to the length.
+
+        Turns of the copy get request ids of their own: a request id of the original begins a new
+        turn in the copy, and replays nothing. Its last turn is cut when not all of it was copied,
+        or when it had not ended. The original is not changed."""
+        ...
+
+    async def sweep(self, limit: int = 100) -> int:
+        """Deletes at most `limit` sessions that have expired and that no lease holds, the longest
+        expired first; returns how many."""
+        ...
+
+    async def take_over(
+        self,
+        session_id: str,
+        holder: str = "",
+        lease_seconds: float = 0.0,
+        *,
+        force: bool = False,
+    ) -> Lease:
+        """Makes the caller the session's only writer, in a new epoch. With `lease_seconds` nobody
+        but `holder` takes it over before these have passed. Raises LeaseHeld while another holder's
+        lease runs, unless forced, and ValueError outside 0 to MAX_LEASE_SECONDS."""
+        ...
+
+    async def renew(self, session_id: str, epoch: int, lease_seconds: float) -> Lease:
+        """Lets the lease end `lease_seconds` from now, even one that has run out. Raises
+        StaleEpoch when another has taken the session over, and ValueError as `take_over`."""
+        ...
+
+    async def release(self, session_id: str, epoch: int) -> None:
+        """Ends the lease. The epoch stays valid until somebody takes over. Raises StaleEpoch."""
         ...
 
     async def begin_turn(
@@ -116,7 +180,8 @@ class Ledger(Protocol):
     ) -> TurnRecord:
         """Appends the prompt tokens and begins a turn, both or neither.
 
-        Raises StaleEpoch, AlreadyExists for a request id that the session has used, and
+        Raises InvalidRequest for a request id with a NUL character, StaleEpoch, AlreadyExists for a
+        request id that the session has used, by a turn that a rewind dropped too, and
         PositionMismatch, in this order."""
         ...
 
@@ -134,12 +199,28 @@ class Ledger(Protocol):
         """Records why a turn ended. Raises StaleEpoch, and ValueError for an unknown turn."""
         ...
 
+    async def rewind(
+        self, session_id: str, epoch: int, length: int, to_position: int
+    ) -> SessionRecord:
+        """Drops the committed tokens from `to_position` on, and begins a new epoch, which the
+        record names: a write from before, delivered late, cannot pass for one of after.
+
+        Turns that began at `to_position` or later are gone; their request ids stay used, so that a
+        late repeat of such a request generates nothing. A turn that loses tokens is cut. The lease
+        stays. Raises StaleEpoch, PositionMismatch, and InvalidRequest for a position outside 0 to
+        the length, in this order."""
+        ...
+
     async def tokens(self, session_id: str, from_position: int = 0) -> list[int]:
         """The committed tokens from a position on."""
         ...
 
     async def turns(self, session_id: str) -> list[TurnRecord]:
         """All turns, in order."""
+        ...
+
+    async def find_turn(self, session_id: str, request_id: str) -> TurnRecord | None:
+        """The turn of a request id; None when there is none, or a rewind dropped it."""
         ...
 
     async def turn_tokens(

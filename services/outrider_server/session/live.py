@@ -3,51 +3,95 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import contextlib
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any
 
-from ..speculation.errors import StaleEpoch, TurnRunning
+from ..speculation.errors import OutriderError, StaleEpoch, TryLater, TurnRunning
 from .ledger import Ledger
+
+RENEWALS_A_LEASE = 3
+"""A lease outlives two renewals that fail."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Claim:
+    """The right to run a session's turn, until it is freed or another claim takes its place."""
+
+    session_id: str
 
 
 class LiveSessions:
-    """One turn a session at a time. Owns the epochs and the endings that are still being written."""
+    """One turn a session at a time. Owns the epochs and the endings that are still being written.
 
-    def __init__(self, ledger: Ledger) -> None:
+    Without leases this process takes a session over before its first turn, from whoever has it, and
+    keeps it: for a ledger that serves one process, whose predecessor is dead. With leases it holds
+    a session while a turn runs, and no other process can begin a turn of it meanwhile.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        lease_seconds: float = 0.0,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._ledger = ledger
-        self._running: set[str] = set()
+        self._lease_seconds = lease_seconds
+        self._sleep = sleep
+        self._holder = uuid.uuid4().hex
+        self._running: dict[str, Claim] = {}
         self._epochs: dict[str, int] = {}
+        self._keepers: dict[str, asyncio.Task[None]] = {}
         self._endings: set[asyncio.Task[None]] = set()
 
     def is_running(self, session_id: str) -> bool:
         """True while a turn of the session runs here."""
         return session_id in self._running
 
-    def claim(self, session_id: str) -> None:
+    def claim(self, session_id: str) -> Claim:
         """Marks the session as running a turn. Raises TurnRunning when it does already."""
         if session_id in self._running:
             raise TurnRunning("the session runs a turn; wait for its end or cancel it")
-        self._running.add(session_id)
-
-    def free(self, session_id: str) -> None:
-        """The session's turn has ended."""
-        self._running.discard(session_id)
+        return self._claim(session_id)
 
     async def epoch(self, session_id: str) -> int:
-        """The epoch under which this process owns the session; takes it over the first time."""
+        """The epoch under which this process owns the session that it has claimed; takes it over
+        if need be. Raises LeaseHeld while a turn of the session runs in another process."""
         epoch = self._epochs.get(session_id)
         if epoch is None:
-            epoch = await self._ledger.take_over(session_id)
-            self._epochs[session_id] = epoch
+            epoch = await self._own(session_id, force=not self._lease_seconds)
         return epoch
+
+    async def take_over(self, session_id: str) -> tuple[Claim, int]:
+        """Claims the session whoever runs its turn, under a new epoch in which whoever that was cannot
+        write. Raises what `Ledger.take_over` raises."""
+        epoch = await self._own(session_id, force=True)
+        return self._claim(session_id), epoch
+
+    def moved(self, session_id: str, epoch: int) -> None:
+        """What this process wrote began a new epoch of the session, which it still owns."""
+        self._epochs[session_id] = epoch
+
+    def free(self, claim: Claim) -> None:
+        """The claim's turn has ended. One that was taken over frees nothing."""
+        session_id = claim.session_id
+        if self._running.get(session_id) is not claim:
+            return
+        del self._running[session_id]
+        keeper = self._keepers.pop(session_id, None)
+        if keeper is not None:
+            keeper.cancel()
+            self.end_in_background(self._release(session_id, self._epochs.pop(session_id, 0)))
 
     def forget(self, session_id: str) -> None:
         """Somebody else owns the session now, or it is deleted."""
         self._epochs.pop(session_id, None)
 
-    def lost(self, session_id: str, error: BaseException) -> None:
-        """Forgets the session if `error` says that its epoch is out of date."""
-        if isinstance(error, StaleEpoch):
+    def lost(self, session_id: str, epoch: int, error: BaseException) -> None:
+        """Forgets the session if `error` says that the epoch, which is the latest known, is out of date."""
+        if isinstance(error, StaleEpoch) and self._epochs.get(session_id) == epoch:
             self.forget(session_id)
 
     def end_in_background(self, ending: Coroutine[Any, Any, None]) -> None:
@@ -57,5 +101,41 @@ class LiveSessions:
         task.add_done_callback(self._endings.discard)
 
     async def settle(self) -> None:
-        """Waits for all endings."""
-        await asyncio.gather(*self._endings, return_exceptions=True)
+        """Waits for all endings, and for those that they begin."""
+        while self._endings:
+            await asyncio.gather(*self._endings, return_exceptions=True)
+
+    def _claim(self, session_id: str) -> Claim:
+        claim = Claim(session_id)
+        self._running[session_id] = claim
+        return claim
+
+    async def _own(self, session_id: str, *, force: bool) -> int:
+        lease = await self._ledger.take_over(
+            session_id, self._holder, self._lease_seconds, force=force
+        )
+        self._epochs[session_id] = lease.epoch
+        if self._lease_seconds:
+            before = self._keepers.get(session_id)
+            if before is not None:
+                before.cancel()
+            keeping = self._keep(session_id, lease.epoch)
+            self._keepers[session_id] = asyncio.create_task(keeping)
+        return lease.epoch
+
+    async def _keep(self, session_id: str, epoch: int) -> None:
+        """Renews the lease while the turn runs. Once somebody else has taken the session over, the
+        turn's next write finds it out."""
+        while True:
+            await self._sleep(self._lease_seconds / RENEWALS_A_LEASE)
+            try:
+                await self._ledger.renew(session_id, epoch, self._lease_seconds)
+            except TryLater:
+                continue
+            except OutriderError:
+                return
+
+    async def _release(self, session_id: str, epoch: int) -> None:
+        # Without an answer the lease runs out by itself.
+        with contextlib.suppress(OutriderError):
+            await self._ledger.release(session_id, epoch)

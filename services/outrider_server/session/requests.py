@@ -13,6 +13,7 @@ from ..rpc.wire import sampling_from_proto
 from ..speculation.errors import InvalidRequest
 from ..speculation.types import MAX_LOGPROBS, DraftMode, LoopMode, SamplingParams
 from .chat import ChatMessage
+from .ledger import TurnRecord
 from .model import ServedModel
 from .stops import StopStrings
 
@@ -61,8 +62,36 @@ class TurnRequest:
                 "seed": self.seed,
                 "stop": self.stop,
                 "max_new_tokens": self.max_new_tokens,
+                "logprobs": self.logprobs,
             }
         )
+
+
+def recorded_request(record: TurnRecord) -> TurnRequest:
+    """A turn as the ledger holds it, for going on with it; its input is committed already."""
+    asked = json.loads(record.parameters)
+    biases = {int(token): bias for token, bias in asked["sampling"]["logit_bias"].items()}
+    return TurnRequest(
+        session_id=record.session_id,
+        input=(),
+        max_new_tokens=asked["max_new_tokens"],
+        sampling=SamplingParams(**(asked["sampling"] | {"logit_bias": biases})),
+        seed=asked["seed"],
+        stop=tuple(asked["stop"]),
+        draft=DraftMode.AUTO,
+        max_window=None,
+        logprobs=asked.get("logprobs"),
+        request_id=record.request_id,
+        loop=None,
+    )
+
+
+def what_differs(asked: TurnRequest, seed_is_given: bool, recorded: TurnRecord) -> list[str]:
+    """Names of the parameters in which a request is not the recorded one. A seed left open agrees."""
+    wanted, held = json.loads(asked.parameters()), json.loads(recorded.parameters)
+    if not seed_is_given:
+        wanted.pop("seed")
+    return sorted(name for name, value in wanted.items() if held.get(name) != value)
 
 
 def parse_turn(message: session_pb2.GenerateRequest, model: ServedModel) -> TurnRequest:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 import grpc
@@ -11,17 +11,18 @@ from outrider.v1 import session_pb2, session_pb2_grpc
 
 from .. import __version__
 from ..rpc.wire import description_to_proto
-from ..speculation.errors import NotImplementedYet, OutriderError, TurnRunning
+from ..speculation.errors import InvalidRequest, OutriderError, TurnRunning
 from ..speculation.types import Round
-from .draft_link import DraftLink
+from .drafts import Drafts
 from .ledger import Ledger
 from .live import LiveSessions
 from .model import ServedModel
+from .opening import OWNER
 from .requests import parse_turn
-from .tally import TurnStarted
-from .target_link import TargetLink
+from .tally import TurnStarted, TurnSummary
+from .targets import Targets
 from .trace import TurnTrace
-from .turns import OWNER, LoopSettings, TurnRunner
+from .turns import LoopSettings, TurnRunner
 from .wire import round_to_proto, session_to_proto, started_to_proto, summary_to_proto
 
 DEFAULT_PAGE_SIZE = 100
@@ -36,17 +37,19 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
     def __init__(
         self,
         model: ServedModel,
-        target: TargetLink,
-        draft: DraftLink | None,
+        target: Targets,
+        draft: Drafts | None,
         ledger: Ledger,
         settings: LoopSettings,
+        lease_seconds: float = 0.0,
     ) -> None:
+        """`lease_seconds` 0 is for a ledger that serves this process alone."""
         self._model = model
         self._target = target
         self._draft = draft
         self._ledger = ledger
         self._settings = settings
-        self._live = LiveSessions(ledger)
+        self._live = LiveSessions(ledger, lease_seconds)
         self._runner = TurnRunner(model, target, draft, ledger, self._live, settings)
 
     async def settle(self) -> None:
@@ -109,40 +112,69 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         return session_pb2.DeleteSessionResponse()
 
     async def ForkSession(
-        self, _: session_pb2.ForkSessionRequest, __: Context
+        self, request: session_pb2.ForkSessionRequest, _: Context
     ) -> session_pb2.ForkSessionResponse:
-        """Not in this version."""
-        raise NotImplementedYet("this version cannot fork a session; create a new one instead")
+        """Copies a session that runs no turn, with what its target holds of it."""
+        session_id = request.session_id
+        record = await self._ledger.get_session(session_id, OWNER)
+        if self._live.is_running(session_id):
+            raise TurnRunning("the session runs a turn; wait for its end or cancel it")
+        position = request.position if request.HasField("position") else record.length
+        _check_position(position, record.length)
+        copy = await self._ledger.fork(session_id, OWNER, position)
+        # What the target does not copy it reads again.
+        with contextlib.suppress(OutriderError):
+            await self._target.fork(session_id, copy.session_id, position, max(record.epoch, 1))
+        return session_pb2.ForkSessionResponse(session=session_to_proto(copy, False))
 
     async def RewindSession(
-        self, _: session_pb2.RewindSessionRequest, __: Context
+        self, request: session_pb2.RewindSessionRequest, _: Context
     ) -> session_pb2.RewindSessionResponse:
-        """Not in this version."""
-        raise NotImplementedYet("this version cannot rewind a session; create a new one instead")
+        """Drops what a session that runs no turn holds from a position on."""
+        session_id = request.session_id
+        await self._ledger.get_session(session_id, OWNER)
+        claim = self._live.claim(session_id)
+        try:
+            epoch = await self._live.epoch(session_id)
+            record = await self._ledger.get_session(session_id, OWNER)
+            _check_position(request.position, record.length)
+            try:
+                record = await self._ledger.rewind(
+                    session_id, epoch, record.length, request.position
+                )
+            except OutriderError as error:
+                self._live.lost(session_id, epoch, error)
+                raise
+            self._live.moved(session_id, record.epoch)
+        finally:
+            self._live.free(claim)
+        return session_pb2.RewindSessionResponse(session=session_to_proto(record, False))
 
     async def Attach(
-        self, _: session_pb2.AttachRequest, __: Context
+        self, request: session_pb2.AttachRequest, context: Context
     ) -> AsyncIterator[session_pb2.GenerateEvent]:
-        """Not in this version."""
-        raise NotImplementedYet("this version cannot attach to a turn; read the session instead")
-        yield
+        """Goes on with a turn from an index on."""
+        trace = TurnTrace(request.session_id, context.invocation_metadata())
+        events = self._runner.attach(
+            request.session_id, request.request_id, request.from_index, trace
+        )
+        async with aclosing(_told(events, request.from_index)) as messages:
+            async for message in messages:
+                yield message
 
     async def Generate(
         self, request: session_pb2.GenerateRequest, context: Context
     ) -> AsyncIterator[session_pb2.GenerateEvent]:
-        """Runs one turn."""
+        """Runs one turn; one that was begun before under the same request id is told again and goes on."""
         turn = parse_turn(request, self._model)
         trace = TurnTrace(turn.session_id, context.invocation_metadata())
-        index = 0
-        async with aclosing(self._runner.run(turn, trace)) as events:
-            async for event in events:
-                if isinstance(event, Round):
-                    yield round_to_proto(event, index)
-                    index += len(event.tokens)
-                elif isinstance(event, TurnStarted):
-                    yield started_to_proto(event)
-                else:
-                    yield summary_to_proto(event)
+        if request.request_id and await self._runner.opener.find(turn, request.HasField("seed")):
+            events = self._runner.attach(turn.session_id, turn.request_id, 0, trace)
+        else:
+            events = self._runner.run(turn, trace)
+        async with aclosing(_told(events, 0)) as messages:
+            async for message in messages:
+                yield message
 
     async def Describe(
         self, _: session_pb2.DescribeRequest, __: Context
@@ -165,3 +197,24 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         if draft.vocabulary_fingerprint != self._model.description.vocabulary_fingerprint:
             response.draft_note = "the draft's vocabulary is not the target's; it is not used"
         return response
+
+
+async def _told(
+    events: AsyncGenerator[TurnStarted | Round | TurnSummary, None], index: int
+) -> AsyncGenerator[session_pb2.GenerateEvent, None]:
+    """A turn's events as messages; the first token is the turn's `index`th."""
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, Round):
+                yield round_to_proto(event, index)
+                index += len(event.tokens)
+            elif isinstance(event, TurnStarted):
+                yield started_to_proto(event)
+            else:
+                yield summary_to_proto(event)
+
+
+def _check_position(position: int, length: int) -> None:
+    """Raises InvalidRequest for a position that the session does not have."""
+    if not 0 <= position <= length:
+        raise InvalidRequest("position", f"position must be 0 to the session's {length} tokens")

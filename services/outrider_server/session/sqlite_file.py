@@ -10,15 +10,18 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 from outrider_server.speculation.errors import InternalError, Unavailable
 
 Result = TypeVar("Result")
+Migrations = Sequence[Sequence[str]]
+"""Step N turns schema N - 1 into schema N."""
 Write = tuple[Callable[[sqlite3.Connection], Any], Future[Any]]
 
 
@@ -27,13 +30,18 @@ class SqliteFile:
     file is locked for longer than the timeout, or the disk is full or fails."""
 
     def __init__(
-        self, path: Path, schema: Sequence[str], version: int, busy_timeout_ms: int
+        self,
+        path: Path,
+        migrations: Migrations,
+        busy_timeout_ms: int,
+        functions: Mapping[str, Callable[[], int]],
     ) -> None:
-        """Opens the file, or writes `schema` into a new one. Raises InternalError, leaving the
-        file as it is, when it holds anything else."""
+        """Opens the file, and runs the migrations that it has not seen, all of them in a new one.
+        Raises InternalError, leaving the file as it is, when it has seen others. Statements may
+        call `functions` by their names."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._waiting: deque[Write] = deque()
-        opening = self._thread.submit(_open, path, schema, version, busy_timeout_ms)
+        opening = self._thread.submit(_open, path, migrations, busy_timeout_ms, functions)
         try:
             self._connection = opening.result()
         except BaseException:
@@ -93,39 +101,46 @@ class SqliteFile:
 
 
 def _open(
-    path: Path, schema: Sequence[str], version: int, busy_timeout_ms: int
+    path: Path,
+    migrations: Migrations,
+    busy_timeout_ms: int,
+    functions: Mapping[str, Callable[[], int]],
 ) -> sqlite3.Connection:
     with _store_errors():
         connection = sqlite3.connect(path, timeout=busy_timeout_ms / 1000, isolation_level=None)
     try:
         with _store_errors():
             with _transaction(connection, "BEGIN"):
-                _is_written(connection, path, version)
+                _schema_version(connection, path, len(migrations))
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
+            for name, function in functions.items():
+                connection.create_function(name, 0, function)
             with _transaction(connection, "BEGIN IMMEDIATE"):
-                if not _is_written(connection, path, version):
-                    for statement in schema:
-                        connection.execute(statement)
-                    connection.execute(f"PRAGMA user_version = {version}")
+                found = _schema_version(connection, path, len(migrations))
+                for statement in chain.from_iterable(migrations[found:]):
+                    connection.execute(statement)
+                if found < len(migrations):
+                    connection.execute(f"PRAGMA user_version = {len(migrations)}")
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _is_written(connection: sqlite3.Connection, path: Path, version: int) -> bool:
-    """True for a file of this version, False for an empty one; raises for anything else."""
+def _schema_version(connection: sqlite3.Connection, path: Path, known: int) -> int:
+    """The number of migrations that the file has seen; raises for a file that is no ledger of this
+    version or an older one."""
     (found,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    if found > version:
+    if found > known:
         raise InternalError(
-            f"{path} was written by a newer Outrider (schema {found}; this one knows {version})"
+            f"{path} was written by a newer Outrider (schema {found}; this one knows {known})"
         )
     if bool(found) != bool(tables):
         raise InternalError(f"{path} is no file of Outrider's")
-    return bool(found)
+    return int(found)
 
 
 def _attempt(

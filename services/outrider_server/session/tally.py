@@ -52,6 +52,8 @@ class Tally:
     meter: TurnMeter | None = None
     """What the turn spent on its models; there once it has ended."""
     started_at: float = field(default_factory=time.monotonic)
+    tokens_before: int = 0
+    """Tokens of the turn that were committed before this run of it."""
     rounds: int = 0
     proposed: int = 0
     accepted: int = 0
@@ -93,14 +95,14 @@ class Tally:
             rounds=self.rounds,
             proposed=self.proposed,
             accepted=self.accepted,
-            tokens=self.tokens,
+            tokens=self.tokens_before + self.tokens,
             prompt_tokens=started.prompt_tokens,
             prefilled_tokens=self.prefilled_tokens,
             ttft_ms=self.ttft_ms,
             duration_ms=self.elapsed_ms(),
             degraded=bool(trouble),
             degraded_reason=trouble,
-            position=started.start_position + self.tokens,
+            position=started.start_position + self.tokens_before + self.tokens,
             target_ms=meter.target_ms,
             verify_ms=meter.verify_ms,
             draft_ms=meter.draft_ms,

@@ -47,13 +47,19 @@ class TargetLink:
         return description_from_proto(response.model), tokenizer_from_proto(response.tokenizer)
 
     async def open_turn(
-        self, session_id: str, epoch: int, tokens: Sequence[int], draw: Draw, meter: TurnMeter
+        self,
+        session_id: str,
+        epoch: int,
+        tokens: Sequence[int],
+        committed: int,
+        draw: Draw,
+        meter: TurnMeter,
     ) -> RemoteVerifier:
-        """Opens the session for one turn. Raises OutriderError."""
+        """Opens the session for one turn. The first `committed` tokens are not new. Raises OutriderError."""
         opening = target_pb2.VerifyOpen(
             session_id=session_id,
             epoch=epoch,
-            committed_length=len(tokens),
+            committed_length=committed,
             sampling=sampling_to_proto(draw.sampling),
             seed=draw.seed,
             generated_from=draw.generated_from,
@@ -70,6 +76,21 @@ class TargetLink:
                 self._stream = None  # its turns go on; the next one may find another target
             raise
         return verifier
+
+    @property
+    def turns(self) -> int:
+        """Turns that run over this link, or wait to."""
+        return 0 if self._stream is None else self._stream.turns
+
+    async def fork(self, session_id: str, fork_session_id: str, length: int, epoch: int) -> None:
+        """Copies what is held of a session to a new one. Raises OutriderError."""
+        request = target_pb2.ForkRequest(
+            session_id=session_id, fork_session_id=fork_session_id, length=length, epoch=epoch
+        )
+        try:
+            await self._stub.Fork(request, timeout=5)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, PEER) from error
 
     async def release(self, session_id: str, epoch: int) -> None:
         """Frees the session's slot. Raises OutriderError."""

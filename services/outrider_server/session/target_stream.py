@@ -33,6 +33,11 @@ class TargetStream:
         self._reading = asyncio.create_task(self._read())
         self._writing = asyncio.create_task(self._write())
 
+    @property
+    def turns(self) -> int:
+        """Turns that have a line."""
+        return len(self._lines)
+
     def open_line(self) -> TurnLine:
         """A line for one turn."""
         line = TurnLine(self, self._next_turn)

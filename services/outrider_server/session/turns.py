@@ -8,34 +8,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..rpc.telemetry import TURN_STATE, TurnMetrics
 from ..speculation.crowd import Crowd
 from ..speculation.decoder import decode_ahead, decode_synchronously
 from ..speculation.drafters import ComposedDrafter, NoDrafter
-from ..speculation.errors import InvalidRequest, ModelMismatch, OutriderError
+from ..speculation.errors import OutriderError, TryLater, Unavailable
 from ..speculation.lifecycle import Lifecycle, TurnEvent, TurnState
-from ..speculation.meter import CostMeter, TurnMeter
 from ..speculation.paced import PacedDrafter
 from ..speculation.pacing import Pacer
 from ..speculation.ports import Drafter
-from ..speculation.turn import Turn
-from ..speculation.types import DraftMode, Draw, FinishReason, LoopMode, Round
-from .draft_link import DraftedTurn, DraftLink, RemoteDrafter
-from .ledger import Ledger, LedgerToken, NewTurn, TurnRecord
+from ..speculation.types import DraftMode, FinishReason, LoopMode, Round
+from .draft_link import DraftedTurn, RemoteDrafter
+from .drafts import Drafts
+from .ledger import Ledger
 from .live import LiveSessions
 from .model import ServedModel
 from .ngrams import NgramMemory
-from .requests import TurnRequest, encode_input
+from .opening import OpenTurn, TurnOpener
+from .recorder import LedgerRecorder
+from .requests import TurnRequest
 from .tally import Tally, TurnStarted, TurnSummary
-from .target_link import RemoteVerifier, TargetLink
-from .text import TurnText
+from .targets import Targets
 from .trace import TurnTrace
 
-OWNER = ""
+MOVE_DELAYS_SECONDS = (0.0, 0.2, 0.8)
+"""Before each attempt to go on with a turn whose target, or ledger, could not be reached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,61 +48,26 @@ class LoopSettings:
     mode: LoopMode = LoopMode.ADAPTIVE
 
 
-@dataclass(frozen=True, slots=True)
-class _OpenTurn:
-    """A turn whose prompt is committed. `tokens` are the session's, the prompt included."""
-
-    request: TurnRequest
-    record: TurnRecord
-    epoch: int
-    tokens: tuple[int, ...]
-    draw: Draw
-    verifier: RemoteVerifier
-    meter: TurnMeter
-
-
-class LedgerRecorder:
-    """The ledger as the decode loop sees it: appends each round where the last one ended."""
-
-    def __init__(self, ledger: Ledger, session_id: str, epoch: int) -> None:
-        self._ledger = ledger
-        self._session_id = session_id
-        self._epoch = epoch
-
-    async def record(self, rounds: Sequence[Round]) -> None:
-        """Commits the rounds' tokens together."""
-        tokens = [token for decided in rounds for token in _ledger_tokens(decided)]
-        start_position = rounds[0].start_position
-        await self._ledger.append(self._session_id, self._epoch, start_position, tokens)
-
-
-def _ledger_tokens(decided: Round) -> Iterator[LedgerToken]:
-    """Raises ValueError rather than leave a token out."""
-    logprobs = decided.logprobs or (None,) * len(decided.tokens)
-    for entry in zip(decided.tokens, decided.sources, logprobs, strict=True):
-        yield LedgerToken(*entry)
-
-
 class TurnRunner:
     """Runs the turns of all sessions of this process."""
 
     def __init__(
         self,
         model: ServedModel,
-        target: TargetLink,
-        draft: DraftLink | None,
+        target: Targets,
+        draft: Drafts | None,
         ledger: Ledger,
         live: LiveSessions,
         settings: LoopSettings,
     ) -> None:
         self._model = model
-        self._target = target
         self._draft = draft
         self._ledger = ledger
         self._live = live
         self._settings = settings
         self._metrics = TurnMetrics()
-        self._costs = CostMeter(model.description.width)
+        self._target = target
+        self.opener = TurnOpener(model, target, ledger, live)
         self._crowd = Crowd()
         self._ngrams = NgramMemory()
 
@@ -111,37 +77,80 @@ class TurnRunner:
 
     async def run(
         self, request: TurnRequest, trace: TurnTrace
-    ) -> AsyncIterator[TurnStarted | Round | TurnSummary]:
-        """Yields `TurnStarted`, the rounds as they are recorded, and the summary.
+    ) -> AsyncGenerator[TurnStarted | Round | TurnSummary, None]:
+        """Begins a turn. Yields `TurnStarted`, the rounds as they are recorded, and the summary.
 
         Raises OutriderError; what was yielded before stands. Closing the iterator cancels the turn.
         """
-        self._live.claim(request.session_id)
+        claim = self._live.claim(request.session_id)
+
+        async def begin() -> OpenTurn:
+            try:
+                return await self.opener.begin(request, claim, trace)
+            except BaseException:
+                self._live.free(claim)
+                raise
+
+        async with aclosing(self._tell(begin, trace)) as events:
+            async for event in events:
+                yield event
+
+    async def attach(
+        self, session_id: str, request_id: str, from_index: int, trace: TurnTrace
+    ) -> AsyncGenerator[TurnStarted | Round | TurnSummary, None]:
+        """Goes on with a turn that was begun, here or elsewhere, and yields the same from an index on.
+
+        Whoever ran it until now loses the session. Raises as `TurnOpener.attach`.
+        """
+
+        async def reopen() -> OpenTurn:
+            return await self.opener.attach(session_id, request_id, from_index, trace)
+
+        async with aclosing(self._tell(reopen, trace)) as events:
+            async for event in events:
+                yield event
+
+    async def _tell(
+        self, open_turn: Callable[[], Awaitable[OpenTurn]], trace: TurnTrace
+    ) -> AsyncGenerator[TurnStarted | Round | TurnSummary, None]:
         life = Lifecycle()
         tally = Tally(self._metrics)
-        opened: _OpenTurn | None = None
+        opened: OpenTurn | None = None
         try:
-            opened = await self._begin(request, trace)
+            opened = await open_turn()
             life.move(TurnEvent.PROMPT_RECORDED)
+            tally.tokens_before = opened.generated
+            record, request = opened.record, opened.request
             started = TurnStarted(
-                opened.record.request_id,
-                opened.record.prompt_tokens,
-                opened.record.generated_from,
-                request.seed,
+                record.request_id, record.prompt_tokens, record.generated_from, request.seed
             )
             yield started
-            async with aclosing(self._decode(opened, tally, life, trace)) as decoding:
-                async for decided in decoding:
-                    if isinstance(decided, Round):
-                        yield decided
-                    else:
-                        yield tally.summary(decided.finish_reason, started, decided.trouble)
+            if opened.told is not None:
+                yield opened.told
+            moves = iter(MOVE_DELAYS_SECONDS)
+            while not life.ended:
+                try:
+                    async with aclosing(self._decode(opened, tally, life, trace)) as decoding:
+                        async for decided in decoding:
+                            if isinstance(decided, Round):
+                                yield decided
+                            else:
+                                yield tally.summary(decided.finish_reason, started, decided.trouble)
+                except Unavailable as error:
+                    self._target.failed(record.session_id)
+                    claim, epoch = await self._live.take_over(record.session_id)
+                    opened = replace(opened, claim=claim, epoch=epoch)
+                    opened = await self._moved(opened, tally, error, moves, trace)
+                    if opened.told is not None:
+                        tally.tokens_before += len(opened.told.tokens)
+                        yield opened.told
         except (asyncio.CancelledError, GeneratorExit):
             if not life.ended:
                 life.move(TurnEvent.CALLER_GONE)
             raise
         except BaseException as error:
-            self._live.lost(request.session_id, error)
+            if opened is not None:
+                self._live.lost(opened.record.session_id, opened.epoch, error)
             if not life.ended:
                 life.move(TurnEvent.ERROR)
             raise
@@ -150,50 +159,51 @@ class TurnRunner:
             trace.end(tally.tokens, life.state)
             if opened is not None and life.state is not TurnState.FINISHED:
                 self._live.end_in_background(self._abandon(opened, life.state))
-            else:
-                self._live.free(request.session_id)
+            elif opened is not None:
+                self._live.free(opened.claim)
 
-    async def _begin(self, request: TurnRequest, trace: TurnTrace) -> _OpenTurn:
-        """Checks the request against its session, opens the target, and only then commits the prompt.
-
-        So a turn that the target has no room for, or cannot be reached for, leaves nothing behind.
-        """
-        session_id, model = request.session_id, self._model
-        session = await self._ledger.get_session(session_id, OWNER)
-        if session.model_fingerprint != model.description.model_fingerprint:
-            raise ModelMismatch("the session was made with another target; create a new session")
-        prompt = encode_input(request.input, model, begin=session.length == 0)
-        limit = model.description.max_context_tokens
-        if session.length + len(prompt) >= limit:
-            raise InvalidRequest(
-                "input",
-                f"the input has {len(prompt)} tokens and the session {session.length}; together they "
-                f"must be less than the context of {limit}",
-            )
-        epoch = await self._live.epoch(session_id)
-        committed = await self._ledger.tokens(session_id)
-        tokens = (*committed, *prompt)
-        draw = Draw(request.sampling, request.seed, len(tokens), request.logprobs)
-        meter = TurnMeter(self._costs)
-        with trace.current():
-            verifier = await self._target.open_turn(session_id, epoch, tokens, draw, meter)
-        try:
-            new = NewTurn(request.request_id, prompt, request.parameters())
-            record = await self._ledger.begin_turn(session_id, epoch, len(committed), new)
-        except BaseException:
-            verifier.close()
-            raise
-        return _OpenTurn(request, record, epoch, tokens, draw, verifier, meter)
+    async def _moved(
+        self,
+        opened: OpenTurn,
+        tally: Tally,
+        error: Unavailable,
+        delays: Iterator[float],
+        trace: TurnTrace,
+    ) -> OpenTurn:
+        """The turn opened anew, on another target where there is one. Raises `error` when tried enough."""
+        record = opened.record
+        for delay in delays:
+            await asyncio.sleep(delay)
+            try:
+                return await self.opener.reopen(
+                    record.session_id,
+                    record.request_id,
+                    opened.claim,
+                    opened.epoch,
+                    tally.tokens_before + tally.tokens,
+                    trace,
+                )
+            except TryLater:
+                continue
+        raise error
 
     async def _decode(
-        self, opened: _OpenTurn, tally: Tally, life: Lifecycle, trace: TurnTrace
-    ) -> AsyncIterator[Round | _Ending]:
+        self, opened: OpenTurn, tally: Tally, life: Lifecycle, trace: TurnTrace
+    ) -> AsyncGenerator[Round | _Ending, None]:
         """Yields the rounds, then how the turn ended."""
-        request, tokens, verifier = opened.request, opened.tokens, opened.verifier
+        tally.meter = opened.meter
+        if opened.finish_reason is not None:
+            if opened.record.finish_reason is None:
+                await self._finish(opened, opened.finish_reason)
+            life.move(TurnEvent.LAST_ROUND_RECORDED)
+            yield _Ending(opened.finish_reason, "")
+            return
+        request, verifier = opened.request, opened.verifier
+        assert verifier is not None, "a turn that goes on has its target"
         with trace.current():
             drafter, model_drafter, trouble = self._open_drafter(opened)
         recorder = LedgerRecorder(self._ledger, request.session_id, opened.epoch)
-        turn = self._turn(request, tokens, verifier.known_length)
+        turn = opened.turn(self._window(request), self._model.description.max_context_tokens)
         plain = self._mode(request) is LoopMode.SYNCHRONOUS
         self._crowd.join()
         decode = decode_synchronously if plain else decode_ahead
@@ -213,34 +223,22 @@ class TurnRunner:
             verifier.close()
             if model_drafter is not None:
                 trouble = trouble or model_drafter.trouble
-                model_drafter.close()
+                assert self._draft is not None, "the drafter came from there"
+                self._draft.close(model_drafter)
         assert turn.finish_reason is not None, "the loop ends with the turn"
-        tally.meter = opened.meter
         yield _Ending(turn.finish_reason, trouble)
 
-    def _turn(self, request: TurnRequest, tokens: Sequence[int], known_length: int) -> Turn:
-        description = self._model.description
-        room = description.max_context_tokens - len(tokens)
+    def _window(self, request: TurnRequest) -> int:
         window = self._settings.window if request.max_window is None else request.max_window
-        end = TurnText(
-            self._model.tokenizer,
-            tokens,
-            stop=request.stop,
-            end_tokens=description.end_token_ids,
-            max_new_tokens=request.max_new_tokens,
-            room=room,
-        )
-        window = min(window, description.width - 1)
-        return Turn(tokens, known_length, window, end, min(request.max_new_tokens, room))
+        return min(window, self._model.description.width - 1)
 
     def _mode(self, request: TurnRequest) -> LoopMode:
         return request.loop or self._settings.mode
 
-    def _open_drafter(self, opened: _OpenTurn) -> tuple[Drafter, RemoteDrafter | None, str]:
+    def _open_drafter(self, opened: OpenTurn) -> tuple[Drafter, RemoteDrafter | None, str]:
         """The turn's drafter, the part of it that is a model, and what is wrong already."""
         request, settings = opened.request, self._settings
-        window = settings.window if request.max_window is None else request.max_window
-        window = min(window, self._model.description.width - 1)
+        window = self._window(request)
         opened.meter.resting = True
         if request.draft is DraftMode.OFF or window == 0:
             return NoDrafter(), None, ""
@@ -266,6 +264,10 @@ class TurnRunner:
             ),
             opened.meter,
         )
+        if model is None:
+            opened.meter.resting = True
+            trouble = "no draft has answered lately; they rest"
+            return self._ngrams.open(request.session_id, opened.tokens), None, trouble
         ngram = None
         if request.draft is not DraftMode.MODEL:
             ngram = self._ngrams.open(request.session_id, opened.tokens)
@@ -276,13 +278,13 @@ class TurnRunner:
             return paced, model, ""
         return (model if ngram is None else ComposedDrafter(ngram, model)), model, ""
 
-    async def _finish(self, opened: _OpenTurn, finish_reason: FinishReason) -> None:
+    async def _finish(self, opened: OpenTurn, finish_reason: FinishReason) -> None:
         record = opened.record
         await self._ledger.finish_turn(
             record.session_id, opened.epoch, record.turn_index, finish_reason
         )
 
-    async def _abandon(self, opened: _OpenTurn, state: TurnState) -> None:
+    async def _abandon(self, opened: OpenTurn, state: TurnState) -> None:
         """Writes the end of a turn that nobody listens to any more, then frees the session."""
         reason = FinishReason.CANCELLED if state is TurnState.CANCELLED else FinishReason.FAILED
         try:
@@ -290,7 +292,7 @@ class TurnRunner:
             with contextlib.suppress(OutriderError):
                 await self._finish(opened, reason)
         finally:
-            self._live.free(opened.record.session_id)
+            self._live.free(opened.claim)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@
     │   └── ProtocolViolation        it broke the contract of the stream
     ├── TryLater                 nothing is wrong with the request
     │   ├── Exhausted                every slot or queue is full
+    │   ├── LeaseHeld                another service runs the session
     │   └── Unavailable              a service that is needed cannot be reached
     ├── InternalError            our own failure
     │   ├── NonFiniteLogits          the model gave no number
@@ -111,6 +112,10 @@ class TryLater(OutriderError):
 
 class Exhausted(TryLater):
     """Every slot or queue is full."""
+
+
+class LeaseHeld(TryLater):
+    """Another service runs the session; its lease ends after `retry_after_ms` unless renewed."""
 
 
 class Unavailable(TryLater):

@@ -1,6 +1,8 @@
-"""How the SQLite ledger writes its records down: the schema, and rows to records and back.
+"""How a SQL store writes the ledger's records down: rows to records and back.
 
-Owns the format of the file. Knows neither transactions nor threads.
+Owns the format of the columns, which is the same in every store: token ids as little-endian uint32;
+of generated tokens the source of each as one byte, and their logprobs as JSON where these were
+asked for. Knows neither statements nor transactions.
 """
 
 from __future__ import annotations
@@ -13,59 +15,23 @@ from outrider_server.speculation.types import FinishReason, TokenLogprobs, Token
 
 from .ledger import LedgerToken, SessionRecord, TurnRecord
 
-SCHEMA_VERSION = 1
-SCHEMA = (
-    """
-    CREATE TABLE sessions (
-        session_id TEXT PRIMARY KEY,
-        owner TEXT NOT NULL,
-        model_fingerprint TEXT NOT NULL,
-        epoch INTEGER NOT NULL,
-        length INTEGER NOT NULL,
-        turn_count INTEGER NOT NULL,
-        created_us INTEGER NOT NULL,
-        updated_us INTEGER NOT NULL
-    ) STRICT, WITHOUT ROWID
-    """,
-    "CREATE INDEX sessions_of_owner ON sessions (owner, created_us, session_id)",
-    """
-    CREATE TABLE turns (
-        session_id TEXT NOT NULL REFERENCES sessions ON DELETE CASCADE,
-        turn_index INTEGER NOT NULL,
-        request_id TEXT NOT NULL,
-        start_position INTEGER NOT NULL,
-        prompt_tokens INTEGER NOT NULL,
-        parameters TEXT NOT NULL,
-        finish_reason TEXT,
-        PRIMARY KEY (session_id, turn_index),
-        UNIQUE (session_id, request_id)
-    ) STRICT, WITHOUT ROWID
-    """,
-    # One row for each write: token ids as little-endian uint32. Generated tokens have the source of
-    # each as one byte, and their logprobs as JSON where these were asked for.
-    """
-    CREATE TABLE chunks (
-        session_id TEXT NOT NULL REFERENCES sessions ON DELETE CASCADE,
-        start_position INTEGER NOT NULL,
-        tokens BLOB NOT NULL,
-        sources BLOB,
-        logprobs TEXT,
-        PRIMARY KEY (session_id, start_position)
-    ) STRICT, WITHOUT ROWID
-    """,
-)
 SESSION_COLUMNS = (
-    "session_id, owner, model_fingerprint, epoch, length, turn_count, created_us, updated_us"
+    "session_id, owner, model_fingerprint, epoch, length, turn_count, created_us, updated_us,"
+    " ttl_us, expires_us, holder, lease_until_us"
 )
 TURN_COLUMNS = (
-    "session_id, turn_index, request_id, start_position, prompt_tokens, parameters, finish_reason"
+    "session_id, turn_index, request_id, start_position, prompt_tokens, parameters, finish_reason,"
+    " is_cut"
 )
+CHUNK_COLUMNS = "session_id, start_position, tokens, sources, logprobs"
+SECOND_US = 1_000_000
 SOURCE_BYTES = {TokenSource.DRAFT: 1, TokenSource.NGRAM: 2, TokenSource.TARGET: 3}
 BYTE_SOURCES = {byte: source for source, byte in SOURCE_BYTES.items()}
 
-SessionRow = tuple[str, str, str, int, int, int, int, int]
-TurnRow = tuple[str, int, str, int, int, str, str | None]
-ChunkRow = tuple[bytes, bytes, str | None]
+SessionRow = tuple[str, str, str, int, int, int, int, int, int | None, int | None, str, int]
+TurnRow = tuple[str, int, str, int, int, str, str | None, int]
+Chunk = tuple[bytes, bytes | None, str | None]
+"""Tokens of one write, their sources and their logprobs; a prompt has tokens alone."""
 
 
 def session_row(record: SessionRecord) -> SessionRow:
@@ -79,6 +45,10 @@ def session_row(record: SessionRecord) -> SessionRow:
         record.turn_count,
         record.created_us,
         record.updated_us,
+        record.ttl_seconds * SECOND_US or None,
+        record.expires_us,
+        record.holder,
+        record.lease_until_us,
     )
 
 
@@ -93,6 +63,10 @@ def session_record(row: SessionRow) -> SessionRecord:
         turn_count=row[5],
         created_us=row[6],
         updated_us=row[7],
+        ttl_seconds=(row[8] or 0) // SECOND_US,
+        expires_us=row[9],
+        holder=row[10],
+        lease_until_us=row[11],
     )
 
 
@@ -106,6 +80,7 @@ def turn_row(record: TurnRecord) -> TurnRow:
         record.prompt_tokens,
         record.parameters,
         record.finish_reason.value if record.finish_reason else None,
+        int(record.is_cut),
     )
 
 
@@ -119,6 +94,7 @@ def turn_record(row: TurnRow) -> TurnRecord:
         prompt_tokens=row[4],
         parameters=row[5],
         finish_reason=FinishReason(row[6]) if row[6] else None,
+        is_cut=bool(row[7]),
     )
 
 
@@ -132,8 +108,8 @@ def unpack(packed: bytes) -> tuple[int, ...]:
     return struct.unpack(f"<{len(packed) // 4}I", packed)
 
 
-def chunk_row(tokens: Sequence[LedgerToken]) -> ChunkRow:
-    """Generated tokens as (tokens, sources, logprobs)."""
+def generated_chunk(tokens: Sequence[LedgerToken]) -> Chunk:
+    """Generated tokens as a chunk."""
     logprobs = None
     if any(token.logprobs for token in tokens):
         logprobs = json.dumps(
@@ -143,11 +119,19 @@ def chunk_row(tokens: Sequence[LedgerToken]) -> ChunkRow:
     return pack([token.token for token in tokens]), sources, logprobs
 
 
-def chunk_tokens(row: ChunkRow) -> Iterator[LedgerToken]:
-    """Generated tokens from (tokens, sources, logprobs)."""
-    tokens = unpack(row[0])
-    logprobs = json.loads(row[2]) if row[2] else [None] * len(tokens)
-    for token, source, entry in zip(tokens, row[1], logprobs, strict=True):
+def cut_chunk(chunk: Chunk, count: int) -> Chunk:
+    """The first `count` tokens of a chunk."""
+    tokens, sources, logprobs = chunk
+    kept = json.dumps(json.loads(logprobs)[:count]) if logprobs else None
+    return tokens[: 4 * count], sources and sources[:count], kept
+
+
+def chunk_tokens(chunk: Chunk) -> Iterator[LedgerToken]:
+    """The tokens of a chunk that were generated."""
+    tokens, sources, packed_logprobs = chunk
+    ids = unpack(tokens)
+    logprobs = json.loads(packed_logprobs) if packed_logprobs else [None] * len(ids)
+    for token, source, entry in zip(ids, sources or b"", logprobs, strict=True):
         yield LedgerToken(token, BYTE_SOURCES[source], entry and _token_logprobs(*entry))
 
 

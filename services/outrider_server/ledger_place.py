@@ -1,0 +1,46 @@
+"""Where the ledger lives: a file's path, or the URL of a database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from .config import is_database
+from .session.ledger import Ledger
+from .session.sqlite_ledger import SqliteLedger
+from .speculation.errors import InternalError, InvalidRequest, StartupError, Unavailable
+
+
+async def open_ledger(place: str, default_ttl_seconds: int) -> Ledger:
+    """Opens the ledger at a path, which is made where it is not there, or at a URL. Raises
+    StartupError, without the URL's password."""
+    try:
+        if is_database(place):
+            return await _open_database(place, default_ttl_seconds)
+        path = Path(place)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return SqliteLedger(path, default_ttl_seconds=default_ttl_seconds)
+    except (OSError, InternalError, InvalidRequest, Unavailable) as error:
+        raise StartupError(f"the ledger {_shown(place)} cannot be opened: {error}") from error
+
+
+async def _open_database(url: str, default_ttl_seconds: int) -> Ledger:
+    try:
+        from .session.postgres_ledger import PostgresLedger
+    except ImportError as error:
+        raise StartupError(
+            "a ledger in PostgreSQL needs pip install 'outrider[postgres]'"
+        ) from error
+    return await PostgresLedger.open(url, default_ttl_seconds=default_ttl_seconds)
+
+
+def _shown(place: str) -> str:
+    """The place without user, password and parameters."""
+    if not is_database(place):
+        return place
+    try:
+        parts = urlsplit(place)
+    except ValueError:  # it may hold anything, so none of it is shown
+        return "in PostgreSQL"
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}"

@@ -1,0 +1,271 @@
+"""Opens turns: what has to hold, the target's stream, and the prompt in the ledger, in this order.
+
+A new turn is begun; one that the ledger knows already, from this process or another, is gone on with. Either
+way the rest of the turn is the same, because its tokens depend on nothing but target, prompt and parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..speculation.errors import (
+    AlreadyExists,
+    InvalidRequest,
+    ModelMismatch,
+    NotFound,
+    PositionMismatch,
+)
+from ..speculation.meter import CostMeter, TurnMeter
+from ..speculation.turn import Turn
+from ..speculation.types import Draw, FinishReason, Round
+from .ledger import Ledger, LedgerToken, NewTurn, SessionRecord, TurnRecord
+from .live import Claim, LiveSessions
+from .model import ServedModel
+from .requests import TurnRequest, encode_input, recorded_request, what_differs
+from .target_link import RemoteVerifier
+from .targets import Targets
+from .text import TurnText
+from .trace import TurnTrace
+
+OWNER = ""
+UNFINISHED = (None, FinishReason.CANCELLED, FinishReason.FAILED)
+"""How a turn ends that can be gone on with."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTurn:
+    """A turn whose prompt is committed. `tokens` are the session's, the prompt included."""
+
+    request: TurnRequest
+    record: TurnRecord
+    claim: Claim
+    epoch: int
+    tokens: tuple[int, ...]
+    draw: Draw
+    meter: TurnMeter
+    end: TurnText
+    told: Round | None = None
+    """What is to be told of the turn before it goes on, where there is anything."""
+    generated: int = 0
+    """Tokens of the turn that were committed before it was opened here."""
+    finish_reason: FinishReason | None = None
+    """Why the turn had ended already."""
+    verifier: RemoteVerifier | None = None
+    """None where the turn had ended already."""
+
+    def turn(self, window: int, context_tokens: int) -> Turn:
+        """The state that the loop decodes with."""
+        assert self.verifier is not None, "a turn that has ended is not decoded"
+        room = context_tokens - self.record.generated_from
+        left = min(self.request.max_new_tokens, room) - self.generated
+        return Turn(self.tokens, self.verifier.known_length, window, self.end, left)
+
+
+class TurnOpener:
+    """Opens the turns of all sessions of this process."""
+
+    def __init__(
+        self, model: ServedModel, target: Targets, ledger: Ledger, live: LiveSessions
+    ) -> None:
+        self._model = model
+        self._target = target
+        self._ledger = ledger
+        self._live = live
+        self._costs = CostMeter(model.description.width)
+
+    async def find(self, request: TurnRequest, seed_is_given: bool) -> TurnRecord | None:
+        """The turn that the request has begun before, or None.
+
+        Raises NotFound for an unknown session, and AlreadyExists, naming what differs, where its id was used
+        for another request.
+        """
+        await self._session(request.session_id)
+        found = await self._ledger.find_turn(request.session_id, request.request_id)
+        if found is None:
+            return None
+        different = what_differs(request, seed_is_given, found)
+        prompt = encode_input(request.input, self._model, begin=found.start_position == 0)
+        held = await self._ledger.tokens(request.session_id, found.start_position)
+        if tuple(held[: found.prompt_tokens]) != prompt:
+            different.insert(0, "input")
+        if different:
+            raise AlreadyExists(
+                f"the session has used this request_id with another {', '.join(different)}; "
+                "choose another id, or send the same request"
+            )
+        return found
+
+    async def begin(self, request: TurnRequest, claim: Claim, trace: TurnTrace) -> OpenTurn:
+        """Checks the request against its session, opens the target, and only then commits the prompt.
+
+        So a turn that the target has no room for, or cannot be reached for, leaves nothing behind.
+        """
+        session_id = request.session_id
+        session = await self._session(session_id)
+        prompt = encode_input(request.input, self._model, begin=session.length == 0)
+        limit = self._model.description.max_context_tokens
+        if session.length + len(prompt) >= limit:
+            raise InvalidRequest(
+                "input",
+                f"the input has {len(prompt)} tokens and the session {session.length}; together they "
+                f"must be less than the context of {limit}",
+            )
+        epoch = await self._live.epoch(session_id)
+        committed = await self._ledger.tokens(session_id)
+        tokens = (*committed, *prompt)
+        draw = Draw(request.sampling, request.seed, len(tokens), request.logprobs)
+        meter = TurnMeter(self._costs)
+        new = NewTurn(request.request_id, prompt, request.parameters())
+        verifier = None
+        try:
+            with trace.current():
+                verifier = await self._target.open_turn(
+                    session_id, epoch, tokens, len(committed), draw, meter
+                )
+            record = await self._ledger.begin_turn(session_id, epoch, len(committed), new)
+        except BaseException as error:
+            self._live.lost(session_id, epoch, error)
+            if verifier is not None:
+                verifier.close()
+            raise
+        end = self._end(request, record, tokens)
+        return OpenTurn(request, record, claim, epoch, tokens, draw, meter, end, verifier=verifier)
+
+    async def attach(
+        self, session_id: str, request_id: str, from_index: int, trace: TurnTrace
+    ) -> OpenTurn:
+        """Takes the session over and opens a turn that the ledger holds, by default its last.
+
+        `from_index` counts the turn's generated tokens; those before it are not told again. Raises NotFound,
+        InvalidRequest, PositionMismatch for an index beyond what is committed, ModelMismatch, and what
+        opening the target raises.
+        """
+        if from_index < 0:
+            raise InvalidRequest("from_index", "from_index must not be negative")
+        await self._session(session_id)
+        _, record = await self._find(session_id, request_id)
+        self._check_index(from_index, await self._generated(record))
+        claim, epoch = await self._live.take_over(session_id)
+        try:
+            return await self.reopen(session_id, request_id, claim, epoch, from_index, trace)
+        except BaseException:
+            self._live.free(claim)
+            raise
+
+    async def reopen(
+        self,
+        session_id: str,
+        request_id: str,
+        claim: Claim,
+        epoch: int,
+        from_index: int,
+        trace: TurnTrace,
+    ) -> OpenTurn:
+        """The same for a session that is the caller's, under an epoch in which nothing was sent yet.
+
+        What the turn's last writer still wrote is there now, and nothing can follow.
+        """
+        is_last, record = await self._find(session_id, request_id)
+        return await self._reopen(record, is_last, claim, epoch, from_index, trace)
+
+    async def _reopen(
+        self,
+        record: TurnRecord,
+        is_last: bool,
+        claim: Claim,
+        epoch: int,
+        from_index: int,
+        trace: TurnTrace,
+    ) -> OpenTurn:
+        session_id, request = record.session_id, recorded_request(record)
+        generated = await self._generated(record)
+        tokens = (*(await self._ledger.tokens(session_id)),)
+        tokens = tokens[: record.generated_from + len(generated)]
+        end = self._end(request, record, tokens[: record.generated_from])
+        accepted = end.accept([entry.token for entry in generated])
+        told = _told(record, generated, accepted.texts, from_index)
+        draw = Draw(request.sampling, request.seed, record.generated_from, request.logprobs)
+        finish_reason = accepted.finish_reason
+        goes_on = is_last and not record.is_cut and record.finish_reason in UNFINISHED
+        if finish_reason is None and not goes_on:
+            finish_reason = record.finish_reason or FinishReason.CANCELLED
+        verifier, meter = None, TurnMeter(self._costs)
+        if finish_reason is None:
+            with trace.current():
+                verifier = await self._target.open_turn(
+                    session_id, epoch, tokens, len(tokens), draw, meter
+                )
+        return OpenTurn(
+            request,
+            record,
+            claim,
+            epoch,
+            tokens,
+            draw,
+            meter,
+            end,
+            told,
+            len(generated),
+            finish_reason,
+            verifier,
+        )
+
+    async def _session(self, session_id: str) -> SessionRecord:
+        session = await self._ledger.get_session(session_id, OWNER)
+        if session.model_fingerprint != self._model.description.model_fingerprint:
+            raise ModelMismatch("the session was made with another target; create a new session")
+        return session
+
+    async def _find(self, session_id: str, request_id: str) -> tuple[bool, TurnRecord]:
+        """A turn by its id, or the last one, and whether it is the last."""
+        last = await self._last_turn(session_id)
+        found = await self._ledger.find_turn(session_id, request_id) if request_id else last
+        if found is None or last is None:
+            raise NotFound("the session has no such turn; begin one with Generate")
+        return found.turn_index == last.turn_index, found
+
+    async def _last_turn(self, session_id: str) -> TurnRecord | None:
+        turns = await self._ledger.turns(session_id)
+        return turns[-1] if turns else None
+
+    async def _generated(self, record: TurnRecord) -> list[LedgerToken]:
+        return await self._ledger.turn_tokens(record.session_id, record.turn_index)
+
+    def _check_index(self, from_index: int, generated: Sequence[LedgerToken]) -> None:
+        if from_index > len(generated):
+            raise PositionMismatch(
+                f"from_index {from_index} is beyond the {len(generated)} tokens that are committed",
+                len(generated),
+            )
+
+    def _end(self, request: TurnRequest, record: TurnRecord, context: Sequence[int]) -> TurnText:
+        description = self._model.description
+        return TurnText(
+            self._model.tokenizer,
+            context,
+            stop=request.stop,
+            end_tokens=description.end_token_ids,
+            max_new_tokens=request.max_new_tokens,
+            room=description.max_context_tokens - record.generated_from,
+        )
+
+
+def _told(
+    record: TurnRecord, generated: Sequence[LedgerToken], texts: Sequence[str], from_index: int
+) -> Round | None:
+    """The committed tokens from an index on, as one round that nobody has to verify."""
+    told = generated[from_index:]
+    if not told:
+        return None
+    logprobs = tuple(entry.logprobs for entry in told if entry.logprobs is not None)
+    return Round(
+        start_position=record.generated_from + from_index,
+        tokens=tuple(entry.token for entry in told),
+        texts=tuple(texts[from_index:]),
+        sources=tuple(entry.source for entry in told),
+        logprobs=logprobs if len(logprobs) == len(told) else (),
+        proposed=0,
+        agreed=0,
+        context=0,
+    )

@@ -1,0 +1,73 @@
+"""The tables of the PostgreSQL ledger, as the steps that lead to them.
+
+Step N turns schema N - 1 into schema N. A step that was once released never changes: what comes
+after is a step of its own.
+"""
+
+from __future__ import annotations
+
+VERSION_TABLE = "outrider_schema"
+TABLES = (VERSION_TABLE, "sessions", "turns", "dropped_requests", "chunks")
+MIGRATIONS = (
+    (
+        f"CREATE TABLE {VERSION_TABLE} (version integer NOT NULL)",
+        f"INSERT INTO {VERSION_TABLE} VALUES (0)",
+        # The ledger's only clock: all services on one database share it.
+        """
+        CREATE FUNCTION now_us() RETURNS bigint LANGUAGE sql VOLATILE AS
+        $$ SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint $$
+        """,
+        """
+        CREATE TABLE sessions (
+            session_id text COLLATE "C" PRIMARY KEY,
+            owner text COLLATE "C" NOT NULL,
+            model_fingerprint text NOT NULL,
+            epoch bigint NOT NULL,
+            length bigint NOT NULL,
+            turn_count bigint NOT NULL,
+            created_us bigint NOT NULL,
+            updated_us bigint NOT NULL,
+            ttl_us bigint,
+            expires_us bigint,
+            holder text NOT NULL,
+            lease_until_us bigint NOT NULL
+        )
+        """,
+        "CREATE INDEX sessions_of_owner ON sessions (owner, created_us, session_id)",
+        "CREATE INDEX sessions_that_expire ON sessions (expires_us) WHERE expires_us IS NOT NULL",
+        """
+        CREATE TABLE turns (
+            session_id text COLLATE "C" NOT NULL REFERENCES sessions ON DELETE CASCADE,
+            turn_index bigint NOT NULL,
+            request_id text COLLATE "C" NOT NULL,
+            start_position bigint NOT NULL,
+            prompt_tokens bigint NOT NULL,
+            parameters text NOT NULL,
+            finish_reason text,
+            is_cut integer NOT NULL,
+            PRIMARY KEY (session_id, turn_index),
+            UNIQUE (session_id, request_id)
+        )
+        """,
+        # Request ids of turns that a rewind dropped.
+        """
+        CREATE TABLE dropped_requests (
+            session_id text COLLATE "C" NOT NULL REFERENCES sessions ON DELETE CASCADE,
+            request_id text COLLATE "C" NOT NULL,
+            PRIMARY KEY (session_id, request_id)
+        )
+        """,
+        # One row for each write.
+        """
+        CREATE TABLE chunks (
+            session_id text COLLATE "C" NOT NULL REFERENCES sessions ON DELETE CASCADE,
+            start_position bigint NOT NULL,
+            tokens bytea NOT NULL,
+            sources bytea,
+            logprobs text,
+            PRIMARY KEY (session_id, start_position)
+        )
+        """,
+    ),
+)
+SCHEMA_VERSION = len(MIGRATIONS)

@@ -1,0 +1,30 @@
+"""Recording rounds: the ledger as the decode loop sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ..speculation.types import Round
+from .ledger import Ledger, LedgerToken
+
+
+class LedgerRecorder:
+    """The ledger as the decode loop sees it: appends each round where the last one ended."""
+
+    def __init__(self, ledger: Ledger, session_id: str, epoch: int) -> None:
+        self._ledger = ledger
+        self._session_id = session_id
+        self._epoch = epoch
+
+    async def record(self, rounds: Sequence[Round]) -> None:
+        """Commits the rounds' tokens together."""
+        tokens = [token for decided in rounds for token in _ledger_tokens(decided)]
+        start_position = rounds[0].start_position
+        await self._ledger.append(self._session_id, self._epoch, start_position, tokens)
+
+
+def _ledger_tokens(decided: Round) -> Iterator[LedgerToken]:
+    """Raises ValueError rather than leave a token out."""
+    logprobs = decided.logprobs or (None,) * len(decided.tokens)
+    for entry in zip(decided.tokens, decided.sources, logprobs, strict=True):
+        yield LedgerToken(*entry)

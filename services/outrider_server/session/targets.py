@@ -1,0 +1,185 @@
+"""The targets of a session service: which one runs a session's turns.
+
+A session stays where its KV is while that target is up and has a slot; else the least loaded one takes it. A
+target that fails is left alone for a while, unless there is no other. All of them must serve one model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ..speculation.description import ModelDescription, TokenizerFiles
+from ..speculation.errors import (
+    Exhausted,
+    ModelMismatch,
+    OutriderError,
+    StartupError,
+    Unavailable,
+)
+from ..speculation.meter import TurnMeter
+from ..speculation.types import Draw
+from .target_link import RemoteVerifier, TargetLink
+
+REST_SECONDS = 2.0
+"""How long a target that failed is taken last."""
+CHECK_TIMEOUT_MS = 2_000
+MAX_HOMES = 100_000
+"""Sessions whose target is remembered; the one that was placed longest ago is forgotten."""
+
+
+@dataclass(slots=True, eq=False)
+class _Place:
+    """One target."""
+
+    address: str
+    link: TargetLink
+    rests_until: float = 0.0
+    description: ModelDescription | None = None
+    """None until it has said what it serves, and again after a failure."""
+
+    @property
+    def is_full(self) -> bool:
+        """True when as many turns of this process run there as it has slots."""
+        return self.description is not None and self.link.turns >= self.description.slots
+
+
+@dataclass(slots=True)
+class Targets:
+    """Several targets behind the calls of one."""
+
+    addresses: Sequence[str]
+    _places: list[_Place] = field(init=False)
+    _homes: dict[str, _Place] = field(default_factory=dict)
+    _model: ModelDescription | None = None
+
+    def __post_init__(self) -> None:
+        self._places = [_Place(address, TargetLink(address)) for address in self.addresses]
+
+    async def describe(self, timeout_ms: int) -> tuple[ModelDescription, TokenizerFiles]:
+        """The model and its tokenizer, of the first target that answers.
+
+        Raises Unavailable after the timeout, and StartupError where targets that answer differ.
+        """
+        asked = [asyncio.create_task(place.link.describe(timeout_ms)) for place in self._places]
+        try:
+            return await self._first(asked)
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+
+    async def _first(
+        self, asked: list[asyncio.Task[tuple[ModelDescription, TokenizerFiles]]]
+    ) -> tuple[ModelDescription, TokenizerFiles]:
+        done, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        while not any(task.exception() is None for task in done):
+            if len(done) == len(asked):
+                raise Unavailable("no target answers") from next(iter(done)).exception()
+            left = [task for task in asked if task not in done]
+            more, _ = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+            done |= more
+        found: tuple[ModelDescription, TokenizerFiles] | None = None
+        for place, task in zip(self._places, asked, strict=True):
+            if not task.done() or task.exception() is not None:
+                continue
+            description, files = task.result()
+            found = found or (description, files)
+            if description.model_fingerprint != found[0].model_fingerprint:
+                raise StartupError(
+                    f"the target at {place.address} serves another model; give every target the same"
+                )
+            place.description = description
+        assert found is not None, "one of them has answered"
+        self._model = found[0]
+        return found
+
+    async def open_turn(
+        self,
+        session_id: str,
+        epoch: int,
+        tokens: Sequence[int],
+        committed: int,
+        draw: Draw,
+        meter: TurnMeter,
+    ) -> RemoteVerifier:
+        """Opens the session for one turn on the best target that takes it, as `TargetLink.open_turn`."""
+        errors: list[OutriderError] = []
+        for place in self._in_order(session_id):
+            try:
+                await self._check_model(place)
+                verifier = await place.link.open_turn(
+                    session_id, epoch, tokens, committed, draw, meter
+                )
+            except (Unavailable, Exhausted, ModelMismatch) as error:
+                if isinstance(error, Unavailable):
+                    self._rest(place)
+                errors.append(error)
+                continue
+            self._remember(session_id, place)
+            return verifier
+        # A full target is up: of all reasons that is the one to tell.
+        raise next((error for error in errors if isinstance(error, Exhausted)), errors[0])
+
+    def failed(self, session_id: str) -> None:
+        """The session's target failed in the middle of a turn."""
+        place = self._homes.get(session_id)
+        if place is not None:
+            self._rest(place)
+
+    async def release(self, session_id: str, epoch: int) -> None:
+        """Frees the session's slot, where it has one. Raises OutriderError."""
+        place = self._homes.pop(session_id, None)
+        places = self._places if place is None else [place]
+        for each in places:
+            await each.link.release(session_id, epoch)
+
+    async def fork(self, session_id: str, fork_session_id: str, length: int, epoch: int) -> None:
+        """Copies what the session's target holds of it to a new session, which then is placed there.
+
+        Raises OutriderError.
+        """
+        place = self._homes.get(session_id)
+        if place is not None:
+            await place.link.fork(session_id, fork_session_id, length, epoch)
+            self._remember(fork_session_id, place)
+
+    async def close(self) -> None:
+        """Ends every turn and closes the channels."""
+        await asyncio.gather(*(place.link.close() for place in self._places))
+
+    def _in_order(self, session_id: str) -> list[_Place]:
+        """The targets, the best first."""
+        home, now = self._homes.get(session_id), time.monotonic()
+        return sorted(
+            self._places,
+            key=lambda place: (
+                place.rests_until > now,
+                place.is_full,
+                place is not home,
+                place.link.turns,
+            ),
+        )
+
+    async def _check_model(self, place: _Place) -> None:
+        """Raises ModelMismatch for a target that serves another model than the first."""
+        if place.description is None:
+            place.description, _ = await place.link.describe(CHECK_TIMEOUT_MS)
+        model = self._model
+        if model and place.description.model_fingerprint != model.model_fingerprint:
+            place.description = None
+            raise ModelMismatch(
+                f"the target at {place.address} serves another model; give every target the same"
+            )
+
+    def _rest(self, place: _Place) -> None:
+        place.rests_until = time.monotonic() + REST_SECONDS
+        place.description = None
+
+    def _remember(self, session_id: str, place: _Place) -> None:
+        self._homes.pop(session_id, None)
+        self._homes[session_id] = place
+        if len(self._homes) > MAX_HOMES:
+            del self._homes[next(iter(self._homes))]

@@ -1,0 +1,37 @@
+"""What all tests may use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from postgres_server import PostgresServer, programs, running_server
+
+LEFT_OUT = pytest.StashKey[int]()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server."""
+    with running_server() as server:
+        yield server
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what needs a PostgreSQL server where none is installed. Skipped tests would take a
+    line of the report each."""
+    if programs() is not None:
+        return
+    left_out = [item for item in items if "postgres" in getattr(item, "fixturenames", ())]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
+    config.stash[LEFT_OUT] = len(left_out)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if left_out := config.stash.get(LEFT_OUT, 0):
+        terminalreporter.write_line(
+            f"skipped: {left_out} tests of the PostgreSQL ledger (its server is not installed)"
+        )

@@ -1,0 +1,110 @@
+"""Session services that share a PostgreSQL ledger: any of them goes on with any session."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import outrider
+import pytest
+from outrider_server.models import held_out_prompts
+from postgres_server import PostgresServer, running_server
+
+from .processes import Service, Services, connected, reply_to, until
+
+PROMPT = held_out_prompts()[30]
+LONG = {"max_new_tokens": 300, "seed": 8, "logit_bias": {0: -100.0}}
+
+
+@pytest.fixture(scope="module")
+def database(postgres: PostgresServer) -> Iterator[PostgresServer]:
+    """A server that a test may end."""
+    with running_server() as server:
+        yield server
+
+
+def replica(services: Services, target: Service, database: PostgresServer) -> Service:
+    return services.start(
+        "session",
+        f"--target={target.address}",
+        "--draft=none",
+        "--listen=127.0.0.1:0",
+        f"--ledger={database.url()}",
+        "--lease-seconds=1",
+    )
+
+
+def test_a_session_goes_from_one_service_to_another_and_back(client, services, target, database):
+    first, second = (replica(services, target, database) for _ in range(2))
+    unbroken = client.create_session()
+    with connected(first.wait_until_ready()) as one, connected(second.wait_until_ready()) as two:
+        session_id = one.create_session().id
+        for seed, caller in enumerate((one, two, one, two)):
+            turn = {"max_new_tokens": 12, "seed": seed}
+            reply = caller.open_session(session_id).generate(PROMPT, **turn).read()
+            assert reply.tokens == unbroken.generate(PROMPT, **turn).read().tokens
+    for service in (first, second):
+        service.close()
+
+
+def test_a_running_turn_is_nobody_elses_until_its_service_is_dead(
+    client, services, target, database
+):
+    first, second = (replica(services, target, database) for _ in range(2))
+    with connected(first.wait_until_ready()) as one, connected(second.wait_until_ready()) as two:
+        session = one.create_session()
+        reply = session.generate(PROMPT, **LONG)
+        seen = [next(reply).token for _ in range(10)]
+        target.process.send_signal(signal.SIGSTOP)  # so that the turn does not end meanwhile
+        try:
+            with pytest.raises(outrider.UnavailableError) as held:
+                two.open_session(session.id).generate("x", max_new_tokens=4).read()
+            assert held.value.reason == "LEASE_HELD"
+            first.kill()
+        finally:
+            target.process.send_signal(signal.SIGCONT)
+        with pytest.raises(outrider.OutriderError):
+            reply.read()
+        following: list[outrider.Reply] = []
+
+        def taken_over() -> bool:
+            try:
+                turn = two.open_session(session.id).generate("x", max_new_tokens=4)
+                following.append(turn.read())
+            except outrider.UnavailableError:
+                return False
+            return True
+
+        until(taken_over)
+        tokens = list(two.get_session(session.id, with_tokens=True).tokens)
+    start = reply.started.start_position
+    assert tokens[start : start + len(seen)] == seen
+    kept = following[0].started.start_position - following[0].started.prompt_tokens - start
+    expected = reply_to(client, PROMPT, draft="off", **LONG).tokens
+    assert tokens[start : start + kept] == expected[:kept]
+    second.close()
+
+
+def test_a_database_that_is_restarted_costs_no_session(services, target, database):
+    service = replica(services, target, database)
+    with connected(service.wait_until_ready()) as caller:
+        session = caller.create_session()
+        before = session.generate(PROMPT, max_new_tokens=8, seed=1).read()
+        database.kill()
+        with pytest.raises(outrider.UnavailableError):
+            session.generate("x", max_new_tokens=4).read()
+        database.start()
+
+        def back() -> bool:
+            try:
+                session.generate("\n", max_new_tokens=4, seed=2).read()
+            except outrider.UnavailableError:
+                return False
+            return True
+
+        until(back)
+        tokens = list(caller.get_session(session.id, with_tokens=True).tokens)
+    start = before.started.start_position
+    assert tokens[start : start + len(before.tokens)] == before.tokens
+    service.close()
+    assert "Traceback" not in service.errors

@@ -1,0 +1,116 @@
+"""Several targets behind one session service."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import outrider
+import pytest
+from outrider_server.engine.host import EngineHost
+
+from .harness import SessionService, Stack, generate, running_engine
+from .reference import as_one_turn, target_alone
+
+PROMPT = "with open(path) as file:\n"
+OPTIONS = {"max_new_tokens": 120, "seed": 6, "logit_bias": {0: -100.0}}
+
+
+@pytest.fixture(scope="module")
+def second(target_folder: Path) -> Iterator[EngineHost]:
+    with running_engine(target_folder, "target", slots=2, rows=2) as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def first(target_folder: Path) -> Iterator[EngineHost]:
+    with running_engine(target_folder, "target", slots=2, rows=2) as host:
+        yield host
+
+
+@pytest.fixture
+async def pair(stack: Stack, first: EngineHost, second: EngineHost) -> SessionService:
+    """A session service over two targets, without a draft; its client resumes nothing."""
+    addresses = [await stack.start_target(first), await stack.start_target(second, "second")]
+    return await stack.start_session(target=",".join(addresses), with_draft=False)
+
+
+def sessions_of(host: EngineHost) -> set[str]:
+    return set(host.engine.table._sessions)
+
+
+async def test_sessions_spread_and_stay(pair, first, second) -> None:
+    sessions = [await pair.client.create_session() for _ in range(4)]
+    started = [session.generate(PROMPT, **OPTIONS) for session in sessions]
+    await asyncio.gather(*(anext(reply) for reply in started))
+    await asyncio.gather(*(reply.read() for reply in started))
+    homes = [sessions_of(first), sessions_of(second)]
+    ids = {session.id for session in sessions}
+    assert [len(home & ids) for home in homes] == [2, 2]
+    for session in sessions:
+        reply = await session.generate("\n", max_new_tokens=4, seed=1).read()
+        assert reply.summary.prefilled_tokens <= 2
+    assert [sessions_of(first) & ids, sessions_of(second) & ids] == [home & ids for home in homes]
+
+
+@pytest.mark.parametrize("loop", ["synchronous", "adaptive"])
+async def test_a_turn_goes_on_at_another_target_when_its_own_dies(
+    pair, stack, first, second, loop
+) -> None:
+    whole = await target_alone(pair.client, PROMPT, **OPTIONS)
+    session = await pair.client.create_session()
+    reply = session.generate(PROMPT, **OPTIONS, loop=loop)
+    for _ in range(5):
+        await anext(reply)
+    name = "target" if session.id in sessions_of(first) else "second"
+    await stack.kill(name)
+    await reply.read()
+    assert reply.tokens == whole
+    assert [event.index for event in reply.events] == list(range(120))
+    assert reply.summary.tokens == 120
+    info = await session.info(with_tokens=True)
+    assert (info.turn_count, list(info.tokens[-120:])) == (1, whole)
+    other = second if name == "target" else first
+    assert session.id in sessions_of(other)
+    following = await session.generate("\n", max_new_tokens=8, seed=3).read()
+    assert following.tokens == await as_one_turn(pair.client, session, following)
+
+
+async def test_a_target_that_is_back_is_used_again(pair, stack, first, second) -> None:
+    await stack.kill("target")
+    for _ in range(2):
+        await generate(pair.client, "x", max_new_tokens=4)
+    await stack.start_target(first)
+    sessions = [await pair.client.create_session() for _ in range(4)]
+    replies = [session.generate(PROMPT, **OPTIONS) for session in sessions]
+    await asyncio.gather(*(reply.read() for reply in replies))
+    assert sessions_of(first) & {session.id for session in sessions}
+
+
+async def test_without_any_target_a_turn_is_unavailable_and_leaves_nothing(pair, stack) -> None:
+    session = await pair.client.create_session()
+    for name in ("target", "second"):
+        await stack.kill(name)
+    with pytest.raises(outrider.UnavailableError) as caught:
+        await session.generate("x").read()
+    assert caught.value.retry_after_ms > 0
+    assert (await session.info()).turn_count == 0
+
+
+async def test_a_full_target_sends_turns_to_the_other(pair, first, second) -> None:
+    sessions = [await pair.client.create_session() for _ in range(4)]
+    replies = [session.generate(PROMPT, **OPTIONS) for session in sessions]
+    await asyncio.gather(*(anext(reply) for reply in replies))
+    assert first.engine.table.open_count + second.engine.table.open_count == 4
+    await asyncio.gather(*(reply.read() for reply in replies))
+
+
+async def test_a_target_with_another_model_is_left_out(pair, stack, draft) -> None:
+    await stack.kill("second")
+    await stack.start_target(draft, "second")
+    sessions = [await pair.client.create_session() for _ in range(3)]
+    for session in sessions:
+        await session.generate("x", max_new_tokens=4).read()
+    assert not sessions_of(draft) & {session.id for session in sessions}
+    await stack.kill("second")

@@ -1,0 +1,70 @@
+"""Where the ledger lives: paths, URLs, and errors that keep a password to themselves."""
+
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+from outrider_server.config import MAX_TTL_SECONDS, SessionConfig, is_database
+from outrider_server.ledger_place import open_ledger
+from outrider_server.session import ledger as ledgers
+from outrider_server.speculation.errors import StartupError
+
+PASSWORD = "geheim"
+
+
+async def test_a_path_is_a_file_in_a_folder_that_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "ledger.db"
+    async with aclosing(await open_ledger(str(path), 60)) as ledger:
+        assert (await ledger.create_session("", "model")).ttl_seconds == 60
+    assert path.exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ("postgresql://host/db", True),
+        ("postgres://host/db", True),
+        ("/var/lib/ledger.db", False),
+        ("postgresql", False),
+    ],
+)
+def test_a_url_is_told_from_a_path(place: str, expected: bool) -> None:
+    assert is_database(place) is expected
+
+
+def test_another_databases_url_is_refused_before_anything_is_started() -> None:
+    with pytest.raises(StartupError, match=r"postgresql://.*mysql://") as refused:
+        SessionConfig(ledger=f"mysql://ada:{PASSWORD}@host/db")
+    assert PASSWORD not in str(refused.value)
+
+
+def test_the_longest_life_is_the_ledgers() -> None:
+    assert MAX_TTL_SECONDS == ledgers.MAX_TTL_SECONDS
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://ada:{PASSWORD}@127.0.0.1:1/db",
+        f"postgresql://127.0.0.1:1/db?user=ada&password={PASSWORD}",
+        f"postgresql://ada:{PASSWORD}@[::1/db",
+        f"postgresql://ada:{PASSWORD}@host:port/db",
+        f"postgresql://ada:a%{PASSWORD}@host/db",
+        f"postgresql://ada@127.0.0.1:1/db?passphrase={PASSWORD}",
+        f"postgresql://ada:{PASSWORD}@127.0.0.1:1/db?connect_timeout=soon",
+    ],
+)
+async def test_a_database_that_cannot_be_opened_is_one_sentence_without_the_password(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(StartupError, match="ledger") as refused:
+        await open_ledger(url, 0)
+    message = str(refused.value)
+    assert PASSWORD not in message + caplog.text
+    assert len(message.splitlines()) == 1
+
+
+async def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StartupError, match="cannot be opened"):
+        await open_ledger(str(tmp_path / "file" / "ledger.db"), 0)
