@@ -114,3 +114,34 @@ async def test_a_target_with_another_model_is_left_out(pair, stack, draft) -> No
         await session.generate("x", max_new_tokens=4).read()
     assert not sessions_of(draft) & {session.id for session in sessions}
     await stack.kill("second")
+
+
+async def paused(session: outrider.AsyncSession) -> None:
+    """Returns when the session's turn waits for its reader."""
+    last = -1
+    while (position := (await session.info()).position) != last:
+        last = position
+        await asyncio.sleep(0.3)
+
+
+async def test_who_was_cut_off_does_not_take_back_what_another_has_taken_over(
+    stack, first, second
+) -> None:
+    """Its reader slept, so it did not notice; then its target dies, and it would look for another."""
+    addresses = [await stack.start_target(first), await stack.start_target(second, "second")]
+    asleep = await stack.start_session(target=addresses[0], with_draft=False)
+    awake = await stack.start_session("awake", target=addresses[1], with_draft=False)
+    options = OPTIONS | {"max_new_tokens": 500, "loop": "synchronous"}
+    whole = await target_alone(awake.client, PROMPT, **(OPTIONS | {"max_new_tokens": 500}))
+    session = await asleep.client.create_session()
+    lost = session.generate(PROMPT, **options, logprobs=20)
+    await anext(lost)
+    await paused(session)
+    kept = (await awake.client.open_session(session.id)).attach()
+    await anext(kept)
+    await paused(session)
+    await stack.kill("target")
+    with pytest.raises(outrider.StaleEpochError):
+        await lost.read()
+    assert (await kept.read()).tokens == whole
+    assert lost.tokens == whole[: len(lost.tokens)]

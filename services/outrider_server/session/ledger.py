@@ -205,6 +205,8 @@ class Ledger(Protocol):
         """Drops the committed tokens from `to_position` on, and begins a new epoch, which the
         record names: a write from before, delivered late, cannot pass for one of after.
 
+        At the session's end it drops nothing, and only fences.
+
         Turns that began at `to_position` or later are gone; their request ids stay used, so that a
         late repeat of such a request generates nothing. A turn that loses tokens is cut. The lease
         stays. Raises StaleEpoch, PositionMismatch, and InvalidRequest for a position outside 0 to

@@ -73,6 +73,7 @@ class LiveSessions:
     def moved(self, session_id: str, epoch: int) -> None:
         """What this process wrote began a new epoch of the session, which it still owns."""
         self._epochs[session_id] = epoch
+        self._keep_lease(session_id, epoch)
 
     def free(self, claim: Claim) -> None:
         """The claim's turn has ended. One that was taken over frees nothing."""
@@ -115,13 +116,16 @@ class LiveSessions:
             session_id, self._holder, self._lease_seconds, force=force
         )
         self._epochs[session_id] = lease.epoch
-        if self._lease_seconds:
-            before = self._keepers.get(session_id)
-            if before is not None:
-                before.cancel()
-            keeping = self._keep(session_id, lease.epoch)
-            self._keepers[session_id] = asyncio.create_task(keeping)
+        self._keep_lease(session_id, lease.epoch)
         return lease.epoch
+
+    def _keep_lease(self, session_id: str, epoch: int) -> None:
+        if not self._lease_seconds:
+            return
+        before = self._keepers.get(session_id)
+        if before is not None:
+            before.cancel()
+        self._keepers[session_id] = asyncio.create_task(self._keep(session_id, epoch))
 
     async def _keep(self, session_id: str, epoch: int) -> None:
         """Renews the lease while the turn runs. Once somebody else has taken the session over, the

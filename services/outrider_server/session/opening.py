@@ -153,6 +153,17 @@ class TurnOpener:
             self._live.free(claim)
             raise
 
+    async def fence(self, session_id: str, epoch: int) -> int:
+        """A new epoch, in which nothing was sent yet, for a session that is still the caller's.
+
+        Raises StaleEpoch when it is not, however the caller came to ask: one that was cut off must not take
+        back what another has taken over.
+        """
+        session = await self._session(session_id)
+        fenced = await self._ledger.rewind(session_id, epoch, session.length, session.length)
+        self._live.moved(session_id, fenced.epoch)
+        return fenced.epoch
+
     async def reopen(
         self,
         session_id: str,

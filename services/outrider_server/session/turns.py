@@ -138,8 +138,8 @@ class TurnRunner:
                                 yield tally.summary(decided.finish_reason, started, decided.trouble)
                 except Unavailable as error:
                     self._target.failed(record.session_id)
-                    claim, epoch = await self._live.take_over(record.session_id)
-                    opened = replace(opened, claim=claim, epoch=epoch)
+                    epoch = await self.opener.fence(record.session_id, opened.epoch)
+                    opened = replace(opened, epoch=epoch)
                     opened = await self._moved(opened, tally, error, moves, trace)
                     if opened.told is not None:
                         tally.tokens_before += len(opened.told.tokens)
