@@ -22,6 +22,8 @@ PROMPTS = 3
 FLOAT32_BOUND = 1e-4
 BFLOAT16_RATIO = 2.0
 """The engine in bfloat16 may be this many times as far from exact logits as the library in bfloat16."""
+EXPERTS_RATIO = 4.0
+"""The same for mixtures: a rounding sends a token to another expert, and not the same one in both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,13 @@ class Outcome:
         )
 
 
+def bfloat16_ratio(architecture: Architecture) -> float:
+    """How many times the library's own error in bfloat16 is let pass."""
+    config = architecture.make()
+    mixed = any(getattr(config, name, None) for name in ("num_experts", "num_local_experts"))
+    return EXPERTS_RATIO if mixed else BFLOAT16_RATIO
+
+
 async def find_outcome(architecture: Architecture, folder: Path, setting: Setting) -> Outcome:
     """Runs all checks over a model folder. Raises ModelRefused where the engine refuses it."""
     device = DeviceThread(lambda: make_engine(folder, setting))
@@ -60,7 +69,7 @@ async def find_outcome(architecture: Architecture, folder: Path, setting: Settin
             differences = await greedy_differences(device, library, PROMPTS)
         else:
             exact, differences = library_model(architecture, folder, setting.dtype).float(), None
-            bound = BFLOAT16_RATIO * library_error(library, exact)
+            bound = bfloat16_ratio(architecture) * library_error(library, exact)
         return Outcome(
             error=logits_error(engine, exact),
             bound=bound,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .architectures import SERVED
-from .outcome import BFLOAT16_RATIO, FLOAT32_BOUND
+from .outcome import BFLOAT16_RATIO, EXPERTS_RATIO, FLOAT32_BOUND
 from .results import Results
 from .subject import SETTINGS, Setting
 
@@ -20,8 +20,8 @@ biases twice). Every model is saved to a folder and loaded as any other.
 
 - **error**: the largest difference of a logit from the library's in float32, over prefill and steps of
   1, 3, 7 and 8 tokens beside a neighbour. In float32 at most {FLOAT32_BOUND:g} is let pass. In bfloat16 the
-  library's own in bfloat16 stands in brackets, and {BFLOAT16_RATIO:g} times that is let pass. It is large for
-  mixtures of experts, where a rounding sends a token to another expert.
+  library's own in bfloat16 stands in brackets, and {BFLOAT16_RATIO:g} times that is let pass;
+  {EXPERTS_RATIO:g} times for mixtures of experts, where a rounding sends a token to another expert.
 - **greedy**: prompts whose greedy tokens equal those of the library's `generate`, in float32.
 - **promise**: sequences that differ from the target alone, of those with windows 0, 3 and 7, with n-grams,
   a drafter that is often right and one that lies, greedy and sampled, alone and four sessions at once.

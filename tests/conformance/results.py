@@ -16,7 +16,7 @@ from pathlib import Path
 from outrider_server.bench.machine import machine_facts
 
 from .architectures import Architecture
-from .outcome import BFLOAT16_RATIO, PROMPTS, Outcome
+from .outcome import PROMPTS, Outcome, bfloat16_ratio
 from .subject import Setting
 
 RESULTS = Path(__file__).parents[2] / "docs" / "conformance.json"
@@ -49,7 +49,7 @@ def make_result(architecture: Architecture, setting: Setting, outcome: Outcome) 
     """The row of an outcome that was found here and now."""
     error = f"{outcome.error:.1e}"
     if setting.dtype != "float32":
-        error += f" ({outcome.bound / BFLOAT16_RATIO:.1e})"
+        error += f" ({outcome.bound / bfloat16_ratio(architecture):.1e})"
     if outcome.error > outcome.bound:
         error = f"**{error}**"
     greedy = "-"
