@@ -42,9 +42,9 @@ def channel_options(extra: ChannelOptions) -> list[tuple[str, int | str]]:
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.http2.ping_timeout_ms", 10_000),
-        # A service that restarts is found again within seconds, not within gRPC's two minutes.
+        # A service that restarts is found again within a second, not within gRPC's two minutes.
         ("grpc.initial_reconnect_backoff_ms", 200),
-        ("grpc.max_reconnect_backoff_ms", 5_000),
+        ("grpc.max_reconnect_backoff_ms", 1_000),
         # So that a service waits for a reader that is slow: by default gRPC takes in megabytes ahead.
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", 16_384),

@@ -21,8 +21,10 @@ from outrider.errors import (
     CallCancelledError,
     NotImplementedYetError,
     OutriderError,
+    StaleEpochError,
     StreamBrokenError,
     TryLaterError,
+    TurnRunningError,
     UnavailableError,
 )
 from outrider.types import Event, Started, Summary
@@ -119,12 +121,20 @@ class TurnStream:
             with translated_failures():
                 received = await anext(self._begun(), _END)
         except TryLaterError as error:
+            if self._order.summarised:  # all that was lost is the end of the stream
+                self._ended = True
+                return []
             if await self._resumed(error):
                 return []
             if self._order.started and isinstance(error, UnavailableError) and not error.reason:
                 lost = f"the stream was lost: {error.message}"
                 raise StreamBrokenError(lost, code=error.code) from error
             raise
+        except (TurnRunningError, StaleEpochError):
+            # Where a stream was lost, the service may still be at work for it.
+            if self._lost is None or not await self._resumed(self._lost):
+                raise
+            return []
         except NotImplementedYetError:
             if self._lost is None:
                 raise
@@ -174,7 +184,7 @@ class _Order:
         self.started = False
         self.next_index = first_index
         self._expects_start = True
-        self._summarised = False
+        self.summarised = False
 
     def resume(self) -> None:
         """The stream begins again, from the next token on."""
@@ -182,7 +192,7 @@ class _Order:
 
     def check(self, message: TurnMessage) -> bool:
         """True for what is news. Raises `StreamBrokenError` unless the message may come now."""
-        if self._summarised:
+        if self.summarised:
             raise StreamBrokenError("a message came after the summary")
         if isinstance(message, Started) is not self._expects_start:
             raise StreamBrokenError("the stream does not begin with one start message")
@@ -195,10 +205,10 @@ class _Order:
                     f"token {message.index} came where {self.next_index} was due"
                 )
             self.next_index += 1
-        self._summarised = isinstance(message, Summary)
+        self.summarised = isinstance(message, Summary)
         return True
 
     def check_end(self) -> None:
         """Raises `StreamBrokenError` unless the summary has come."""
-        if not self._summarised:
+        if not self.summarised:
             raise StreamBrokenError("the stream ended without a summary")

@@ -15,8 +15,8 @@ from typing import Any
 
 import outrider
 
-START_SECONDS = 60.0
-STOP_SECONDS = 45.0
+START_SECONDS = 120.0
+STOP_SECONDS = 90.0
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_reconnect_backoff_ms", 200)]
 ENGINE = ["--compile=off", "--slots=4", "--threads=1"]
 
@@ -151,9 +151,9 @@ class Services:
 
 
 @contextmanager
-def connected(address: str) -> Iterator[outrider.Client]:
+def connected(address: str, resume_ms: int = 30_000) -> Iterator[outrider.Client]:
     """A client with a connection of its own."""
-    with outrider.Client(address, channel_options=OWN_CONNECTION) as client:
+    with outrider.Client(address, channel_options=OWN_CONNECTION, resume_ms=resume_ms) as client:
         yield client
 
 

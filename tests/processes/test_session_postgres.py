@@ -51,7 +51,8 @@ def test_a_running_turn_is_nobody_elses_until_its_service_is_dead(
     client, services, target, database
 ):
     first, second = (replica(services, target, database) for _ in range(2))
-    with connected(first.wait_until_ready()) as one, connected(second.wait_until_ready()) as two:
+    addresses = [service.wait_until_ready() for service in (first, second)]
+    with connected(addresses[0], 0) as one, connected(addresses[1], 0) as two:
         session = one.create_session()
         reply = session.generate(PROMPT, **LONG)
         seen = [next(reply).token for _ in range(10)]
@@ -108,3 +109,32 @@ def test_a_database_that_is_restarted_costs_no_session(services, target, databas
     assert tokens[start : start + len(before.tokens)] == before.tokens
     service.close()
     assert "Traceback" not in service.errors
+
+
+def test_turns_go_on_at_another_service_when_theirs_is_killed(client, services, target, database):
+    """Twenty turns in four sessions; in each of the first ten its service dies after some tokens."""
+    replicas = [replica(services, target, database) for _ in range(2)]
+    for service in replicas:
+        service.wait_until_ready()
+    turn = {"max_new_tokens": 24, "logit_bias": {0: -100.0}}
+    with connected(replicas[0].address) as one:
+        ids = [one.create_session().id for _ in range(4)]
+    expected = [client.create_session() for _ in ids]
+    for number in range(20):
+        here, there = replicas[number % 2], replicas[(number + 1) % 2]
+        session_id = ids[number % 4]
+        wanted = expected[number % 4].generate(PROMPT, seed=number, **turn).read().tokens
+        with connected(here.address, 0) as caller:
+            reply = caller.open_session(session_id).generate(
+                PROMPT, seed=number, request_id=f"turn {number}", **turn
+            )
+            seen = [next(reply).token for _ in range(number % 7 + 1)]
+            if number < 10:
+                here.kill()
+                here.start_again()
+        with connected(there.address) as heir:
+            rest = heir.open_session(session_id).attach(f"turn {number}", from_index=len(seen))
+            assert seen + rest.read().tokens == wanted, number
+        here.wait_until_ready()
+    for service in replicas:
+        service.close()

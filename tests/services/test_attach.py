@@ -15,7 +15,12 @@ from .reference import target_alone
 from .wire import refusal
 
 PROMPT = "with open(path) as file:\n"
-OPTIONS = {"max_new_tokens": 120, "seed": 6, "logit_bias": {0: -100.0}}
+OPTIONS = {
+    "max_new_tokens": 120,
+    "seed": 6,
+    "frequency_penalty": 1.0,  # depends on where the turn's generated tokens begin
+    "logit_bias": {0: -100.0},
+}
 
 
 @pytest.fixture
@@ -194,6 +199,19 @@ async def test_a_reply_outlives_the_target(stack, target, patient, whole) -> Non
     assert not reading.done()
     await stack.start_target(target)
     assert (await reading).tokens == whole
+
+
+async def test_an_attach_that_fails_leaves_the_session_free(
+    service, stack, target, patient
+) -> None:
+    session = await interrupted(service.client)
+    await stack.kill("target")
+    with pytest.raises(outrider.UnavailableError):
+        await session.attach().read()
+    assert not (await session.info()).turn_running
+    await stack.start_target(target)
+    again = await patient.open_session(session.id)
+    assert (await again.generate("\n", max_new_tokens=4).read()).tokens
 
 
 async def test_another_session_service_goes_on_with_the_turn(service, stack, whole) -> None:

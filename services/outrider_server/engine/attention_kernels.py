@@ -18,12 +18,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from types import FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 KEY_BLOCK = 128
 """Keys are read in multiples of this many."""
@@ -250,6 +252,8 @@ def _one_block(device: torch.device) -> BlockMask:
 
     Left out, the compiler makes one itself, and fails at it where another compilation stands around it.
     """
+    from torch.nn.attention.flex_attention import BlockMask
+
     return BlockMask.from_kv_blocks(
         torch.ones((1, 1, 1), dtype=torch.int32, device=device),
         torch.zeros((1, 1, 1, 1), dtype=torch.int32, device=device),
@@ -266,6 +270,9 @@ def _compiled_flex(
 
     Numbers that changed between two calls would become unknowns, which the compiler's kernels cannot take.
     """
+
+    # Brings the compiler with it, which a start without it does not wait for.
+    from torch.nn.attention.flex_attention import flex_attention
 
     def attend(
         query: torch.Tensor,

@@ -11,7 +11,7 @@ from outrider.v1 import session_pb2, session_pb2_grpc
 
 from .. import __version__
 from ..rpc.wire import description_to_proto
-from ..speculation.errors import InvalidRequest, OutriderError, TurnRunning
+from ..speculation.errors import AlreadyExists, InvalidRequest, OutriderError, TurnRunning
 from ..speculation.types import Round
 from .drafts import Drafts
 from .ledger import Ledger
@@ -167,11 +167,21 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
     ) -> AsyncIterator[session_pb2.GenerateEvent]:
         """Runs one turn; one that was begun before under the same request id is told again and goes on."""
         turn = parse_turn(request, self._model)
+        seed_is_given = request.HasField("seed")
+        known = request.request_id and await self._runner.opener.find(turn, seed_is_given)
+        if not known:
+            trace = TurnTrace(turn.session_id, context.invocation_metadata())
+            try:
+                async with aclosing(_told(self._runner.run(turn, trace), 0)) as messages:
+                    async for message in messages:
+                        yield message
+                return
+            except AlreadyExists:
+                if await self._runner.opener.find(turn, seed_is_given) is None:
+                    raise  # a turn that was taken back
+            # Another process has begun it since; nothing was told here.
         trace = TurnTrace(turn.session_id, context.invocation_metadata())
-        if request.request_id and await self._runner.opener.find(turn, request.HasField("seed")):
-            events = self._runner.attach(turn.session_id, turn.request_id, 0, trace)
-        else:
-            events = self._runner.run(turn, trace)
+        events = self._runner.attach(turn.session_id, turn.request_id, 0, trace)
         async with aclosing(_told(events, 0)) as messages:
             async for message in messages:
                 yield message

@@ -67,12 +67,13 @@ class TargetLink:
         )
         if self._stream is None or self._stream.over:
             self._stream = TargetStream(self._stub.VerifyTurns())
-        verifier = RemoteVerifier(self._stream.open_line(), meter)
+        stream = self._stream
+        verifier = RemoteVerifier(stream.open_line(), meter)
         try:
             await verifier.open(opening, tokens)
         except BaseException as error:
             verifier.close()
-            if isinstance(error, Unavailable):
+            if isinstance(error, Unavailable) and self._stream is stream:
                 self._stream = None  # its turns go on; the next one may find another target
             raise
         return verifier

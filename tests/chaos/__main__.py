@@ -1,0 +1,50 @@
+"""`python -m tests.chaos`: a long run, and its table. Exit status 1 unless every token was right.
+
+Ctrl-C ends it early; the table then tells what came of it so far.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import sys
+import tempfile
+from pathlib import Path
+
+# As under pytest, the folder of the tests is where their imports begin.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from chaos.cluster import SERVICES
+from chaos.faults import Damage, Fault
+from chaos.run import Outcome, Plan, run, table
+
+
+def main() -> int:
+    """The command; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--kills", type=int, default=100, help="faults altogether")
+    parser.add_argument("--service", choices=(*SERVICES, "all"), default="all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--freeze", action="store_true", help="SIGSTOP until it is noticed, then SIGCONT or SIGKILL"
+    )
+    options = parser.parse_args()
+    services = SERVICES if options.service == "all" else (options.service,)
+    kinds = (Fault.FREEZE, Fault.FREEZE_AND_KILL) if options.freeze else (Fault.KILL,)
+    if options.freeze and "session" in services:
+        services = tuple(name for name in services if name != "session")
+    plan, outcome = Plan(options.seed, options.kills, services, kinds), Outcome()
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(run(plan, Path(folder), outcome, _tell))
+    print(table(outcome))
+    return 0 if outcome.count.spotless else 1
+
+
+def _tell(number: int, damage: Damage) -> None:
+    recovered = ", ".join(f"{seconds:.2f}" for seconds in damage.recoveries)
+    print(f"{number}: {damage.service}, {damage.fault}: {recovered}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
