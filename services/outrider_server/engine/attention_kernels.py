@@ -264,7 +264,7 @@ def _one_block(device: torch.device) -> BlockMask:
 
 @cache
 def _compiled_flex(
-    scaling: float, softcap: float | None, _: torch.dtype
+    scaling: float, softcap: float | None, dtype: torch.dtype
 ) -> Callable[..., torch.Tensor]:
     """Takes query, keys, values, and what is added to the scores [R, H, W, L].
 
@@ -303,8 +303,10 @@ def _compiled_flex(
         )
         return mixed
 
-    # The compiler counts recompilations by the code object, and gives up when there are many.
-    own = FunctionType(attend.__code__.replace(), attend.__globals__, closure=attend.__closure__)
+    # The compiler counts recompilations, and remembers which numbers changed, by the place of the code.
+    place = f"<flex attention, scaling {scaling}, softcap {softcap}, {dtype}>"
+    code = attend.__code__.replace(co_filename=place)
+    own = FunctionType(code, attend.__globals__, closure=attend.__closure__)
     return torch.compile(own)
 
 
