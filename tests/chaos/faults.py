@@ -55,6 +55,8 @@ class Damage:
     recoveries: list[float] = field(default_factory=list)
     detections: list[float] = field(default_factory=list)
     """From a target's freezing to the SDK's next call; from a draft's, to the end of the longest silence."""
+    silences: list[float] = field(default_factory=list)
+    """The longest time without a token after the fault, to be held against an undisturbed turn's."""
     after_ready: list[float] = field(default_factory=list)
     """From the service's being ready again to the turn's next token, where that came later."""
     restart: float = 0.0
@@ -91,7 +93,9 @@ async def inflict(
         ready = await _mend(service, plan.fault, damage)
         while not all(turn.ended or turn.arrivals[-1:] > [ready] for turn in turns):
             await news.wait()
-    ends = [_silence_ended(turn, at) for turn in turns]
+    silences = [_longest_silence(turn, at) for turn in turns]
+    ends = [end for _, end in silences]
+    damage.silences = [end - start for start, end in silences]
     damage.recoveries = [end - at for end in ends]
     damage.after_ready = [end - ready for end in ends if end > ready]
     return damage
@@ -129,12 +133,11 @@ def _has_noticed(turn: RunningTurn, at: float, service: str) -> bool:
 
 def _detection(turn: RunningTurn, at: float, service: str) -> float:
     if service == "draft" or not _has_noticed(turn, at, service):
-        return _silence_ended(turn, at) - at
+        return _longest_silence(turn, at)[1] - at
     return next(call for call in turn.calls if call > at) - at
 
 
-def _silence_ended(turn: RunningTurn, at: float) -> float:
-    """When the longest silence after a moment ended."""
+def _longest_silence(turn: RunningTurn, at: float) -> tuple[float, float]:
+    """When the longest silence after a moment began and ended."""
     moments = [at, *(arrival for arrival in turn.arrivals if arrival > at)]
-    longest = max(pairwise(moments), key=lambda pair: pair[1] - pair[0], default=(at, at))
-    return longest[1]
+    return max(pairwise(moments), key=lambda pair: pair[1] - pair[0], default=(at, at))

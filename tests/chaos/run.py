@@ -64,6 +64,7 @@ def table(outcome: Outcome) -> str:
         of_kind = [d for d in outcome.damages if (d.service, d.fault) == (service, fault)]
         lines.append(f"{service}, {fault}: {len(of_kind)}")
         lines += _line("recovered after", _all(d.recoveries for d in of_kind))
+        lines += _line("longest silence", _all(d.silences for d in of_kind))
         lines += _line("detected after", _all(d.detections for d in of_kind))
         lines += _line("once it was ready", _all(d.after_ready for d in of_kind))
         lines += _line("restart", [d.restart for d in of_kind if d.restart])

@@ -106,3 +106,15 @@ def test_a_forgotten_session_leaves_nothing() -> None:
     memory.forget("never opened")
     assert len(memory) == 0
     assert memory.open("a", [1]).confidence.of_match(1) == Confidence().of_match(1)
+
+
+def test_a_turn_that_lost_its_session_disturbs_no_other() -> None:
+    memory = NgramMemory()
+    lost = memory.open("a", [1, 2, 1])
+    assert lost.propose(3, 1).tokens == (2,)
+    found = memory.open("a", [1, 2, 1, 2])
+    lost.commit(3, [7, 7])
+    assert lost.propose(5, 1).tokens == ()
+    assert found.propose(4, 2).tokens == (1, 2)
+    found.commit(4, [1])
+    assert found.propose(5, 1).tokens == (2,)

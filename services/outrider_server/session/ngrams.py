@@ -21,13 +21,14 @@ MAX_TOKENS = 500_000
 """Tokens in all indexes together: at most about 150 MB."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Memory:
-    """What is known of one session."""
+    """What is known of one session, and who uses it."""
 
     index: SuffixIndex = field(default_factory=SuffixIndex)
     confidence: Confidence = field(default_factory=Confidence)
     agreement: AgreementEstimate = field(default_factory=AgreementEstimate)
+    drafter: NgramDrafter | None = None
 
 
 class NgramMemory:
@@ -45,10 +46,15 @@ class NgramMemory:
         return len(self._sessions)
 
     def open(self, session_id: str, tokens: Sequence[int]) -> NgramDrafter:
-        """A drafter for a turn after `tokens`, all of the session. One turn of a session at a time."""
+        """A drafter for a turn after `tokens`, all of the session.
+
+        A turn from which the session was taken over may still use the drafter before; that one retires.
+        """
         memory = self._sessions.setdefault(session_id, _Memory())
         self._sessions.move_to_end(session_id)
-        drafter = NgramDrafter(tokens, memory.index, memory.confidence)
+        if memory.drafter is not None:
+            memory.drafter.retire()
+        memory.drafter = drafter = NgramDrafter(tokens, memory.index, memory.confidence)
         self._make_room()
         return drafter
 

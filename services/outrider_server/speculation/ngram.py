@@ -31,6 +31,7 @@ class NgramDrafter:
         self.confidence = Confidence() if confidence is None else confidence
         self._index = SuffixIndex() if index is None else index
         self._index.align(tokens)
+        self._retired = False
 
     def match(self) -> Match:
         """Where the session's end stood before."""
@@ -63,6 +64,8 @@ class NgramDrafter:
 
     def commit(self, start_position: int, tokens: Sequence[int]) -> None:
         """Indexes decided tokens and learns from them. Raises ValueError, changing nothing, for a gap."""
+        if self._retired:
+            return
         if start_position != len(self._index):
             raise ValueError("commits must follow each other without a gap")
         for token in tokens:
@@ -70,3 +73,8 @@ class NgramDrafter:
             if length:
                 self.confidence.learn_match(length, self._index.following(1) == (token,))
             self._index.extend((token,))
+
+    def retire(self) -> None:
+        """Leaves index and chances to another drafter: from now on this one proposes and learns nothing."""
+        self._retired = True
+        self._index, self.confidence = SuffixIndex(), Confidence()

@@ -1,0 +1,203 @@
+"""The model of a simulation: a token is a pure hash of the seed and all tokens before it.
+
+Owns the reference, which is computed at once, and the fake device under the real engine. The fake keeps its
+own key-value cache, the token that was written at each position, and computes from that alone: where the
+bookkeeping above trusts what is not there, the tokens come out wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+from outrider_server.engine.engine import Engine
+from outrider_server.engine.layout import Layout, Row, RowResult
+from outrider_server.engine.parking import ParkedSessions
+from outrider_server.engine.slots import SlotTable
+from outrider_server.engine.step import StepLimits
+from outrider_server.session.chat import ChatTemplate
+from outrider_server.session.model import ServedModel
+from outrider_server.session.text import Tokenizer
+from outrider_server.speculation.description import ModelDescription, ShapeAudit, TokenizerFiles
+from outrider_server.speculation.estimates import CostEstimate
+from outrider_server.speculation.types import Draw, FinishReason
+from tokenizers import Tokenizer as RawTokenizer
+from tokenizers import decoders, models, pre_tokenizers
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz "
+END = "</s>"
+END_TOKEN = 0
+VOCABULARY = 1 + len(LETTERS)
+WIDTH = 8
+PREFILL_WIDTH = 16
+CONTEXT = 256
+TOKEN_SECONDS = 1e-5
+STALE = 255
+"""What the cache holds where nothing was written; no token."""
+
+
+def next_token(seed: int, tokens: bytes | bytearray) -> int:
+    """The target: the token that follows these."""
+    return _draw(seed.to_bytes(8, "little"), tokens) % VOCABULARY
+
+
+def guess(seed: int, tokens: bytes | bytearray, agreement: float) -> int:
+    """The draft: the target's token with a chance of `agreement`, else the one after it."""
+    agrees = _draw(b"draft", tokens) % 1000 < 1000 * agreement
+    return (next_token(seed, tokens) + (0 if agrees else 1)) % VOCABULARY
+
+
+def _draw(key: bytes, tokens: bytes | bytearray) -> int:
+    return int.from_bytes(hashlib.blake2b(tokens, digest_size=6, key=key).digest(), "little")
+
+
+def reference(
+    seed: int, context: Sequence[int], stop: Sequence[str], most: int
+) -> tuple[tuple[int, ...], FinishReason]:
+    """What the target alone writes after `context`, and why it ends there."""
+    tokens, text = bytearray(context), ""
+    most = min(most, CONTEXT - len(context))
+    for _ in range(most):
+        token = next_token(seed, tokens)
+        tokens.append(token)
+        if token == END_TOKEN:
+            return tuple(tokens[len(context) :]), FinishReason.END_TOKEN
+        text += LETTERS[token - 1]
+        if any(text.endswith(end) for end in stop):
+            return tuple(tokens[len(context) :]), FinishReason.STOP_STRING
+    return tuple(tokens[len(context) :]), FinishReason.LENGTH
+
+
+def served_model() -> ServedModel:
+    """What session services learn of the target: a tokenizer of one letter a token."""
+    words = {END: END_TOKEN} | {letter: 1 + index for index, letter in enumerate(LETTERS)}
+    raw = RawTokenizer(models.WordLevel(words, unk_token=END))
+    raw.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    raw.decoder = decoders.Fuse()
+    state = json.loads(raw.to_str())
+    state["added_tokens"] = [
+        {"id": END_TOKEN, "content": END, "special": True}
+        | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    ]
+    tokenizer = Tokenizer(json.dumps(state), end_token=END)
+    return ServedModel(describe(), tokenizer, ChatTemplate("", "", END))
+
+
+def describe() -> ModelDescription:
+    """The model as every target tells of it."""
+    return ModelDescription(
+        name="hash",
+        architecture="hash",
+        model_fingerprint="model",
+        vocabulary_fingerprint="letters",
+        vocabulary_size=VOCABULARY,
+        end_token_ids=(END_TOKEN,),
+        max_context_tokens=CONTEXT,
+        width=WIDTH,
+        slots=1,
+        parameter_count=0,
+        dtype="uint8",
+        device="cpu",
+        quantization="",
+        compiled=False,
+        compile_note="",
+        kernel_note="",
+        attention="",
+        attention_note="",
+        shape_audit=ShapeAudit(False, (1,), ()),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """One engine of the simulation. `agreement` None makes it the target."""
+
+    slots: int
+    park_bytes: int
+    packed: bool
+    agreement: float | None = None
+
+
+class HashRunner:
+    """Stands where `StepRunner` stands: reads rows into its cache and draws from what it holds."""
+
+    def __init__(self, settings: ModelSettings, spend: Callable[[float], None]) -> None:
+        self._spend = spend
+        self.layout = Layout(WIDTH, settings.packed, settings.slots)
+        self.draws = self
+        self.cache = self
+        self._agreement = settings.agreement
+        self._kv = [bytearray([STALE]) * CONTEXT for _ in range(settings.slots)]
+        self._seeds = [0] * settings.slots
+
+    def write(self, slot: int, draw: Draw) -> None:
+        """Sets how a slot draws."""
+        self._seeds[slot] = draw.seed
+
+    def wipe(self, slot: int) -> None:
+        """Forgets a slot."""
+        self._kv[slot] = bytearray([STALE]) * CONTEXT
+
+    def prefill(self, row: Row) -> None:
+        """Reads tokens."""
+        self._kv[row.slot][row.start_position : row.start_position + len(row.tokens)] = row.tokens
+
+    def decide(self, rows: Sequence[Row], bucket: int) -> list[RowResult]:
+        """Reads tokens and draws after each of them."""
+        self._spend(TOKEN_SECONDS * bucket * WIDTH)
+        return [self._decide(row) for row in rows]
+
+    def _decide(self, row: Row) -> RowResult:
+        self.prefill(row)
+        kv, seed = self._kv[row.slot], self._seeds[row.slot]
+        heads = (kv[: row.start_position + count + 1] for count in range(len(row.tokens)))
+        if self._agreement is None:
+            return RowResult(tuple(next_token(seed, head) for head in heads))
+        return RowResult(tuple(guess(seed, head, self._agreement) for head in heads))
+
+    def read_slot(self, slot: int, length: int) -> Any:
+        """The cache of a slot as one layer, keys and values alike: [1, T, 1] uint8."""
+        keys = torch.tensor(list(self._kv[slot][:length]), dtype=torch.uint8).reshape(1, -1, 1)
+        return ((keys, keys),)
+
+    def write_slot(self, slot: int, tokens: Sequence[int], layers: Any) -> None:
+        """Puts back what `read_slot` gave."""
+        ((keys, _),) = layers
+        held = keys.flatten().tolist()
+        self._kv[slot][: len(held)] = held
+
+
+class SimulatedEngine(Engine):
+    """The real engine over the fake runner. `compile_mode` and what else concerns torch is not looked at."""
+
+    def __post_init__(self) -> None:
+        settings, spend = cast(Any, self.loaded.model)
+        self.runner = cast(Any, HashRunner(settings, spend))
+        self.table = SlotTable(self.limits.slots, self._park_slot)
+        self.parked = ParkedSessions(self.park_bytes)
+        self.audit = ShapeAudit(False, self.limits.row_buckets, ())
+        self._costs = {rows: CostEstimate() for rows in self.limits.row_buckets}
+        for rows, cost in self._costs.items():
+            cost.observe(TOKEN_SECONDS * rows * WIDTH * 1000)
+
+    def describe(self) -> ModelDescription:
+        """What a service asks for."""
+        return describe()
+
+
+def build_engine(settings: ModelSettings, spend: Callable[[float], None]) -> Engine:
+    """An engine that holds nothing. `spend` is told how long each step computes."""
+    loaded = SimpleNamespace(
+        model=(settings, spend),
+        vocabulary_size=VOCABULARY,
+        vocabulary_fingerprint="letters",
+        tokenizer=TokenizerFiles(b"{}", "", "", ""),
+    )
+    buckets = (1, 2) if settings.slots > 1 else (1,)
+    limits = StepLimits(settings.slots, CONTEXT, WIDTH, PREFILL_WIDTH, buckets)
+    return SimulatedEngine(cast(Any, loaded), limits, park_bytes=settings.park_bytes)
