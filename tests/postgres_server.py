@@ -39,12 +39,12 @@ def programs() -> Path | None:
     return next((folder for folder in folders if (folder / "initdb").exists()), None)
 
 
-def account() -> dict[str, Any]:
-    """What a process of the server runs as: it refuses to run as root."""
+def account() -> tuple[int, int] | None:
+    """User and group that a server runs as, where it is not this process's: it refuses to run as root."""
     if os.geteuid():
-        return {}
+        return None
     entry = pwd.getpwnam(USER)
-    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+    return entry.pw_uid, entry.pw_gid
 
 
 class PostgresServer:
@@ -55,19 +55,21 @@ class PostgresServer:
         assert programs_folder is not None, "look for `programs` first"
         self.folder = folder
         self._programs = programs_folder
-        self._account = account()
+        self._as: tuple[str, ...] = ()
         self._settings = SETTINGS | (settings or {})
         self._process: subprocess.Popen[bytes] | None = None
-        if self._account:
-            os.chown(folder, self._account["user"], self._account["group"])
+        if (found := account()) is not None:
+            os.chown(folder, *found)
+            # The system's program, because a process that changes users itself is forked with all of gRPC's
+            # threads in it.
+            self._as = ("setpriv", f"--reuid={found[0]}", f"--regid={found[1]}", "--clear-groups")
         options = ["-A", "trust", "-U", USER, "--no-sync", "--encoding=UTF8", "--locale=C"]
         data = str(folder / "data")
         subprocess.run(
-            [self._programs / "initdb", "-D", data, *options],
+            [*self._as, self._programs / "initdb", "-D", data, *options],
             check=True,
             capture_output=True,
             cwd=folder,
-            **self._account,
         )
 
     def url(self, schema: str = "public") -> str:
@@ -104,11 +106,10 @@ class PostgresServer:
         arguments += [f"-cunix_socket_directories={self.folder}", "-D", str(self.folder / "data")]
         with (self.folder / "log").open("ab") as log:
             return subprocess.Popen(
-                [self._programs / "postgres", *arguments],
+                [*self._as, self._programs / "postgres", *arguments],
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
-                **self._account,
             )
 
     def _end(self, number: int) -> None:

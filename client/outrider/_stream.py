@@ -205,7 +205,12 @@ class _Order:
                     f"token {message.index} came where {self.next_index} was due"
                 )
             self.next_index += 1
-        self.summarised = isinstance(message, Summary)
+        if isinstance(message, Summary):
+            self.summarised = True
+            if message.tokens != self.next_index:
+                raise StreamBrokenError(
+                    f"the summary counts {message.tokens} tokens where {self.next_index} came"
+                )
         return True
 
     def check_end(self) -> None:

@@ -19,6 +19,13 @@ from chaos.cluster import SERVICES
 from chaos.faults import Damage, Fault
 from chaos.run import Outcome, Plan, run, table
 
+FAULTS = {
+    "kill": (Fault.KILL,),
+    "freeze": (Fault.FREEZE, Fault.FREEZE_AND_KILL),
+    "terminate": (Fault.TERMINATE,),
+    "network": (Fault.BREAK, Fault.SHUT),
+}
+
 
 def main() -> int:
     """The command; returns its exit status."""
@@ -27,12 +34,16 @@ def main() -> int:
     parser.add_argument("--service", choices=(*SERVICES, "all"), default="all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--freeze", action="store_true", help="SIGSTOP until it is noticed, then SIGCONT or SIGKILL"
+        "--fault",
+        choices=tuple(FAULTS),
+        default="kill",
+        help="kill: SIGKILL. freeze: SIGSTOP until it is noticed, then SIGCONT or SIGKILL. terminate: "
+        "SIGTERM. network: connections are reset, or nothing passes until that is noticed",
     )
     options = parser.parse_args()
     services = SERVICES if options.service == "all" else (options.service,)
-    kinds = (Fault.FREEZE, Fault.FREEZE_AND_KILL) if options.freeze else (Fault.KILL,)
-    if options.freeze and "session" in services:
+    kinds = FAULTS[options.fault]
+    if options.fault == "freeze" and "session" in services:
         services = tuple(name for name in services if name != "session")
     plan, outcome = Plan(options.seed, options.kills, services, kinds), Outcome()
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(KeyboardInterrupt):
@@ -42,8 +53,12 @@ def main() -> int:
 
 
 def _tell(number: int, damage: Damage) -> None:
-    recovered = ", ".join(f"{seconds:.2f}" for seconds in damage.recoveries)
-    print(f"{number}: {damage.service}, {damage.fault}: {recovered}", file=sys.stderr, flush=True)
+    silent = ", ".join(f"{seconds:.2f}" for seconds in damage.silences)
+    print(
+        f"{number}: {damage.service}, {damage.fault}: silent for {silent} s",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The three services as processes that can be killed, frozen and started again at their address.
 
-Owns the processes. They are forked from one process that has imported their libraries, which is most of
-what a start takes; each then runs the command as an operator does.
+Owns the processes and the doors before them. They are forked from one process that has imported their
+libraries, which is most of what a start takes; each then runs the command as an operator does.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from types import TracebackType
 
 from services.tiny_models import blur, save_model
 
+from .door import Door
 from .process import serve
 
 SERVICES = ("target", "draft", "session")
@@ -44,6 +45,7 @@ class Service:
 
     def __init__(self, name: str, arguments: Sequence[str], folder: Path) -> None:
         self.address = f"127.0.0.1:{_free_port()}"
+        self.door = Door(self.address)
         self._arguments = (name, f"--listen={self.address}", *arguments)
         self._output = folder / f"{name}.out"
 
@@ -58,16 +60,26 @@ class Service:
     async def until_ready(self) -> float:
         """The time when it was ready. Fails when it ends first or takes too long."""
         deadline = time.monotonic() + START_SECONDS
-        while "ready " not in self._output.read_text():
-            assert self._process.is_alive(), f"{self._arguments} ended: {self._output.read_text()}"
+        while "ready " not in self.said:
+            assert self._process.is_alive(), f"{self._arguments} ended: {self.said}"
             assert time.monotonic() < deadline, f"{self._arguments} is not ready"
             await asyncio.sleep(0.01)
         return time.monotonic()
+
+    @property
+    def said(self) -> str:
+        """What it has written since it was started."""
+        return self._output.read_text()
 
     def kill(self) -> None:
         """SIGKILL, whatever state it is in. Its address is free afterwards."""
         self._process.kill()
         self._process.join()
+
+    async def terminate(self) -> None:
+        """SIGTERM, and waits until it has ended what it was at."""
+        self._process.terminate()
+        await asyncio.to_thread(self._process.join)
 
     def freeze(self) -> None:
         """SIGSTOP: its connections stay and nothing answers."""
@@ -83,28 +95,33 @@ class Service:
 
 
 class Cluster:
-    """The three services over a pair of tiny random models, which draft and agree as trained ones do."""
+    """The three services over a pair of tiny random models, which draft and agree as trained ones do.
+
+    Everybody goes to a service through its door.
+    """
 
     def __init__(self, folder: Path) -> None:
-        target, draft = save_model(folder / "models/target"), folder / "models/draft"
-        save_model(draft, change=blur)
-        self.services = {
-            "target": Service("target", (f"--model={target}", *ENGINE), folder),
-            "draft": Service("draft", (f"--model={draft}", *ENGINE), folder),
-        }
-        addresses = [f"--{name}={service.address}" for name, service in self.services.items()]
-        self.services["session"] = Service(
-            "session", (*addresses, f"--ledger={folder}/ledger.db"), folder
-        )
+        self._folder = folder
+        self.services: dict[str, Service] = {}
 
     @property
     def address(self) -> str:
         """Where clients go."""
-        return self.services["session"].address
+        return self.services["session"].door.name
+
+    @property
+    def complaints(self) -> int:
+        """How often the session service has said that the target failed."""
+        return self.services["session"].said.count("failed; it rests")
 
     async def __aenter__(self) -> Cluster:
-        for service in self.services.values():
-            service.start()
+        folder = self._folder
+        target, draft = save_model(folder / "models/target"), folder / "models/draft"
+        save_model(draft, change=blur)
+        await self._start("target", f"--model={target}", *ENGINE)
+        await self._start("draft", f"--model={draft}", *ENGINE)
+        models = [f"--{name}={service.door.name}" for name, service in self.services.items()]
+        await self._start("session", *models, f"--ledger={folder}/ledger.db")
         for service in self.services.values():
             await service.until_ready()
         return self
@@ -117,6 +134,12 @@ class Cluster:
     ) -> None:
         for service in self.services.values():
             service.kill()
+            await service.door.close()
+
+    async def _start(self, name: str, *arguments: str) -> None:
+        service = self.services[name] = Service(name, arguments, self._folder)
+        await service.door.open()
+        service.start()
 
 
 def _free_port() -> int:

@@ -23,6 +23,7 @@ LONGEST_DELAY_SECONDS = 0.02
 OPENING_SHARE = 0.15
 """So many faults come before their turn has a token; there is more to go wrong than at any other moment."""
 TOKENS_WITHOUT_DRAFT = 5
+POLL_SECONDS = 0.01
 
 
 class Fault(enum.StrEnum):
@@ -34,6 +35,16 @@ class Fault(enum.StrEnum):
     """SIGSTOP until it was noticed; then SIGCONT."""
     FREEZE_AND_KILL = "freeze and kill"
     """SIGSTOP until it was noticed; then SIGKILL, and started again."""
+    TERMINATE = "terminate"
+    """SIGTERM; started again when it has ended."""
+    BREAK = "break"
+    """Its connections are reset."""
+    SHUT = "shut"
+    """Nothing passes to it or from it until that was noticed."""
+
+
+UNNOTICED = (Fault.FREEZE, Fault.FREEZE_AND_KILL, Fault.SHUT)
+"""Nobody is told of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +64,10 @@ class Damage:
     service: str
     fault: Fault
     recoveries: list[float] = field(default_factory=list)
+    """To the end of the longest silence after the fault; none for a draft."""
     detections: list[float] = field(default_factory=list)
-    """From a target's freezing to the SDK's next call; from a draft's, to the end of the longest silence."""
+    """From a target's freezing to the session service's saying so; from a draft's, to the end of the longest
+    silence; from a session service's, to the SDK's next call."""
     silences: list[float] = field(default_factory=list)
     """The longest time without a token after the fault, to be held against an undisturbed turn's."""
     after_ready: list[float] = field(default_factory=list)
@@ -84,30 +97,57 @@ async def inflict(
         await _moment(speakers, news, plan)
         turns = [speaker.turn for speaker in speakers if not speaker.turn.ended]
         service, damage = cluster.services[plan.service], Damage(plan.service, plan.fault)
-        at = time.monotonic()
-        if plan.fault is not Fault.KILL:
+        at, complaints = time.monotonic(), cluster.complaints
+        if plan.fault is Fault.SHUT:
+            service.door.shut()
+        elif plan.fault in UNNOTICED:
             service.freeze()
+        if plan.fault in UNNOTICED and plan.service == "target":
+            damage.detections = [await _complaint(cluster, complaints, turns) - at]
+        elif plan.fault in UNNOTICED:
             while not all(turn.ended or _has_noticed(turn, at, plan.service) for turn in turns):
                 await news.wait()
             damage.detections = [_detection(turn, at, plan.service) for turn in turns]
         ready = await _mend(service, plan.fault, damage)
         while not all(turn.ended or turn.arrivals[-1:] > [ready] for turn in turns):
             await news.wait()
-    silences = [_longest_silence(turn, at) for turn in turns]
-    ends = [end for _, end in silences]
-    damage.silences = [end - start for start, end in silences]
-    damage.recoveries = [end - at for end in ends]
-    damage.after_ready = [end - ready for end in ends if end > ready]
+    _assess(damage, [_longest_silence(turn, at) for turn in turns], at, ready)
     return damage
+
+
+async def _complaint(cluster: Cluster, known: int, turns: Sequence[RunningTurn]) -> float:
+    """When the session service says that the target failed, or all turns have ended without it."""
+    while cluster.complaints == known and not all(turn.ended for turn in turns):  # noqa: ASYNC110
+        await asyncio.sleep(POLL_SECONDS)
+    return time.monotonic()
+
+
+def _assess(
+    damage: Damage, silences: Sequence[tuple[float, float]], at: float, ready: float
+) -> None:
+    """A turn that lost its draft never stood still: its longest silence is any, and recovers nothing."""
+    damage.silences = [end - start for start, end in silences]
+    if damage.service != "draft":
+        damage.recoveries = [end - at for _, end in silences]
+        damage.after_ready = [end - ready for _, end in silences if end > ready]
 
 
 async def _mend(service: Service, fault: Fault, damage: Damage) -> float:
     """Brings the service back; the time when it was ready."""
+    began = time.monotonic()
     if fault is Fault.FREEZE:
         service.thaw()
-        return time.monotonic()
-    began = time.monotonic()
-    service.kill()
+        return began
+    if fault is Fault.SHUT:
+        service.door.unlock()
+        return began
+    if fault is Fault.BREAK:
+        service.door.break_connections()
+        return began
+    if fault is Fault.TERMINATE:
+        await service.terminate()
+    else:
+        service.kill()
     service.start()
     ready = await service.until_ready()
     damage.restart = ready - began

@@ -25,6 +25,8 @@ NOTICED_SECONDS = 45.0
     [
         (SERVICES, 6, (Fault.KILL,)),
         (("target", "draft"), 3, (Fault.FREEZE, Fault.FREEZE_AND_KILL)),
+        (SERVICES, 3, (Fault.TERMINATE,)),
+        (SERVICES, 6, (Fault.BREAK, Fault.SHUT)),
     ],
 )
 async def test_no_token_is_lost_repeated_or_changed(
@@ -34,7 +36,7 @@ async def test_no_token_is_lost_repeated_or_changed(
     await run(Plan(2, faults, services, kinds, turn_tokens=100), tmp_path, outcome)
     assert outcome.count.spotless, table(outcome)
     assert [damage.service for damage in outcome.damages[: len(services)]] == list(services)
-    assert all(damage.recoveries for damage in outcome.damages), "a fault met no turn"
+    assert all(damage.silences for damage in outcome.damages), "a fault met no turn"
     assert outcome.count.turns >= 8
 
 

@@ -99,14 +99,14 @@ def token_with_logprobs(index: int, *tops: tuple[int, float]) -> session_pb2.Gen
     return message
 
 
-def summary(**changes: Any) -> session_pb2.GenerateEvent:
+def summary(tokens: int, **changes: Any) -> session_pb2.GenerateEvent:
     fields = {
         "finish_reason": session_pb2.FINISH_REASON_LENGTH,
         "seed": 7,
         "rounds": 2,
         "proposed": 4,
         "accepted": 3,
-        "tokens": 5,
+        "tokens": tokens,
         "prompt_tokens": 3,
         "position": 8,
     }
@@ -120,7 +120,7 @@ def hello() -> list[Any]:
         token(0, "he", 1),
         token(1, "llo", 2),
         token(2, "!", 3),
-        summary(tokens=3, position=6),
+        summary(3, position=6),
     ]
 
 

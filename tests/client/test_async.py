@@ -72,14 +72,14 @@ async def test_a_summary_before_the_end_is_refused_by_name(client, service):
 
 
 async def test_derived_figures_are_zero_where_nothing_was_done(client, service):
-    service.script = [started(), summary(rounds=0, proposed=0, accepted=0, tokens=0)]
+    service.script = [started(), summary(0, rounds=0, proposed=0, accepted=0)]
     session = await client.create_session()
     result = (await session.generate("hi")).summary
     assert (result.tokens_per_round, result.agreement) == (0.0, 0.0)
 
 
 async def test_position_follows_start_tokens_and_summary(client, service):
-    service.script = [started(position=10), token(0), token(1), summary(position=99)]
+    service.script = [started(position=10), token(0), token(1), summary(2, position=99)]
     session = await client.create_session()
     assert session.position == 0
     assert [session.position async for _ in session.generate("hi")] == [11, 12]
@@ -198,7 +198,7 @@ async def test_a_failure_with_a_reason_in_a_turn_keeps_its_kind(client, service)
 
 
 async def test_a_summary_survives_the_status_that_follows_it(client, service):
-    failed = summary(finish_reason=session_pb2.FINISH_REASON_FAILED)
+    failed = summary(0, finish_reason=session_pb2.FINISH_REASON_FAILED)
     service.script = [started(), failed, Fail(grpc.StatusCode.INTERNAL)]
     session = await client.create_session()
     reply = session.generate("hi")
@@ -212,11 +212,12 @@ async def test_a_summary_survives_the_status_that_follows_it(client, service):
     [
         ([started(), token(0)], "without a summary"),
         ([], "without a summary"),
-        ([token(0), summary()], "begin with one start"),
-        ([started(), started(), summary()], "begin with one start"),
-        ([started(), token(1), summary()], "token 1 came where 0 was due"),
-        ([started(), token(0), token(0), summary()], "token 0 came where 1 was due"),
-        ([started(), summary(), token(0)], "after the summary"),
+        ([token(0), summary(1)], "begin with one start"),
+        ([started(), started(), summary(0)], "begin with one start"),
+        ([started(), token(1), summary(1)], "token 1 came where 0 was due"),
+        ([started(), token(0), token(0), summary(2)], "token 0 came where 1 was due"),
+        ([started(), summary(0), token(0)], "after the summary"),
+        ([started(), token(0), summary(2)], "counts 2 tokens where 1 came"),
     ],
 )
 async def test_a_stream_out_of_order_is_broken(client, service, script, complaint):

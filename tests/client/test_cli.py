@@ -44,7 +44,7 @@ def test_generate_prints_the_text_alone_on_standard_output(run):
 
 
 def test_text_that_ends_its_line_gets_no_other_end(run, service):
-    service.script = [started(), token(0, "x\n"), summary()]
+    service.script = [started(), token(0, "x\n"), summary(1)]
     assert run("generate", "hi").stdout == "x\n"
 
 
@@ -59,7 +59,7 @@ def test_json_prints_one_event_a_line_and_the_summary_last(run):
 
 
 def test_json_of_a_turn_without_tokens_has_start_and_summary(run, service):
-    service.script = [started(), summary(tokens=0)]
+    service.script = [started(), summary(0)]
     assert [line["type"] for line in lines(run("generate", "hi", "--json"))] == [
         "started",
         "summary",
@@ -200,7 +200,7 @@ def test_an_interrupt_cancels_the_call_and_exits_130(address, service):
 
 
 def test_a_reader_that_goes_away_ends_the_command_without_a_traceback(address, service):
-    service.script = [started(), *(token(i, "x" * 100) for i in range(3000)), summary()]
+    service.script = [started(), *(token(i, "x" * 100) for i in range(3000)), summary(3000)]
     command = [sys.executable, "-c", "from outrider.cli import main; main()", "generate", "hi"]
     process = subprocess.Popen(
         command,

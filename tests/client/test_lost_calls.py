@@ -59,7 +59,7 @@ def stream(
 
 
 async def test_a_stream_lost_after_its_summary_is_whole(monkeypatch) -> None:
-    turn, asked = stream(monkeypatch, [started(), token(0), summary(), LOST])
+    turn, asked = stream(monkeypatch, [started(), token(0), summary(1), LOST])
     messages = [message async for message in turn]
     assert [type(message) for message in messages][1:] == [Event, Summary]
     assert asked == [None]
@@ -67,7 +67,7 @@ async def test_a_stream_lost_after_its_summary_is_whole(monkeypatch) -> None:
 
 @pytest.mark.parametrize("own", [TurnRunning("it runs"), StaleEpoch("it moved on", 2)])
 async def test_what_a_lost_call_still_holds_up_is_waited_for(monkeypatch, own) -> None:
-    whole = [started(), token(0), summary()]
+    whole = [started(), token(0), summary(1)]
     turn, asked = stream(monkeypatch, [LOST], [refusal(own)], whole)
     assert len([message async for message in turn]) == 3
     assert asked == [None, None, None]

@@ -55,20 +55,20 @@ async def test_a_broken_stream_goes_on_at_the_first_token_that_is_missing() -> N
         [started(), token(0), token(1), LOST],
         [LOST],
         [started(), LOST],
-        [started(), token(2), summary()],
+        [started(), token(2), summary(3)],
     )
     assert await indexes(calls) == [0, 1, 2]
     assert calls.asked == [None, 2, 2, 2]
 
 
 async def test_a_turn_that_was_lost_before_it_started_is_asked_for_again() -> None:
-    calls = Calls([LOST], [LOST], [started(), token(0), summary()])
+    calls = Calls([LOST], [LOST], [started(), token(0), summary(1)])
     assert await indexes(calls) == [0]
     assert calls.asked == [None, None, None]
 
 
 async def test_a_turn_whose_first_call_still_runs_on_the_service_is_waited_for() -> None:
-    calls = Calls([LOST], [RUNNING], [RUNNING], [started(), token(0), summary()])
+    calls = Calls([LOST], [RUNNING], [RUNNING], [started(), token(0), summary(1)])
     assert await indexes(calls) == [0]
     assert calls.asked == [None] * 4
 
@@ -82,13 +82,13 @@ async def test_a_turn_that_is_refused_at_once_is_not_asked_for_again(refusal) ->
 
 
 async def test_a_service_that_is_full_when_a_turn_is_resumed_is_asked_again() -> None:
-    calls = Calls([started(), token(0), LOST], [FULL], [started(), token(1), summary()])
+    calls = Calls([started(), token(0), LOST], [FULL], [started(), token(1), summary(2)])
     assert await indexes(calls) == [0, 1]
 
 
 @pytest.mark.parametrize("index", [0, 2])
 async def test_a_token_that_was_told_already_or_skipped_breaks_the_stream(index) -> None:
-    calls = Calls([started(), token(0), LOST], [started(), token(index), summary()])
+    calls = Calls([started(), token(0), LOST], [started(), token(index), summary(index + 1)])
     with pytest.raises(outrider.StreamBrokenError, match=f"token {index} came where 1 was due"):
         await indexes(calls)
 

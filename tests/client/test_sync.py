@@ -28,7 +28,7 @@ def test_a_reply_is_an_ordinary_iterator(sync_client):
 
 
 def test_text_is_what_was_read_even_when_more_has_arrived(sync_client, service):
-    service.script = [started(), *(token(index) for index in range(50)), summary()]
+    service.script = [started(), *(token(index) for index in range(50)), summary(50)]
     reply = sync_client.create_session().generate("hi")
     next(reply)
     sync_client.describe()
@@ -37,7 +37,11 @@ def test_text_is_what_was_read_even_when_more_has_arrived(sync_client, service):
 
 
 def test_a_thousand_tokens_arrive_in_order(sync_client, service):
-    service.script = [started(), *(token(index) for index in range(1000)), summary(position=7)]
+    service.script = [
+        started(),
+        *(token(index) for index in range(1000)),
+        summary(1000, position=7),
+    ]
     session = sync_client.create_session()
     assert session.generate("hi").read().tokens == [100 + index for index in range(1000)]
     assert session.position == 7

@@ -7,6 +7,7 @@ target that fails is left alone for a while, unless there is no other. All of th
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,8 +27,12 @@ from .target_link import RemoteVerifier, TargetLink
 REST_SECONDS = 2.0
 """How long a target that failed is taken last."""
 CHECK_TIMEOUT_MS = 2_000
+RESTING_CHECK_TIMEOUT_MS = 500
+"""For a target that failed just now: who waits for it had better hear that soon."""
 MAX_HOMES = 100_000
 """Sessions whose target is remembered; the one that was placed longest ago is forgotten."""
+
+log = logging.getLogger("outrider.session")
 
 
 @dataclass(slots=True, eq=False)
@@ -166,7 +171,9 @@ class Targets:
     async def _check_model(self, place: _Place) -> None:
         """Raises ModelMismatch for a target that serves another model than the first."""
         if place.description is None:
-            place.description, _ = await place.link.describe(CHECK_TIMEOUT_MS)
+            rests = place.rests_until > time.monotonic()
+            timeout_ms = RESTING_CHECK_TIMEOUT_MS if rests else CHECK_TIMEOUT_MS
+            place.description, _ = await place.link.describe(timeout_ms)
         model = self._model
         if model and place.description.model_fingerprint != model.model_fingerprint:
             place.description = None
@@ -175,7 +182,10 @@ class Targets:
             )
 
     def _rest(self, place: _Place) -> None:
-        place.rests_until = time.monotonic() + REST_SECONDS
+        now = time.monotonic()
+        if place.rests_until <= now:
+            log.warning("the target at %s failed; it rests for %g s", place.address, REST_SECONDS)
+        place.rests_until = now + REST_SECONDS
         place.description = None
 
     def _remember(self, session_id: str, place: _Place) -> None:

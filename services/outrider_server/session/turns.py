@@ -210,13 +210,13 @@ class TurnRunner:
         try:
             async with aclosing(decode(turn, verifier, drafter, recorder)) as rounds:
                 async for decided in rounds:
-                    tally.add(decided)
-                    trace.round(decided)
                     if decided.finish_reason is None:
                         life.move(TurnEvent.ROUND_RECORDED)
                     else:
                         await self._finish(opened, decided.finish_reason)
                         life.move(TurnEvent.LAST_ROUND_RECORDED)
+                    tally.add(decided)  # only what is told: a turn that moves goes on after that
+                    trace.round(decided)
                     yield decided
         finally:
             self._crowd.leave()
