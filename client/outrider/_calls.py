@@ -20,8 +20,8 @@ class Calls:
         self._channel = channel
         self._resume_seconds = resume_ms / 1000
 
-    async def create(self) -> SessionInfo:
-        answer = await self._channel.call("CreateSession", session_pb2.CreateSessionRequest())
+    async def create(self, ttl_seconds: int | None) -> SessionInfo:
+        answer = await self._channel.call("CreateSession", _request.create_request(ttl_seconds))
         return _wire.session_info(answer.session)
 
     async def get(self, session_id: str, with_tokens: bool) -> SessionInfo:

@@ -135,7 +135,7 @@ class SessionHandle(Generic[ReplyT]):
             loop=loop,
         )
         self._last_request, self._last_start = request, None
-        return self._reply(self._calls.turn(request, timeout_ms, metadata))
+        return self._reply(self._calls.turn(request, timeout_ms, metadata), request)
 
     def attach(
         self, request_id: str = "", *, from_index: int = 0, timeout_ms: int | None = None
@@ -153,10 +153,10 @@ class SessionHandle(Generic[ReplyT]):
         for an index beyond what is committed, and what `generate` raises.
         """
         self._check_open()
-        return self._reply(self._calls.attached(self._id, request_id, from_index, timeout_ms))
+        return self._reply(self._calls.attached(self._id, request_id, from_index, timeout_ms), None)
 
-    def _reply(self, stream: TurnStream) -> ReplyT:
-        """The reply over a stream that has not begun."""
+    def _reply(self, stream: TurnStream, request: session_pb2.GenerateRequest | None) -> ReplyT:
+        """The reply over a stream that has not begun, to a request of this handle where there is one."""
         raise NotImplementedError
 
     def _check_open(self) -> None:
@@ -166,9 +166,8 @@ class SessionHandle(Generic[ReplyT]):
     def _moved_to(self, position: int) -> None:
         self._position = position
 
-    def _began(self, started: Started) -> None:
-        request = self._last_request
-        if request is not None and request.request_id == started.request_id:
+    def _began(self, request: session_pb2.GenerateRequest | None, started: Started) -> None:
+        if request is not None and request is self._last_request:
             self._last_start = started.start_position - started.prompt_tokens
 
     def _anew(self, seed: int | None) -> tuple[int, session_pb2.GenerateRequest]:
@@ -188,7 +187,10 @@ class SessionHandle(Generic[ReplyT]):
 class ReplyState:
     """What a reply has brought so far."""
 
-    def __init__(self, session: SessionHandle[ReplyT]) -> None:
+    def __init__(
+        self, session: SessionHandle[ReplyT], request: session_pb2.GenerateRequest | None
+    ) -> None:
+        self._request = request
         self._moved_to = session._moved_to
         self._began = session._began
         self._started: Started | None = None
@@ -226,7 +228,7 @@ class ReplyState:
         """Takes a message in; gives it back if it is an event."""
         if isinstance(message, Started):
             self._started = message
-            self._began(message)
+            self._began(self._request, message)
             self._moved_to(message.start_position)
         elif isinstance(message, Summary):
             self._summary = message

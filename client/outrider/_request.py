@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from typing import Any
 
+from google.protobuf.duration_pb2 import Duration
+
 from outrider.errors import InvalidRequestError
 from outrider.types import ChatMessage
 from outrider.v1 import session_pb2, types_pb2
@@ -27,6 +29,15 @@ _LOOP_MODES = {
     "synchronous": session_pb2.LOOP_MODE_SYNCHRONOUS,
     "adaptive": session_pb2.LOOP_MODE_ADAPTIVE,
 }
+
+
+def create_request(ttl_seconds: object) -> session_pb2.CreateSessionRequest:
+    """The request of a new session. Raises `InvalidRequestError` naming the field."""
+    request = session_pb2.CreateSessionRequest()
+    if ttl_seconds is not None:
+        seconds = _integer("ttl_seconds", ttl_seconds, -(2**63), 2**63 - 1)
+        request.ttl.CopyFrom(Duration(seconds=seconds))
+    return request
 
 
 def generate_request(

@@ -113,6 +113,10 @@ def session_info(
         update_time=session.update_time.ToDatetime(UTC),
         tokens=tokens,
         text=text,
+        ttl_seconds=session.ttl.seconds,
+        expire_time=session.expire_time.ToDatetime(UTC)
+        if session.HasField("expire_time")
+        else None,
     )
 
 

@@ -14,6 +14,7 @@ from outrider._channel import Channel, ChannelOptions, MetadataSource
 from outrider._handle import ReplyState, SessionHandle
 from outrider._stream import TurnStream
 from outrider.types import Description, Event, SessionInfo
+from outrider.v1 import session_pb2
 
 
 class AsyncClient:
@@ -67,9 +68,13 @@ class AsyncClient:
         """Cancels what runs and closes the connection. Sessions stay on the service."""
         await self._channel.close()
 
-    async def create_session(self) -> AsyncSession:
-        """Creates an empty session. Raises `ExhaustedError` where the service takes no more."""
-        return AsyncSession(self._calls, await self._calls.create())
+    async def create_session(self, *, ttl_seconds: int | None = None) -> AsyncSession:
+        """Creates an empty session, which expires `ttl_seconds` after its last write.
+
+        0 keeps it for ever, None leaves it to the service. Raises `InvalidRequestError` for another
+        number than 0 to 315,360,000 (ten years), and `ExhaustedError` where the service takes no more.
+        """
+        return AsyncSession(self._calls, await self._calls.create(ttl_seconds))
 
     async def open_session(self, session_id: str) -> AsyncSession:
         """A session that exists. Raises `NotFoundError`."""
@@ -136,7 +141,7 @@ class AsyncSession(SessionHandle["AsyncReply"]):
         self._check_open()
         start, request = self._anew(seed)
         await self.rewind(start)
-        return self._reply(self._calls.turn(request, timeout_ms, None))
+        return self._reply(self._calls.turn(request, timeout_ms, None), request)
 
     async def delete(self) -> None:
         """Deletes the session on the service and closes this handle.
@@ -147,8 +152,8 @@ class AsyncSession(SessionHandle["AsyncReply"]):
         await self._calls.delete(self._id)
         self.close()
 
-    def _reply(self, stream: TurnStream) -> AsyncReply:
-        return AsyncReply(self, stream)
+    def _reply(self, stream: TurnStream, request: session_pb2.GenerateRequest | None) -> AsyncReply:
+        return AsyncReply(self, stream, request)
 
 
 class AsyncReply(ReplyState):
@@ -158,8 +163,13 @@ class AsyncReply(ReplyState):
     within one round; what was committed stays in the session.
     """
 
-    def __init__(self, session: AsyncSession, stream: TurnStream) -> None:
-        super().__init__(session)
+    def __init__(
+        self,
+        session: AsyncSession,
+        stream: TurnStream,
+        request: session_pb2.GenerateRequest | None,
+    ) -> None:
+        super().__init__(session, request)
         self._stream = stream
 
     def __aiter__(self) -> Self:

@@ -23,6 +23,7 @@ from outrider._stream import TurnStream
 from outrider._wire import TurnMessage
 from outrider.errors import CallCancelledError
 from outrider.types import Description, Event, SessionInfo
+from outrider.v1 import session_pb2
 
 
 class Client:
@@ -78,9 +79,14 @@ class Client:
         """Cancels what runs and closes the connection. Sessions stay on the service."""
         self._loop.close(self._channel.close())
 
-    def create_session(self) -> Session:
-        """Creates an empty session. Raises `ExhaustedError` where the service takes no more."""
-        return Session(self._calls, self._loop.run(self._calls.create()), self._loop)
+    def create_session(self, *, ttl_seconds: int | None = None) -> Session:
+        """Creates an empty session, which expires `ttl_seconds` after its last write.
+
+        0 keeps it for ever, None leaves it to the service. Raises `InvalidRequestError` for another
+        number than 0 to 315,360,000 (ten years), and `ExhaustedError` where the service takes no more.
+        """
+        info = self._loop.run(self._calls.create(ttl_seconds))
+        return Session(self._calls, info, self._loop)
 
     def open_session(self, session_id: str) -> Session:
         """A session that exists. Raises `NotFoundError`."""
@@ -150,7 +156,7 @@ class Session(SessionHandle["Reply"]):
         self._check_open()
         start, request = self._anew(seed)
         self.rewind(start)
-        return self._reply(self._calls.turn(request, timeout_ms, None))
+        return self._reply(self._calls.turn(request, timeout_ms, None), request)
 
     def delete(self) -> None:
         """Deletes the session on the service and closes this handle.
@@ -161,8 +167,8 @@ class Session(SessionHandle["Reply"]):
         self._loop.run(self._calls.delete(self._id))
         self.close()
 
-    def _reply(self, stream: TurnStream) -> Reply:
-        return Reply(self, stream, self._loop)
+    def _reply(self, stream: TurnStream, request: session_pb2.GenerateRequest | None) -> Reply:
+        return Reply(self, stream, request, self._loop)
 
 
 class Reply(ReplyState):
@@ -172,8 +178,14 @@ class Reply(ReplyState):
     the turn on the service within one round; what was committed stays in the session.
     """
 
-    def __init__(self, session: Session, stream: TurnStream, loop: LoopThread) -> None:
-        super().__init__(session)
+    def __init__(
+        self,
+        session: Session,
+        stream: TurnStream,
+        request: session_pb2.GenerateRequest | None,
+        loop: LoopThread,
+    ) -> None:
+        super().__init__(session, request)
         self._stream = stream
         self._loop = loop
         self._arrived: queue.SimpleQueue[TurnMessage | Exception | None] | None = None

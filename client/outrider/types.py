@@ -126,6 +126,8 @@ class SessionInfo:
     """A session as the service describes it.
 
     `position` is its number of committed tokens. `tokens` and `text` are None unless asked for.
+    `ttl_seconds` is how long it lives after its last write, 0 for ever; `expire_time` when it expires
+    unless it is written to before, None never.
     """
 
     id: str
@@ -137,6 +139,8 @@ class SessionInfo:
     update_time: datetime
     tokens: tuple[int, ...] | None = None
     text: str | None = None
+    ttl_seconds: int = 0
+    expire_time: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

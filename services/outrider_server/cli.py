@@ -156,10 +156,14 @@ def draft(
 @app.command()
 def session(
     target: Annotated[
-        str, typer.Option(help="Address of the target service, or several with commas between.")
+        str,
+        typer.Option(
+            help="Address of the target, or several with commas; dns:///HOST:PORT for all."
+        ),
     ] = (f"127.0.0.1:{configuration.TARGET_PORT}"),
     draft: Annotated[
-        str, typer.Option(help="Address of the draft service, several with commas, or none.")
+        str,
+        typer.Option(help="Address of the draft, several with commas, dns:///HOST:PORT, or none."),
     ] = (f"127.0.0.1:{configuration.DRAFT_PORT}"),
     listen: Listen = f"127.0.0.1:{configuration.SESSION_PORT}",
     ledger: Ledger = None,

@@ -59,6 +59,7 @@ async def run_session(config: SessionConfig) -> None:
     from outrider.v1 import session_pb2_grpc
 
     from .ledger_place import open_ledger
+    from .session.addresses import Addresses
     from .session.drafts import Drafts
     from .session.model import ServedModel
     from .session.service import SessionServicer
@@ -66,21 +67,28 @@ async def run_session(config: SessionConfig) -> None:
     from .session.targets import Targets
     from .session.turns import LoopSettings
 
-    target = Targets(config.targets)
+    targets, drafts = Addresses(config.targets), Addresses(config.drafts)
     try:
+        target = Targets(await targets.first(config.target_timeout_ms / 1000))
         model = ServedModel.of(*await target.describe(config.target_timeout_ms))
     except Unavailable as error:
         raise StartupError(f"no target answers ({', '.join(config.targets)})") from error
     place = str(config.ledger)
     ledger = await open_ledger(place, config.ttl_seconds)
-    sweeping = asyncio.create_task(Sweeper(ledger, config.sweep_seconds).run())
-    draft = Drafts(config.drafts) if config.drafts else None
+    draft = Drafts(await drafts.look_up()) if config.drafts else None
+    beside = [
+        asyncio.create_task(Sweeper(ledger, config.sweep_seconds).run()),
+        asyncio.create_task(targets.follow(target.move_to, target.failures)),
+    ]
+    if draft is not None:
+        beside.append(asyncio.create_task(drafts.follow(draft.move_to, draft.failures)))
     settings = LoopSettings(config.window, config.lead, config.loop)
     lease_seconds = config.lease_seconds if is_database(place) else 0.0
     servicer = SessionServicer(model, target, draft, ledger, settings, lease_seconds)
 
     async def stop() -> None:
-        sweeping.cancel()
+        for task in beside:
+            task.cancel()
         await servicer.settle()
         await ledger.aclose()
         await target.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import outrider
 import pytest
 from outrider._channel import channel_options
@@ -13,6 +15,30 @@ async def test_sessions_are_listed_over_all_pages(client, service):
     service.add_sessions(7)
     assert [info.id async for info in client.sessions(page_size=3)] == [f"s{i}" for i in range(7)]
     assert service.requests.qsize() == 3
+
+
+@pytest.mark.parametrize(("ttl_seconds", "sent"), [(None, None), (0, 0), (90, 90), (-1, -1)])
+async def test_the_time_to_live_of_a_session_is_sent(
+    client, sync_client, service, ttl_seconds, sent
+):
+    await client.create_session(ttl_seconds=ttl_seconds)
+    await asyncio.to_thread(sync_client.create_session, ttl_seconds=ttl_seconds)
+    for _ in range(2):
+        request = service.requests.get()
+        assert request.HasField("ttl") == (sent is not None)
+        assert request.ttl.ToSeconds() == (sent or 0)
+
+
+@pytest.mark.parametrize("ttl_seconds", [1.5, "90", 2**63, float("nan")])
+async def test_a_time_to_live_that_no_message_can_carry_is_not_sent(
+    client, sync_client, service, ttl_seconds
+):
+    with pytest.raises(outrider.InvalidRequestError) as caught:
+        await client.create_session(ttl_seconds=ttl_seconds)
+    with pytest.raises(outrider.InvalidRequestError) as caught_in_sync:
+        sync_client.create_session(ttl_seconds=ttl_seconds)
+    assert caught.value.field == caught_in_sync.value.field == "ttl_seconds"
+    assert service.requests.empty()
 
 
 async def test_a_session_can_be_opened_described_and_deleted(client, service):

@@ -10,6 +10,7 @@ from typing import Any
 import outrider
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.duration_pb2 import Duration
 from outrider import _wire
 from outrider.v1 import session_pb2, types_pb2
 
@@ -58,6 +59,8 @@ def assert_same(message: Any, value: Any, renamed: dict[str, str] | None = None)
             got, sent = got[0], sent[0]
         if isinstance(got, datetime):
             assert got == datetime.fromtimestamp(sent.seconds, UTC)
+        elif isinstance(sent, Duration):
+            assert got == sent.seconds
         elif dataclasses.is_dataclass(got):
             assert_same(sent, got)
         elif field.enum_type is not None:
@@ -100,7 +103,14 @@ def test_a_description_keeps_every_field():
 
 def test_a_session_keeps_every_field():
     session = filled(session_pb2.Session)
-    assert_same(session, _wire.session_info(session), renamed={"session_id": "id"})
+    assert_same(
+        session, _wire.session_info(session), renamed={"session_id": "id", "ttl": "ttl_seconds"}
+    )
+
+
+def test_a_session_that_never_expires_has_no_end():
+    info = _wire.session_info(session_pb2.Session())
+    assert (info.ttl_seconds, info.expire_time) == (0, None)
 
 
 def test_a_missing_draft_is_none():

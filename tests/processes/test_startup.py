@@ -98,6 +98,13 @@ def test_a_value_that_cannot_work_is_refused_in_one_line(services: Services, arg
     check_line(service.errors, "must be")
 
 
+def test_a_name_without_a_port_is_refused_in_one_line(services: Services, tmp_path):
+    ledger = f"--ledger={tmp_path}/ledger.db"
+    service = services.start("session", "--target=dns:///localhost", ledger)
+    assert service.wait() == 2
+    check_line(service.errors, "write dns:///HOST:PORT")
+
+
 def test_a_port_in_use_is_refused_in_one_line(services: Services):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -114,6 +114,8 @@ class SessionService:
     ledger: SqliteLedger
     client: outrider.AsyncClient
     stub: session_pb2_grpc.SessionServiceStub
+    targets: Targets
+    drafts: Drafts | None
 
 
 @asynccontextmanager
@@ -123,8 +125,9 @@ async def serving_session(
     draft: str | None,
     ledger_path: Path,
     settings: LoopSettings | None = None,
+    lease_seconds: float = 0.0,
 ) -> AsyncIterator[SessionService]:
-    """A session service over running services."""
+    """A session service over running services. With leases others may share its ledger."""
     async with AsyncExitStack() as stack:
         target_link = Targets(target.split(","))
         stack.push_async_callback(target_link.close)
@@ -135,7 +138,7 @@ async def serving_session(
         stack.push_async_callback(ledger.aclose)
         model = ServedModel.of(*await target_link.describe(5_000))
         servicer = SessionServicer(
-            model, target_link, draft_link, ledger, settings or LoopSettings()
+            model, target_link, draft_link, ledger, settings or LoopSettings(), lease_seconds
         )
         stack.push_async_callback(servicer.settle)
         server = await stack.enter_async_context(
@@ -153,7 +156,7 @@ async def serving_session(
         channel = grpc.aio.insecure_channel(listen, options=OWN_CONNECTION)
         await stack.enter_async_context(channel)
         stub = session_pb2_grpc.SessionServiceStub(channel)
-        yield SessionService(server, ledger, client, stub)
+        yield SessionService(server, ledger, client, stub, target_link, draft_link)
 
 
 @dataclass
@@ -186,6 +189,7 @@ class Stack:
         *,
         target: str | None = None,
         with_draft: bool = True,
+        lease_seconds: float = 0.0,
         **settings: Any,
     ) -> SessionService:
         """Serves sessions; all session services of a stack share one ledger file."""
@@ -196,6 +200,7 @@ class Stack:
             draft,
             self.folder / "ledger.db",
             LoopSettings(**settings),
+            lease_seconds,
         )
         return await self._start(name, service)
 

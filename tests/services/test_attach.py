@@ -247,3 +247,14 @@ async def test_regenerating_replaces_the_turn(service) -> None:
     assert third.tokens == first.tokens
     info = await session.info()
     assert (info.turn_count, info.position) == (2, before + 120 + first.started.prompt_tokens)
+
+
+async def test_a_refused_request_is_not_what_is_regenerated(service) -> None:
+    session = await service.client.create_session()
+    first = await session.generate("import os\n", max_new_tokens=8, request_id="once").read()
+    with pytest.raises(outrider.AlreadyExistsError):
+        await session.generate("import re\n", max_new_tokens=8, request_id="once").read()
+    assert (await session.attach("once").read()).tokens == first.tokens
+    with pytest.raises(outrider.UnfinishedError):
+        await session.regenerate(seed=9)
+    assert session.position == first.summary.position

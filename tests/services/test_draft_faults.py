@@ -211,3 +211,30 @@ async def test_a_draft_that_comes_back_is_used_by_the_next_turn(service, stack, 
         await until(found)
     reply = await session.generate("def f():", draft="model", loop="run_ahead", **OPTIONS).read()
     assert reply.summary.proposed > 0
+
+
+async def test_drafts_come_and_go_between_turns(service, stack) -> None:
+    """A draft that is gone from its name drafts no more, and changes no token."""
+    expected = await target_alone(service.client, PROMPT, **OPTIONS)
+    for addresses, is_missing in (([], True), ([stack.draft], False), ([], True)):
+        await service.drafts.move_to(addresses)
+        reply = await generate(service.client, PROMPT, draft="model", loop="run_ahead", **OPTIONS)
+        assert reply.tokens == expected
+        assert reply.summary.degraded is is_missing
+        described = await service.client.describe()
+        assert (described.draft is None) is is_missing
+    assert "no draft has an address" in described.draft_note
+
+
+async def test_a_draft_that_is_gone_ends_the_turn_that_it_drafts_for(service, stack) -> None:
+    options = {"draft": "model", "loop": "synchronous", "seed": 21, "logit_bias": {0: -100.0}}
+    session = await service.client.create_session()
+    reply = session.generate(PROMPT, max_new_tokens=200, **options)
+    await anext(reply)
+    await service.drafts.move_to([])
+    await service.drafts.move_to([])
+    await reply.read()
+    assert not reply.summary.degraded
+    assert any(event.source == "draft" for event in reply.events[100:])
+    await service.drafts.move_to([])
+    assert service.drafts._leaving == []

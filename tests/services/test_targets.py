@@ -145,3 +145,40 @@ async def test_who_was_cut_off_does_not_take_back_what_another_has_taken_over(
         await lost.read()
     assert (await kept.read()).tokens == whole
     assert lost.tokens == whole[: len(lost.tokens)]
+
+
+async def test_a_target_that_is_gone_from_its_name_ends_its_turns_and_takes_no_other(
+    stack, first, second
+) -> None:
+    here, there = await stack.start_target(first), await stack.start_target(second, "second")
+    service = await stack.start_session(target=here, with_draft=False)
+    session = await service.client.create_session()
+    reply = session.generate(PROMPT, **OPTIONS)
+    await anext(reply)
+    await service.targets.move_to([there])
+    await service.targets.move_to([there])
+    next_one = await generate(service.client, PROMPT, **OPTIONS)
+    await reply.read()
+    assert reply.tokens == next_one.tokens == await target_alone(service.client, PROMPT, **OPTIONS)
+    assert session.id in sessions_of(first)
+    assert session.id not in sessions_of(second)
+    moved = await session.generate("\n", max_new_tokens=4, seed=1).read()
+    assert moved.tokens == await as_one_turn(service.client, session, moved)
+    assert session.id in sessions_of(second)
+
+
+async def test_a_target_that_comes_back_is_used_again(stack, first, second) -> None:
+    here, there = await stack.start_target(first), await stack.start_target(second, "second")
+    service = await stack.start_session(target=here, with_draft=False)
+    whole = await target_alone(service.client, PROMPT, **OPTIONS)
+    for addresses in ([there], [here, there], [there], [here], [there], [there], [here]):
+        await service.targets.move_to(addresses)
+        assert (await generate(service.client, PROMPT, **OPTIONS)).tokens == whole
+    assert [place.address for place in service.targets._leaving] == [there]
+
+
+async def test_a_target_that_fails_asks_for_another_look(pair, stack) -> None:
+    assert not pair.targets.failures.is_set()
+    await stack.kill("target")
+    await asyncio.gather(*(generate(pair.client, PROMPT, max_new_tokens=2) for _ in range(2)))
+    assert pair.targets.failures.is_set()

@@ -35,6 +35,27 @@ class OwnershipConformance(LedgerFixtures):
             await first.release(session.session_id, lease.epoch)
         assert (await first.get_session(session.session_id, "")).holder == "eve"
 
+    async def test_a_record_says_whether_a_lease_runs(self, ledger: Ledger) -> None:
+        session = await ledger.create_session("", "model")
+        other = await ledger.create_session("", "model")
+
+        async def held() -> list[bool]:
+            read = await ledger.get_session(session.session_id, "")
+            page = await ledger.list_sessions("", 10)
+            listed = {each.session_id: each.is_held for each in page.sessions}
+            assert not listed[other.session_id]
+            return [read.is_held, listed[session.session_id]]
+
+        assert await held() == [False, False]
+        lease = await ledger.take_over(session.session_id, "ada", 1000.0)
+        assert await held() == [True, True]
+        self.pass_time(2000)
+        assert await held() == [False, False], "it ran out by the store's clock"
+        lease = await ledger.renew(session.session_id, lease.epoch, 1000.0)
+        assert await held() == [True, True]
+        await ledger.release(session.session_id, lease.epoch)
+        assert await held() == [False, False]
+
     async def test_a_forced_take_over_ends_the_lease(self, ledger: Ledger) -> None:
         session = await ledger.create_session("", "model")
         await ledger.take_over(session.session_id, "ada", 1000.0)

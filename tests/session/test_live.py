@@ -6,10 +6,11 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+from outrider_server.session import live as live_sessions
 from outrider_server.session.ledger import NewTurn
 from outrider_server.session.live import LiveSessions
 from outrider_server.session.sqlite_ledger import SqliteLedger
-from outrider_server.speculation.errors import LeaseHeld, StaleEpoch
+from outrider_server.speculation.errors import LeaseHeld, StaleEpoch, TurnRunning
 
 LEASE_SECONDS = 6.0
 
@@ -175,3 +176,40 @@ async def test_attaching_takes_a_session_from_a_process_that_still_holds_it(
     second.free(claim)
     await first.settle()
     await second.settle()
+
+
+async def test_a_session_runs_a_turn_where_its_lease_is(ledger, clock, session_id) -> None:
+    first = LiveSessions(ledger, LEASE_SECONDS, clock.sleep)
+    second = LiveSessions(ledger, LEASE_SECONDS, clock.sleep)
+    await started(first, session_id)
+    for live, words in ((first, "cancel it"), (second, "another session service")):
+        record = await ledger.get_session(session_id, "")
+        assert live.runs_turn(record)
+        with pytest.raises(TurnRunning, match=words):
+            live.check_idle(record)
+    ended(first, session_id)
+    assert record.is_held
+    assert not first.runs_turn(record), "the lease is its own, and is being released"
+    first.check_idle(record)
+    await first.settle()
+    assert not second.runs_turn(await ledger.get_session(session_id, ""))
+
+
+async def test_a_lease_of_a_dead_process_runs_out(ledger, clock, session_id) -> None:
+    await ledger.take_over(session_id, "dead", LEASE_SECONDS)
+    live = LiveSessions(ledger, LEASE_SECONDS, clock.sleep)
+    assert live.runs_turn(await ledger.get_session(session_id, ""))
+    await clock.advance(LEASE_SECONDS, ledger)
+    live.check_idle(await ledger.get_session(session_id, ""))
+
+
+async def test_epochs_of_the_oldest_sessions_are_forgotten(ledger, session_id, monkeypatch) -> None:
+    monkeypatch.setattr(live_sessions, "MAX_EPOCHS", 2)
+    live = LiveSessions(ledger)
+    later = [(await ledger.create_session("", "model")).session_id for _ in range(2)]
+    for each in (session_id, *later):
+        assert await started(live, each) == 1
+        ended(live, each)
+    assert [await live.epoch(each) for each in later] == [1, 1]
+    assert await live.epoch(session_id) == 2, "taken over once more"
+    assert len(live._epochs) == 2

@@ -43,6 +43,7 @@ def session_lines(info: SessionInfo) -> list[str]:
         f"model     {info.model_fingerprint}",
         f"created   {_time(info.create_time)}",
         f"updated   {_time(info.update_time)}",
+        f"expires   {_time(info.expire_time) if info.expire_time else 'never'}",
         f"text      {(info.text or '')!r}",
     ]
 

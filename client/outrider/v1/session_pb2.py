@@ -22,76 +22,77 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from outrider.v1 import target_pb2 as outrider_dot_v1_dot_target__pb2
 from outrider.v1 import types_pb2 as outrider_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19outrider/v1/session.proto\x12\x0boutrider.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18outrider/v1/target.proto\x1a\x17outrider/v1/types.proto\"\xd6\x01\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x05\x12\x12\n\nturn_count\x18\x03 \x01(\x05\x12\x14\n\x0cturn_running\x18\x04 \x01(\x08\x12\x19\n\x11model_fingerprint\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x16\n\x14\x43reateSessionRequest\">\n\x15\x43reateSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.outrider.v1.Session\"<\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0bwith_tokens\x18\x02 \x01(\x08\"Y\n\x12GetSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.outrider.v1.Session\x12\x0e\n\x06tokens\x18\x02 \x03(\x05\x12\x0c\n\x04text\x18\x03 \x01(\t\"<\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x14ListSessionsResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.outrider.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"*\n\x14\x44\x65leteSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x17\n\x15\x44\x65leteSessionResponse\"L\n\x12\x46orkSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\x08position\x18\x02 \x01(\x05H\x00\x88\x01\x01\x42\x0b\n\t_position\"<\n\x13\x46orkSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.outrider.v1.Session\"<\n\x14RewindSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x05\">\n\x15RewindSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.outrider.v1.Session\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"7\n\tChatInput\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.outrider.v1.ChatMessage\"\x1c\n\nTokenInput\x12\x0e\n\x06tokens\x18\x01 \x03(\x05\"\xc6\x03\n\x0fGenerateRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12)\n\x06tokens\x18\x03 \x01(\x0b\x32\x17.outrider.v1.TokenInputH\x00\x12&\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x16.outrider.v1.ChatInputH\x00\x12\x1b\n\x0emax_new_tokens\x18\x05 \x01(\x05H\x01\x88\x01\x01\x12-\n\x08sampling\x18\x06 \x01(\x0b\x32\x1b.outrider.v1.SamplingParams\x12\x11\n\x04seed\x18\x07 \x01(\x04H\x02\x88\x01\x01\x12\x0c\n\x04stop\x18\x08 \x03(\t\x12%\n\x05\x64raft\x18\t \x01(\x0e\x32\x16.outrider.v1.DraftMode\x12\x17\n\nmax_window\x18\n \x01(\x05H\x03\x88\x01\x01\x12\x15\n\x08logprobs\x18\x0b \x01(\x05H\x04\x88\x01\x01\x12\x12\n\nrequest_id\x18\x0c \x01(\t\x12#\n\x04loop\x18\r \x01(\x0e\x32\x15.outrider.v1.LoopModeB\x07\n\x05inputB\x11\n\x0f_max_new_tokensB\x07\n\x05_seedB\r\n\x0b_max_windowB\x0b\n\t_logprobs\"K\n\rAttachRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nfrom_index\x18\x02 \x01(\x05\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\xab\x01\n\rGenerateEvent\x12+\n\x07started\x18\x01 \x01(\x0b\x32\x18.outrider.v1.TurnStartedH\x00\x12+\n\x07summary\x18\x03 \x01(\x0b\x32\x18.outrider.v1.TurnSummaryH\x00\x12*\n\x06tokens\x18\x04 \x01(\x0b\x32\x18.outrider.v1.TokenEventsH\x00\x42\x07\n\x05\x65ventJ\x04\x08\x02\x10\x03R\x05token\"^\n\x0bTurnStarted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rprompt_tokens\x18\x02 \x01(\x05\x12\x16\n\x0estart_position\x18\x03 \x01(\x05\x12\x0c\n\x04seed\x18\x04 \x01(\x04\"6\n\x0bTokenEvents\x12\'\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x17.outrider.v1.TokenEvent\"\xa2\x01\n\nTokenEvent\x12\r\n\x05index\x18\x01 \x01(\x05\x12\r\n\x05token\x18\x02 \x01(\x05\x12\x0c\n\x04text\x18\x03 \x01(\t\x12(\n\x06source\x18\x04 \x01(\x0e\x32\x18.outrider.v1.TokenSource\x12\x31\n\x08logprobs\x18\x05 \x01(\x0b\x32\x1a.outrider.v1.TokenLogprobsH\x00\x88\x01\x01\x42\x0b\n\t_logprobs\"\x85\x03\n\x0bTurnSummary\x12\x30\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x19.outrider.v1.FinishReason\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12\x0e\n\x06rounds\x18\x03 \x01(\x05\x12\x10\n\x08proposed\x18\x04 \x01(\x05\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x05 \x01(\x05\x12\x0e\n\x06tokens\x18\x06 \x01(\x05\x12\x15\n\rprompt_tokens\x18\x07 \x01(\x05\x12\x18\n\x10prefilled_tokens\x18\x08 \x01(\x05\x12\x0f\n\x07ttft_ms\x18\t \x01(\x01\x12\x13\n\x0b\x64uration_ms\x18\n \x01(\x01\x12\x10\n\x08\x64\x65graded\x18\x0b \x01(\x08\x12\x17\n\x0f\x64\x65graded_reason\x18\x0c \x01(\t\x12\x10\n\x08position\x18\r \x01(\x05\x12\x11\n\ttarget_ms\x18\x0e \x01(\x01\x12\x11\n\tverify_ms\x18\x0f \x01(\x01\x12\x10\n\x08\x64raft_ms\x18\x10 \x01(\x01\x12\x0f\n\x07guessed\x18\x11 \x01(\x05\x12\x15\n\rdraft_wait_ms\x18\x12 \x01(\x01\"\x11\n\x0f\x44\x65scribeRequest\"\xa8\x01\n\x10\x44\x65scribeResponse\x12-\n\x06target\x18\x01 \x01(\x0b\x32\x1d.outrider.v1.ModelDescription\x12,\n\x05\x64raft\x18\x02 \x01(\x0b\x32\x1d.outrider.v1.ModelDescription\x12\x12\n\ndraft_note\x18\x03 \x01(\t\x12\x12\n\nmax_window\x18\x04 \x01(\x05\x12\x0f\n\x07version\x18\x05 \x01(\t*|\n\tDraftMode\x12\x1a\n\x16\x44RAFT_MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x44RAFT_MODE_AUTO\x10\x01\x12\x14\n\x10\x44RAFT_MODE_MODEL\x10\x02\x12\x14\n\x10\x44RAFT_MODE_NGRAM\x10\x03\x12\x12\n\x0e\x44RAFT_MODE_OFF\x10\x04*q\n\x08LoopMode\x12\x19\n\x15LOOP_MODE_UNSPECIFIED\x10\x00\x12\x17\n\x13LOOP_MODE_RUN_AHEAD\x10\x01\x12\x19\n\x15LOOP_MODE_SYNCHRONOUS\x10\x02\x12\x16\n\x12LOOP_MODE_ADAPTIVE\x10\x03*t\n\x0bTokenSource\x12\x1c\n\x18TOKEN_SOURCE_UNSPECIFIED\x10\x00\x12\x16\n\x12TOKEN_SOURCE_DRAFT\x10\x01\x12\x16\n\x12TOKEN_SOURCE_NGRAM\x10\x02\x12\x17\n\x13TOKEN_SOURCE_TARGET\x10\x03*\xba\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x46INISH_REASON_END_TOKEN\x10\x01\x12\x1d\n\x19\x46INISH_REASON_STOP_STRING\x10\x02\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x03\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x04\x12\x18\n\x14\x46INISH_REASON_FAILED\x10\x05\x32\xe3\x05\n\x0eSessionService\x12V\n\rCreateSession\x12!.outrider.v1.CreateSessionRequest\x1a\".outrider.v1.CreateSessionResponse\x12M\n\nGetSession\x12\x1e.outrider.v1.GetSessionRequest\x1a\x1f.outrider.v1.GetSessionResponse\x12S\n\x0cListSessions\x12 .outrider.v1.ListSessionsRequest\x1a!.outrider.v1.ListSessionsResponse\x12V\n\rDeleteSession\x12!.outrider.v1.DeleteSessionRequest\x1a\".outrider.v1.DeleteSessionResponse\x12P\n\x0b\x46orkSession\x12\x1f.outrider.v1.ForkSessionRequest\x1a .outrider.v1.ForkSessionResponse\x12V\n\rRewindSession\x12!.outrider.v1.RewindSessionRequest\x1a\".outrider.v1.RewindSessionResponse\x12\x46\n\x08Generate\x12\x1c.outrider.v1.GenerateRequest\x1a\x1a.outrider.v1.GenerateEvent0\x01\x12\x42\n\x06\x41ttach\x12\x1a.outrider.v1.AttachRequest\x1a\x1a.outrider.v1.GenerateEvent0\x01\x12G\n\x08\x44\x65scribe\x12\x1c.outrider.v1.DescribeRequest\x1a\x1d.outrider.v1.DescribeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19outrider/v1/session.proto\x12\x0boutrider.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18outrider/v1/target.proto\x1a\x17outrider/v1/types.proto\"\xaf\x02\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x05\x12\x12\n\nturn_count\x18\x03 \x01(\x05\x12\x14\n\x0cturn_running\x18\x04 \x01(\x08\x12\x19\n\x11model_fingerprint\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x03ttl\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0b\x65xpire_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\">\n\x14\x43reateSessionRequest\x12&\n\x03ttl\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\">\n\x15\x43reateSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.outrider.v1.Session\"<\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0bwith_tokens\x18\x02 \x01(\x08\"Y\n\x12GetSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.outrider.v1.Session\x12\x0e\n\x06tokens\x18\x02 \x03(\x05\x12\x0c\n\x04text\x18\x03 \x01(\t\"<\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x14ListSessionsResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.outrider.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"*\n\x14\x44\x65leteSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x17\n\x15\x44\x65leteSessionResponse\"L\n\x12\x46orkSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\x08position\x18\x02 \x01(\x05H\x00\x88\x01\x01\x42\x0b\n\t_position\"<\n\x13\x46orkSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.outrider.v1.Session\"<\n\x14RewindSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x05\">\n\x15RewindSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.outrider.v1.Session\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"7\n\tChatInput\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.outrider.v1.ChatMessage\"\x1c\n\nTokenInput\x12\x0e\n\x06tokens\x18\x01 \x03(\x05\"\xc6\x03\n\x0fGenerateRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12)\n\x06tokens\x18\x03 \x01(\x0b\x32\x17.outrider.v1.TokenInputH\x00\x12&\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x16.outrider.v1.ChatInputH\x00\x12\x1b\n\x0emax_new_tokens\x18\x05 \x01(\x05H\x01\x88\x01\x01\x12-\n\x08sampling\x18\x06 \x01(\x0b\x32\x1b.outrider.v1.SamplingParams\x12\x11\n\x04seed\x18\x07 \x01(\x04H\x02\x88\x01\x01\x12\x0c\n\x04stop\x18\x08 \x03(\t\x12%\n\x05\x64raft\x18\t \x01(\x0e\x32\x16.outrider.v1.DraftMode\x12\x17\n\nmax_window\x18\n \x01(\x05H\x03\x88\x01\x01\x12\x15\n\x08logprobs\x18\x0b \x01(\x05H\x04\x88\x01\x01\x12\x12\n\nrequest_id\x18\x0c \x01(\t\x12#\n\x04loop\x18\r \x01(\x0e\x32\x15.outrider.v1.LoopModeB\x07\n\x05inputB\x11\n\x0f_max_new_tokensB\x07\n\x05_seedB\r\n\x0b_max_windowB\x0b\n\t_logprobs\"K\n\rAttachRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nfrom_index\x18\x02 \x01(\x05\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\xab\x01\n\rGenerateEvent\x12+\n\x07started\x18\x01 \x01(\x0b\x32\x18.outrider.v1.TurnStartedH\x00\x12+\n\x07summary\x18\x03 \x01(\x0b\x32\x18.outrider.v1.TurnSummaryH\x00\x12*\n\x06tokens\x18\x04 \x01(\x0b\x32\x18.outrider.v1.TokenEventsH\x00\x42\x07\n\x05\x65ventJ\x04\x08\x02\x10\x03R\x05token\"^\n\x0bTurnStarted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rprompt_tokens\x18\x02 \x01(\x05\x12\x16\n\x0estart_position\x18\x03 \x01(\x05\x12\x0c\n\x04seed\x18\x04 \x01(\x04\"6\n\x0bTokenEvents\x12\'\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x17.outrider.v1.TokenEvent\"\xa2\x01\n\nTokenEvent\x12\r\n\x05index\x18\x01 \x01(\x05\x12\r\n\x05token\x18\x02 \x01(\x05\x12\x0c\n\x04text\x18\x03 \x01(\t\x12(\n\x06source\x18\x04 \x01(\x0e\x32\x18.outrider.v1.TokenSource\x12\x31\n\x08logprobs\x18\x05 \x01(\x0b\x32\x1a.outrider.v1.TokenLogprobsH\x00\x88\x01\x01\x42\x0b\n\t_logprobs\"\x85\x03\n\x0bTurnSummary\x12\x30\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x19.outrider.v1.FinishReason\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12\x0e\n\x06rounds\x18\x03 \x01(\x05\x12\x10\n\x08proposed\x18\x04 \x01(\x05\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x05 \x01(\x05\x12\x0e\n\x06tokens\x18\x06 \x01(\x05\x12\x15\n\rprompt_tokens\x18\x07 \x01(\x05\x12\x18\n\x10prefilled_tokens\x18\x08 \x01(\x05\x12\x0f\n\x07ttft_ms\x18\t \x01(\x01\x12\x13\n\x0b\x64uration_ms\x18\n \x01(\x01\x12\x10\n\x08\x64\x65graded\x18\x0b \x01(\x08\x12\x17\n\x0f\x64\x65graded_reason\x18\x0c \x01(\t\x12\x10\n\x08position\x18\r \x01(\x05\x12\x11\n\ttarget_ms\x18\x0e \x01(\x01\x12\x11\n\tverify_ms\x18\x0f \x01(\x01\x12\x10\n\x08\x64raft_ms\x18\x10 \x01(\x01\x12\x0f\n\x07guessed\x18\x11 \x01(\x05\x12\x15\n\rdraft_wait_ms\x18\x12 \x01(\x01\"\x11\n\x0f\x44\x65scribeRequest\"\xa8\x01\n\x10\x44\x65scribeResponse\x12-\n\x06target\x18\x01 \x01(\x0b\x32\x1d.outrider.v1.ModelDescription\x12,\n\x05\x64raft\x18\x02 \x01(\x0b\x32\x1d.outrider.v1.ModelDescription\x12\x12\n\ndraft_note\x18\x03 \x01(\t\x12\x12\n\nmax_window\x18\x04 \x01(\x05\x12\x0f\n\x07version\x18\x05 \x01(\t*|\n\tDraftMode\x12\x1a\n\x16\x44RAFT_MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x44RAFT_MODE_AUTO\x10\x01\x12\x14\n\x10\x44RAFT_MODE_MODEL\x10\x02\x12\x14\n\x10\x44RAFT_MODE_NGRAM\x10\x03\x12\x12\n\x0e\x44RAFT_MODE_OFF\x10\x04*q\n\x08LoopMode\x12\x19\n\x15LOOP_MODE_UNSPECIFIED\x10\x00\x12\x17\n\x13LOOP_MODE_RUN_AHEAD\x10\x01\x12\x19\n\x15LOOP_MODE_SYNCHRONOUS\x10\x02\x12\x16\n\x12LOOP_MODE_ADAPTIVE\x10\x03*t\n\x0bTokenSource\x12\x1c\n\x18TOKEN_SOURCE_UNSPECIFIED\x10\x00\x12\x16\n\x12TOKEN_SOURCE_DRAFT\x10\x01\x12\x16\n\x12TOKEN_SOURCE_NGRAM\x10\x02\x12\x17\n\x13TOKEN_SOURCE_TARGET\x10\x03*\xba\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x46INISH_REASON_END_TOKEN\x10\x01\x12\x1d\n\x19\x46INISH_REASON_STOP_STRING\x10\x02\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x03\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x04\x12\x18\n\x14\x46INISH_REASON_FAILED\x10\x05\x32\xe3\x05\n\x0eSessionService\x12V\n\rCreateSession\x12!.outrider.v1.CreateSessionRequest\x1a\".outrider.v1.CreateSessionResponse\x12M\n\nGetSession\x12\x1e.outrider.v1.GetSessionRequest\x1a\x1f.outrider.v1.GetSessionResponse\x12S\n\x0cListSessions\x12 .outrider.v1.ListSessionsRequest\x1a!.outrider.v1.ListSessionsResponse\x12V\n\rDeleteSession\x12!.outrider.v1.DeleteSessionRequest\x1a\".outrider.v1.DeleteSessionResponse\x12P\n\x0b\x46orkSession\x12\x1f.outrider.v1.ForkSessionRequest\x1a .outrider.v1.ForkSessionResponse\x12V\n\rRewindSession\x12!.outrider.v1.RewindSessionRequest\x1a\".outrider.v1.RewindSessionResponse\x12\x46\n\x08Generate\x12\x1c.outrider.v1.GenerateRequest\x1a\x1a.outrider.v1.GenerateEvent0\x01\x12\x42\n\x06\x41ttach\x12\x1a.outrider.v1.AttachRequest\x1a\x1a.outrider.v1.GenerateEvent0\x01\x12G\n\x08\x44\x65scribe\x12\x1c.outrider.v1.DescribeRequest\x1a\x1d.outrider.v1.DescribeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'outrider.v1.session_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DRAFTMODE']._serialized_start=2810
-  _globals['_DRAFTMODE']._serialized_end=2934
-  _globals['_LOOPMODE']._serialized_start=2936
-  _globals['_LOOPMODE']._serialized_end=3049
-  _globals['_TOKENSOURCE']._serialized_start=3051
-  _globals['_TOKENSOURCE']._serialized_end=3167
-  _globals['_FINISHREASON']._serialized_start=3170
-  _globals['_FINISHREASON']._serialized_end=3356
-  _globals['_SESSION']._serialized_start=127
-  _globals['_SESSION']._serialized_end=341
-  _globals['_CREATESESSIONREQUEST']._serialized_start=343
-  _globals['_CREATESESSIONREQUEST']._serialized_end=365
-  _globals['_CREATESESSIONRESPONSE']._serialized_start=367
-  _globals['_CREATESESSIONRESPONSE']._serialized_end=429
-  _globals['_GETSESSIONREQUEST']._serialized_start=431
-  _globals['_GETSESSIONREQUEST']._serialized_end=491
-  _globals['_GETSESSIONRESPONSE']._serialized_start=493
-  _globals['_GETSESSIONRESPONSE']._serialized_end=582
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=584
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=644
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=646
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=733
-  _globals['_DELETESESSIONREQUEST']._serialized_start=735
-  _globals['_DELETESESSIONREQUEST']._serialized_end=777
-  _globals['_DELETESESSIONRESPONSE']._serialized_start=779
-  _globals['_DELETESESSIONRESPONSE']._serialized_end=802
-  _globals['_FORKSESSIONREQUEST']._serialized_start=804
-  _globals['_FORKSESSIONREQUEST']._serialized_end=880
-  _globals['_FORKSESSIONRESPONSE']._serialized_start=882
-  _globals['_FORKSESSIONRESPONSE']._serialized_end=942
-  _globals['_REWINDSESSIONREQUEST']._serialized_start=944
-  _globals['_REWINDSESSIONREQUEST']._serialized_end=1004
-  _globals['_REWINDSESSIONRESPONSE']._serialized_start=1006
-  _globals['_REWINDSESSIONRESPONSE']._serialized_end=1068
-  _globals['_CHATMESSAGE']._serialized_start=1070
-  _globals['_CHATMESSAGE']._serialized_end=1114
-  _globals['_CHATINPUT']._serialized_start=1116
-  _globals['_CHATINPUT']._serialized_end=1171
-  _globals['_TOKENINPUT']._serialized_start=1173
-  _globals['_TOKENINPUT']._serialized_end=1201
-  _globals['_GENERATEREQUEST']._serialized_start=1204
-  _globals['_GENERATEREQUEST']._serialized_end=1658
-  _globals['_ATTACHREQUEST']._serialized_start=1660
-  _globals['_ATTACHREQUEST']._serialized_end=1735
-  _globals['_GENERATEEVENT']._serialized_start=1738
-  _globals['_GENERATEEVENT']._serialized_end=1909
-  _globals['_TURNSTARTED']._serialized_start=1911
-  _globals['_TURNSTARTED']._serialized_end=2005
-  _globals['_TOKENEVENTS']._serialized_start=2007
-  _globals['_TOKENEVENTS']._serialized_end=2061
-  _globals['_TOKENEVENT']._serialized_start=2064
-  _globals['_TOKENEVENT']._serialized_end=2226
-  _globals['_TURNSUMMARY']._serialized_start=2229
-  _globals['_TURNSUMMARY']._serialized_end=2618
-  _globals['_DESCRIBEREQUEST']._serialized_start=2620
-  _globals['_DESCRIBEREQUEST']._serialized_end=2637
-  _globals['_DESCRIBERESPONSE']._serialized_start=2640
-  _globals['_DESCRIBERESPONSE']._serialized_end=2808
-  _globals['_SESSIONSERVICE']._serialized_start=3359
-  _globals['_SESSIONSERVICE']._serialized_end=4098
+  _globals['_DRAFTMODE']._serialized_start=2971
+  _globals['_DRAFTMODE']._serialized_end=3095
+  _globals['_LOOPMODE']._serialized_start=3097
+  _globals['_LOOPMODE']._serialized_end=3210
+  _globals['_TOKENSOURCE']._serialized_start=3212
+  _globals['_TOKENSOURCE']._serialized_end=3328
+  _globals['_FINISHREASON']._serialized_start=3331
+  _globals['_FINISHREASON']._serialized_end=3517
+  _globals['_SESSION']._serialized_start=159
+  _globals['_SESSION']._serialized_end=462
+  _globals['_CREATESESSIONREQUEST']._serialized_start=464
+  _globals['_CREATESESSIONREQUEST']._serialized_end=526
+  _globals['_CREATESESSIONRESPONSE']._serialized_start=528
+  _globals['_CREATESESSIONRESPONSE']._serialized_end=590
+  _globals['_GETSESSIONREQUEST']._serialized_start=592
+  _globals['_GETSESSIONREQUEST']._serialized_end=652
+  _globals['_GETSESSIONRESPONSE']._serialized_start=654
+  _globals['_GETSESSIONRESPONSE']._serialized_end=743
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=745
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=805
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=807
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=894
+  _globals['_DELETESESSIONREQUEST']._serialized_start=896
+  _globals['_DELETESESSIONREQUEST']._serialized_end=938
+  _globals['_DELETESESSIONRESPONSE']._serialized_start=940
+  _globals['_DELETESESSIONRESPONSE']._serialized_end=963
+  _globals['_FORKSESSIONREQUEST']._serialized_start=965
+  _globals['_FORKSESSIONREQUEST']._serialized_end=1041
+  _globals['_FORKSESSIONRESPONSE']._serialized_start=1043
+  _globals['_FORKSESSIONRESPONSE']._serialized_end=1103
+  _globals['_REWINDSESSIONREQUEST']._serialized_start=1105
+  _globals['_REWINDSESSIONREQUEST']._serialized_end=1165
+  _globals['_REWINDSESSIONRESPONSE']._serialized_start=1167
+  _globals['_REWINDSESSIONRESPONSE']._serialized_end=1229
+  _globals['_CHATMESSAGE']._serialized_start=1231
+  _globals['_CHATMESSAGE']._serialized_end=1275
+  _globals['_CHATINPUT']._serialized_start=1277
+  _globals['_CHATINPUT']._serialized_end=1332
+  _globals['_TOKENINPUT']._serialized_start=1334
+  _globals['_TOKENINPUT']._serialized_end=1362
+  _globals['_GENERATEREQUEST']._serialized_start=1365
+  _globals['_GENERATEREQUEST']._serialized_end=1819
+  _globals['_ATTACHREQUEST']._serialized_start=1821
+  _globals['_ATTACHREQUEST']._serialized_end=1896
+  _globals['_GENERATEEVENT']._serialized_start=1899
+  _globals['_GENERATEEVENT']._serialized_end=2070
+  _globals['_TURNSTARTED']._serialized_start=2072
+  _globals['_TURNSTARTED']._serialized_end=2166
+  _globals['_TOKENEVENTS']._serialized_start=2168
+  _globals['_TOKENEVENTS']._serialized_end=2222
+  _globals['_TOKENEVENT']._serialized_start=2225
+  _globals['_TOKENEVENT']._serialized_end=2387
+  _globals['_TURNSUMMARY']._serialized_start=2390
+  _globals['_TURNSUMMARY']._serialized_end=2779
+  _globals['_DESCRIBEREQUEST']._serialized_start=2781
+  _globals['_DESCRIBEREQUEST']._serialized_end=2798
+  _globals['_DESCRIBERESPONSE']._serialized_start=2801
+  _globals['_DESCRIBERESPONSE']._serialized_end=2969
+  _globals['_SESSIONSERVICE']._serialized_start=3520
+  _globals['_SESSIONSERVICE']._serialized_end=4259
 # @@protoc_insertion_point(module_scope)

@@ -93,7 +93,8 @@ class SessionServiceServicer:
     """
 
     def CreateSession(self, request, context):
-        """Creates an empty session. RESOURCE_EXHAUSTED where the ledger takes no more.
+        """Creates an empty session. INVALID_ARGUMENT for a ttl outside its range; RESOURCE_EXHAUSTED where the ledger takes
+        no more. A repeat creates another session.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,8 +115,8 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSession(self, request, context):
-        """Deletes a session and frees its slots. NOT_FOUND for an unknown id; FAILED_PRECONDITION while a turn
-        runs.
+        """Deletes a session and frees its slots. NOT_FOUND for an unknown id; FAILED_PRECONDITION with reason TURN_RUNNING
+        while a turn runs, in this service or another.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,7 +124,8 @@ class SessionServiceServicer:
 
     def ForkSession(self, request, context):
         """Copies a session up to a position to a new one. Turns of the copy have request ids of their own. NOT_FOUND for an
-        unknown id; INVALID_ARGUMENT for a position beyond its end; FAILED_PRECONDITION while a turn runs.
+        unknown id; INVALID_ARGUMENT for a position beyond its end; FAILED_PRECONDITION with reason TURN_RUNNING while a
+        turn runs, in this service or another.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,7 +133,8 @@ class SessionServiceServicer:
 
     def RewindSession(self, request, context):
         """Drops the tokens of a session from a position on, and the turns that began there. A turn that loses some of its
-        tokens cannot be gone on with. Errors as for ForkSession.
+        tokens cannot be gone on with. Errors as for ForkSession, but for a turn in another service: UNAVAILABLE with
+        reason LEASE_HELD and RetryInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..speculation.description import ModelDescription
+from ..speculation.errors import Unavailable
 from ..speculation.meter import TurnMeter
 from .draft_link import DraftedTurn, DraftLink, RemoteDrafter
 
@@ -60,6 +61,7 @@ class Breaker:
 class _Place:
     """One draft."""
 
+    address: str
     link: DraftLink
     breaker: Breaker = field(default_factory=Breaker)
     turns: int = 0
@@ -69,12 +71,27 @@ class Drafts:
     """Several drafts behind the calls of one."""
 
     def __init__(self, addresses: Sequence[str]) -> None:
-        self._places = [_Place(DraftLink(address)) for address in addresses]
+        self.failures = asyncio.Event()
+        """Set when a draft fails; whoever looks for others clears it."""
+        self._places = [_Place(address, DraftLink(address)) for address in addresses]
+        self._leaving: list[_Place] = []
         self._open: dict[RemoteDrafter, _Place] = {}
 
     async def describe(self, timeout_ms: int) -> ModelDescription:
         """The model of the first draft. Raises Unavailable when it cannot be reached in time."""
+        if not self._places:
+            raise Unavailable("no draft has an address now")
         return await self._places[0].link.describe(timeout_ms)
+
+    async def move_to(self, addresses: Sequence[str]) -> None:
+        """From now on turns go to these drafts. Those that are gone end the turns that run there."""
+        known = {place.address: place for place in (*self._leaving, *self._places)}
+        self._places = [
+            known.get(address) or _Place(address, DraftLink(address)) for address in addresses
+        ]
+        gone = [place for place in known.values() if place not in self._places]
+        self._leaving = [place for place in gone if place.turns]
+        await asyncio.gather(*(place.link.close() for place in gone if not place.turns))
 
     def open_turn(self, turn: DraftedTurn, meter: TurnMeter) -> RemoteDrafter | None:
         """A drafter that opens the session in the background, on the draft with the fewest turns.
@@ -96,6 +113,8 @@ class Drafts:
         """Ends a turn on its draft, and learns from how it went."""
         place = self._open.pop(drafter)
         place.turns -= 1
+        if drafter.trouble:
+            self.failures.set()
         if drafter.proposed:
             place.breaker.succeeded()
         elif drafter.is_late:
@@ -110,4 +129,5 @@ class Drafts:
 
     async def aclose(self) -> None:
         """Closes the channels."""
-        await asyncio.gather(*(place.link.close() for place in self._places))
+        places = (*self._places, *self._leaving)
+        await asyncio.gather(*(place.link.close() for place in places))

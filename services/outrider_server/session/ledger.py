@@ -46,6 +46,8 @@ class SessionRecord:
     """Who holds the lease, or held it last; empty for nobody."""
     lease_until_us: int = 0
     """When the lease ends; in the past, or 0, when nobody holds one."""
+    is_held: bool = False
+    """True when the lease ran as the record was read, by the store's clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

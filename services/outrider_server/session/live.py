@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..speculation.errors import OutriderError, StaleEpoch, TryLater, TurnRunning
-from .ledger import Ledger
+from .ledger import Ledger, SessionRecord
 
 RENEWALS_A_LEASE = 3
 """A lease outlives two renewals that fail."""
+MAX_EPOCHS = 100_000
+"""Sessions whose epoch is known between turns. One that is forgotten is taken over once more."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,6 +52,21 @@ class LiveSessions:
         """True while a turn of the session runs here."""
         return session_id in self._running
 
+    def runs_turn(self, record: SessionRecord) -> bool:
+        """True while a turn of the session runs, here or where its lease is."""
+        is_held_elsewhere = record.is_held and record.holder != self._holder
+        return is_held_elsewhere or self.is_running(record.session_id)
+
+    def check_idle(self, record: SessionRecord) -> None:
+        """Raises TurnRunning while a turn of the session runs, here or where its lease is."""
+        if self.is_running(record.session_id):
+            raise TurnRunning("the session runs a turn; wait for its end or cancel it")
+        if self.runs_turn(record):
+            raise TurnRunning(
+                "another session service runs a turn of the session, or died in one; wait for its"
+                " end, or until the lease of that service has run out"
+            )
+
     def claim(self, session_id: str) -> Claim:
         """Marks the session as running a turn. Raises TurnRunning when it does already."""
         if session_id in self._running:
@@ -72,7 +89,7 @@ class LiveSessions:
 
     def moved(self, session_id: str, epoch: int) -> None:
         """What this process wrote began a new epoch of the session, which it still owns."""
-        self._epochs[session_id] = epoch
+        self._know(session_id, epoch)
         self._keep_lease(session_id, epoch)
 
     def free(self, claim: Claim) -> None:
@@ -115,9 +132,14 @@ class LiveSessions:
         lease = await self._ledger.take_over(
             session_id, self._holder, self._lease_seconds, force=force
         )
-        self._epochs[session_id] = lease.epoch
+        self._know(session_id, lease.epoch)
         self._keep_lease(session_id, lease.epoch)
         return lease.epoch
+
+    def _know(self, session_id: str, epoch: int) -> None:
+        self._epochs[session_id] = epoch
+        if len(self._epochs) > MAX_EPOCHS:
+            del self._epochs[next(iter(self._epochs))]
 
     def _keep_lease(self, session_id: str, epoch: int) -> None:
         if not self._lease_seconds:

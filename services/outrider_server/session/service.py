@@ -11,7 +11,7 @@ from outrider.v1 import session_pb2, session_pb2_grpc
 
 from .. import __version__
 from ..rpc.wire import description_to_proto
-from ..speculation.errors import AlreadyExists, InvalidRequest, OutriderError, TurnRunning
+from ..speculation.errors import AlreadyExists, InvalidRequest, OutriderError
 from ..speculation.types import Round
 from .drafts import Drafts
 from .ledger import Ledger
@@ -23,7 +23,13 @@ from .tally import TurnStarted, TurnSummary
 from .targets import Targets
 from .trace import TurnTrace
 from .turns import LoopSettings, TurnRunner
-from .wire import round_to_proto, session_to_proto, started_to_proto, summary_to_proto
+from .wire import (
+    round_to_proto,
+    session_to_proto,
+    started_to_proto,
+    summary_to_proto,
+    ttl_from_proto,
+)
 
 DEFAULT_PAGE_SIZE = 100
 DRAFT_DESCRIBE_TIMEOUT_MS = 500
@@ -57,10 +63,12 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         await self._live.settle()
 
     async def CreateSession(
-        self, _: session_pb2.CreateSessionRequest, __: Context
+        self, request: session_pb2.CreateSessionRequest, _: Context
     ) -> session_pb2.CreateSessionResponse:
         """Creates an empty session."""
-        record = await self._ledger.create_session(OWNER, self._model.description.model_fingerprint)
+        record = await self._ledger.create_session(
+            OWNER, self._model.description.model_fingerprint, ttl_from_proto(request)
+        )
         return session_pb2.CreateSessionResponse(session=session_to_proto(record, False))
 
     async def GetSession(
@@ -68,7 +76,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
     ) -> session_pb2.GetSessionResponse:
         """Describes a session."""
         record = await self._ledger.get_session(request.session_id, OWNER)
-        running = self._live.is_running(record.session_id)
+        running = self._live.runs_turn(record)
         response = session_pb2.GetSessionResponse(session=session_to_proto(record, running))
         if request.with_tokens:
             tokens = await self._ledger.tokens(record.session_id)
@@ -84,8 +92,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             OWNER, request.page_size or DEFAULT_PAGE_SIZE, request.page_token
         )
         sessions = [
-            session_to_proto(record, self._live.is_running(record.session_id))
-            for record in page.sessions
+            session_to_proto(record, self._live.runs_turn(record)) for record in page.sessions
         ]
         return session_pb2.ListSessionsResponse(
             sessions=sessions, next_page_token=page.next_page_token
@@ -96,9 +103,8 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
     ) -> session_pb2.DeleteSessionResponse:
         """Deletes a session and frees its slots."""
         session_id = request.session_id
-        if self._live.is_running(session_id):
-            raise TurnRunning("the session runs a turn; wait for its end or cancel it")
         record = await self._ledger.get_session(session_id, OWNER)
+        self._live.check_idle(record)
         await self._ledger.delete_session(session_id, OWNER)
         self._live.forget(session_id)
         self._runner.forget(session_id)
@@ -117,8 +123,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         """Copies a session that runs no turn, with what its target holds of it."""
         session_id = request.session_id
         record = await self._ledger.get_session(session_id, OWNER)
-        if self._live.is_running(session_id):
-            raise TurnRunning("the session runs a turn; wait for its end or cancel it")
+        self._live.check_idle(record)
         position = request.position if request.HasField("position") else record.length
         _check_position(position, record.length)
         copy = await self._ledger.fork(session_id, OWNER, position)

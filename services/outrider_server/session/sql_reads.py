@@ -16,7 +16,7 @@ def list_sessions(owner: str, page_size: int, page_token: str) -> Work[SessionPa
     if not 1 <= page_size <= MAX_PAGE_SIZE:
         raise InvalidRequest("page_size", f"page_size must be 1 to {MAX_PAGE_SIZE}")
     found = yield Statement(
-        f"SELECT {rows.SESSION_COLUMNS} FROM sessions"
+        f"SELECT {rows.SESSION_READ} FROM sessions"
         f" WHERE owner = ? AND (created_us, session_id) < (?, ?) AND {STILL_THERE}"
         " ORDER BY created_us DESC, session_id DESC LIMIT ?",
         (owner, *_page_start(page_token), page_size + 1),

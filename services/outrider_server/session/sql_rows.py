@@ -19,6 +19,8 @@ SESSION_COLUMNS = (
     "session_id, owner, model_fingerprint, epoch, length, turn_count, created_us, updated_us,"
     " ttl_us, expires_us, holder, lease_until_us"
 )
+SESSION_READ = f"{SESSION_COLUMNS}, now_us()"
+"""What a record is read from: whether its lease runs is for the store's clock to say."""
 TURN_COLUMNS = (
     "session_id, turn_index, request_id, start_position, prompt_tokens, parameters, finish_reason,"
     " is_cut"
@@ -29,6 +31,7 @@ SOURCE_BYTES = {TokenSource.DRAFT: 1, TokenSource.NGRAM: 2, TokenSource.TARGET: 
 BYTE_SOURCES = {byte: source for source, byte in SOURCE_BYTES.items()}
 
 SessionRow = tuple[str, str, str, int, int, int, int, int, int | None, int | None, str, int]
+SessionReadRow = tuple[*SessionRow, int]
 TurnRow = tuple[str, int, str, int, int, str, str | None, int]
 Chunk = tuple[bytes, bytes | None, str | None]
 """Tokens of one write, their sources and their logprobs; a prompt has tokens alone."""
@@ -52,8 +55,8 @@ def session_row(record: SessionRecord) -> SessionRow:
     )
 
 
-def session_record(row: SessionRow) -> SessionRecord:
-    """A session from its SESSION_COLUMNS."""
+def session_record(row: SessionReadRow) -> SessionRecord:
+    """A session from its SESSION_READ."""
     return SessionRecord(
         session_id=row[0],
         owner=row[1],
@@ -67,6 +70,7 @@ def session_record(row: SessionRow) -> SessionRecord:
         expires_us=row[9],
         holder=row[10],
         lease_until_us=row[11],
+        is_held=row[11] > row[12],
     )
 
 

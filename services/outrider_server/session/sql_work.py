@@ -112,11 +112,11 @@ def _session(session_id: str, owner: str | None, lock: str) -> Work[tuple[Sessio
     row: tuple[Any, ...] | None = None
     if "\0" not in session_id:  # which no id has, and not every store takes
         found = yield Statement(
-            f"SELECT {rows.SESSION_COLUMNS}, now_us() FROM sessions"
+            f"SELECT {rows.SESSION_READ} FROM sessions"
             f" WHERE session_id = ? AND {STILL_THERE}{lock}",
             (session_id,),
         )
         row = found.rows[0] if found.rows else None
     if row is None or owner not in (None, row[1]):
         raise NotFound("there is no such session")
-    return rows.session_record(row[:-1]), row[-1]
+    return rows.session_record(row), row[-1]

@@ -56,7 +56,11 @@ class Targets:
     """Several targets behind the calls of one."""
 
     addresses: Sequence[str]
+    failures: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a target fails; whoever looks for others clears it."""
     _places: list[_Place] = field(init=False)
+    _leaving: list[_Place] = field(default_factory=list)
+    """Gone from the addresses, with turns that may still run."""
     _homes: dict[str, _Place] = field(default_factory=dict)
     _model: ModelDescription | None = None
 
@@ -100,6 +104,24 @@ class Targets:
         assert found is not None, "one of them has answered"
         self._model = found[0]
         return found
+
+    async def move_to(self, addresses: Sequence[str]) -> None:
+        """From now on turns go to these targets. Those that are gone end the turns that run there."""
+        known = {place.address: place for place in (*self._leaving, *self._places)}
+        # A turn that is being opened may still come to a target that left just now.
+        over = [
+            place
+            for place in self._leaving
+            if place.address not in addresses and not place.link.turns
+        ]
+        self._places = [
+            known.get(address) or _Place(address, TargetLink(address)) for address in addresses
+        ]
+        self._leaving = [place for place in known.values() if place not in (*self._places, *over)]
+        self._homes = {
+            session_id: place for session_id, place in self._homes.items() if place in self._places
+        }
+        await asyncio.gather(*(place.link.close() for place in over))
 
     async def open_turn(
         self,
@@ -153,7 +175,8 @@ class Targets:
 
     async def close(self) -> None:
         """Ends every turn and closes the channels."""
-        await asyncio.gather(*(place.link.close() for place in self._places))
+        places = (*self._places, *self._leaving)
+        await asyncio.gather(*(place.link.close() for place in places))
 
     def _in_order(self, session_id: str) -> list[_Place]:
         """The targets, the best first."""
@@ -186,6 +209,7 @@ class Targets:
         if place.rests_until <= now:
             log.warning("the target at %s failed; it rests for %g s", place.address, REST_SECONDS)
         place.rests_until = now + REST_SECONDS
+        self.failures.set()
         place.description = None
 
     def _remember(self, session_id: str, place: _Place) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from outrider.v1 import session_pb2
 
 from ..rpc.wire import logprobs_to_proto
+from ..speculation.errors import InvalidRequest
 from ..speculation.types import FinishReason, Round, TokenSource
-from .ledger import SessionRecord
+from .ledger import MAX_TTL_SECONDS, SessionRecord
 from .tally import TurnStarted, TurnSummary
 
 _SOURCES = {
@@ -24,6 +26,21 @@ _FINISH_REASONS = {
 }
 
 
+def ttl_from_proto(request: session_pb2.CreateSessionRequest) -> int | None:
+    """How long the new session is to live, in seconds; None leaves it to the ledger.
+
+    Raises InvalidRequest.
+    """
+    if not request.HasField("ttl"):
+        return None
+    ttl = request.ttl
+    if ttl.nanos or not 0 <= ttl.seconds <= MAX_TTL_SECONDS:
+        raise InvalidRequest(
+            "ttl", f"ttl must be 0 to {MAX_TTL_SECONDS} whole seconds; 0 never expires"
+        )
+    return ttl.seconds
+
+
 def session_to_proto(record: SessionRecord, running: bool) -> session_pb2.Session:
     """A session."""
     return session_pb2.Session(
@@ -34,6 +51,8 @@ def session_to_proto(record: SessionRecord, running: bool) -> session_pb2.Sessio
         model_fingerprint=record.model_fingerprint,
         create_time=_timestamp(record.created_us),
         update_time=_timestamp(record.updated_us),
+        ttl=Duration(seconds=record.ttl_seconds) if record.ttl_seconds else None,
+        expire_time=None if record.expires_us is None else _timestamp(record.expires_us),
     )
 
 
