@@ -7,11 +7,12 @@ others go on without it.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from .speculation.errors import StartupError
 
@@ -27,8 +28,10 @@ class Child:
         self.process = process
 
     @classmethod
-    async def start(cls, name: str, arguments: Sequence[str]) -> Child:
-        """Starts `outrider-server NAME ARGUMENTS`."""
+    async def start(
+        cls, name: str, arguments: Sequence[str], variables: Mapping[str, str] | None = None
+    ) -> Child:
+        """Starts `outrider-server NAME ARGUMENTS`, with these variables added to the environment."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -37,6 +40,7 @@ class Child:
             *arguments,
             stdout=PIPE,
             start_new_session=True,
+            env={**os.environ, **(variables or {})},
         )
         return cls(name, process)
 

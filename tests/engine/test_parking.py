@@ -78,6 +78,7 @@ def test_without_memory_for_it_a_session_starts_again() -> None:
     for session in "abab":
         assert turn(engine, session, texts[session], GREEDY) == 0
     assert len(engine.parked) == engine.parked.parked == 0
+    assert engine.parked.dropped == 3, "each but the last"
 
 
 def test_a_full_budget_drops_what_was_parked_longest_ago() -> None:

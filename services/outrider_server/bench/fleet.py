@@ -8,16 +8,16 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import outrider
 
 from ..up import Child
-from .machine import resident_bytes
+from .machine import cpu_seconds, resident_bytes
 from .tasks import Outcome, Task
 
 WARM_UP_TOKENS = 16
@@ -36,6 +36,12 @@ class FleetOptions:
     slots: int = 8
     context: int = 0
     """Longest session in tokens; 0 takes the models' own."""
+    engine_options: tuple[str, ...] = ()
+    """Further options of target and draft, which override those that they share."""
+    target_options: tuple[str, ...] = ()
+    """Further options of the target alone."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Added to the environment of target and draft."""
 
 
 class Fleet:
@@ -57,21 +63,36 @@ class Fleet:
         """Resident memory of each service, in bytes."""
         return {name: resident_bytes(child.process.pid) for name, child in self._children.items()}
 
+    def cpu_seconds(self) -> dict[str, float]:
+        """What each service has used of the processors since its start, in seconds."""
+        return {name: cpu_seconds(child.process.pid) for name, child in self._children.items()}
+
 
 @asynccontextmanager
 async def running_fleet(options: FleetOptions) -> AsyncIterator[Fleet]:
     """The three services, started and, at the end, stopped. Raises StartupError."""
     async with AsyncExitStack() as stack:
         shared = [f"--slots={options.slots}", f"--compile={COMPILE}"]
-        shared += [f"--max-context-tokens={options.context}"]
+        shared += [f"--max-context-tokens={options.context}", *options.engine_options]
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="outrider-"))
         # One after the other: two models that compile at once share the same cores.
         target, target_address = await _started(
-            stack, "target", [*shared, f"--model={options.target}", f"--listen=unix:{folder}/t"]
+            stack,
+            "target",
+            [
+                *shared,
+                *options.target_options,
+                f"--model={options.target}",
+                f"--listen=unix:{folder}/t",
+            ],
+            options.variables,
         )
         # The network suite puts a TCP proxy before the draft.
         draft, draft_address = await _started(
-            stack, "draft", [*shared, f"--model={options.draft}", "--listen=127.0.0.1:0"]
+            stack,
+            "draft",
+            [*shared, f"--model={options.draft}", "--listen=127.0.0.1:0"],
+            options.variables,
         )
         session, address = await stack.enter_async_context(
             running_session(target_address, draft_address)
@@ -90,8 +111,13 @@ async def running_session(target: str, draft: str) -> AsyncIterator[tuple[Child,
         )
 
 
-async def _started(stack: AsyncExitStack, name: str, arguments: Sequence[str]) -> tuple[Child, str]:
-    child = await Child.start(name, arguments)
+async def _started(
+    stack: AsyncExitStack,
+    name: str,
+    arguments: Sequence[str],
+    variables: Mapping[str, str] | None = None,
+) -> tuple[Child, str]:
+    child = await Child.start(name, arguments, variables)
     stack.push_async_callback(child.stop)
     return child, await child.ready()
 

@@ -42,6 +42,16 @@ def resident_bytes(process_id: int) -> int:
     return 0
 
 
+def cpu_seconds(process_id: int) -> float:
+    """What a process has used of the processors since its start, in seconds. Linux only; 0 elsewhere."""
+    status = Path(f"/proc/{process_id}/stat")
+    if not status.is_file():
+        return 0.0
+    after_name = status.read_text().rpartition(")")[2].split()
+    user, system = after_name[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 def _processor() -> str:
     information = Path("/proc/cpuinfo")
     if information.is_file():

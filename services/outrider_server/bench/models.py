@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .model_cache import cache_folder, read_config
-from .settings import BenchSettings
 from .widening import LONGEST_POSITIONS, lengthened, widened
 
 CONTEXT_TOKENS = 1024
@@ -36,16 +35,17 @@ class Models:
         return min(max(CONTEXT_TOKENS, tokens + LONGEST_PROMPT), self.longest)
 
 
-def prepared_models(settings: BenchSettings) -> Models:
-    """Widens the target and lengthens the draft where asked. Raises StartupError."""
-    draft_name = settings.draft.resolve().name
-    if not settings.widen:
-        target_name = settings.target.resolve().name
-        return Models(settings.target, settings.draft, f"target {target_name}, draft {draft_name}")
-    target = widened(settings.target, settings.widen, cache_folder())
-    draft = lengthened(settings.draft, LONGEST_POSITIONS, cache_folder())
+def prepared_models(target: Path, draft: Path, widen: float) -> Models:
+    """Widens the target to so many million weights and lengthens the draft; 0 leaves both as they are.
+
+    Raises StartupError.
+    """
+    target_name, draft_name = target.resolve().name, draft.resolve().name
+    if not widen:
+        return Models(target, draft, f"target {target_name}, draft {draft_name}")
+    wide = widened(target, widen, cache_folder())
     label = (
-        f"{target.name}: the text of {settings.target.resolve().name} at the cost of a larger model; "
+        f"{wide.name}: the text of {target_name} at the cost of a larger model; "
         f"draft {draft_name}; beyond the models' own range of positions the text is extrapolation"
     )
-    return Models(target, draft, label)
+    return Models(wide, lengthened(draft, LONGEST_POSITIONS, cache_folder()), label)

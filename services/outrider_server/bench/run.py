@@ -52,7 +52,7 @@ async def run_bench(settings: BenchSettings) -> int:
     prepare_output(settings.output)
     if settings.llama_cpp is not None:
         check_llama_cpp(settings, settings.llama_cpp)
-    models = prepared_models(settings)
+    models = prepared_models(settings.target, settings.draft, settings.widen)
     facts = machine_facts()
     try:
         results = await _run_suites(settings, models, facts)

@@ -158,10 +158,14 @@ class Engine:
         return len(copy.tokens) if self.parked.put(fork_session_id, copy) else 0
 
     def _park_slot(self, slot: Slot) -> None:
-        if self.park_bytes and slot.tokens:
-            layers = self.runner.read_slot(slot.index, len(slot.tokens))
-            parked = ParkedSession(slot.epoch, tuple(slot.tokens), layers)
-            self.parked.put(slot.session_id, parked)
+        if not slot.tokens:
+            return
+        if not self.park_bytes:
+            self.parked.dropped += 1  # without a copy that would not be kept
+            return
+        layers = self.runner.read_slot(slot.index, len(slot.tokens))
+        parked = ParkedSession(slot.epoch, tuple(slot.tokens), layers)
+        self.parked.put(slot.session_id, parked)
 
     def _restore(self, parked: ParkedSession, slot: Slot) -> None:
         self.runner.write_slot(slot.index, parked.tokens, parked.layers)

@@ -1,0 +1,183 @@
+"""Arrivals, goodput, and what the benchmark of overload says and refuses."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import outrider
+import pytest
+from outrider_server.bench.arrivals import End, Load, TurnEnd, load_between, poisson_arrivals
+from outrider_server.bench.clients import (
+    Clients,
+    Clock,
+    OverloadSettings,
+    Phase,
+    has_retry_info,
+)
+from outrider_server.bench.overload import cpu_table, problems, table
+from outrider_server.bench.prompts import Prompts
+from outrider_server.speculation.errors import StartupError
+
+FINISHED = TurnEnd(End.FINISHED, (0.5, 1.0, 1.5, 2.0))
+REFUSED = TurnEnd(End.REFUSED, refusals=3)
+CPU = {"target": 1.25, "clients": 0.1}
+
+
+class ScriptedReply:
+    """Tokens that come, then perhaps an error."""
+
+    def __init__(self, tokens: list[int], error: outrider.OutriderError | None) -> None:
+        self.started = "begun" if tokens else None
+        self.events: list[int] = []
+        self._tokens, self._error = tokens, error
+
+    async def __aiter__(self) -> AsyncIterator[int]:
+        for token in self._tokens:
+            self.events.append(token)
+            yield token
+        if self._error is not None:
+            raise self._error
+
+
+class ScriptedSession:
+    """A session that answers each attempt of a turn as it was told to."""
+
+    def __init__(self, *replies: ScriptedReply) -> None:
+        self._replies = list(replies)
+        self.asked: list[dict[str, Any]] = []
+
+    def generate(self, prompt: tuple[int, ...], **options: Any) -> ScriptedReply:
+        self.asked.append({"prompt": prompt, **options})
+        return self._replies.pop(0)
+
+
+async def ended(session: ScriptedSession, *, retries: bool, seconds: float = 600.0) -> TurnEnd:
+    """What comes of one turn at the beginning of a phase of so many seconds."""
+    settings = OverloadSettings(seconds=seconds, ramp_seconds=0.0)
+    clients: Any = Clients(settings, Any, Any, Prompts([(1, 2, 3)]))  # type: ignore[arg-type]
+    turn: TurnEnd = await clients.turn(session, Clock(), retries)
+    return turn
+
+
+def full(retry_after_ms: int = 1) -> outrider.ExhaustedError:
+    return outrider.ExhaustedError("full", retry_after_ms=retry_after_ms)
+
+
+def phase(what: str, *turns: TurnEnd) -> Phase:
+    return Phase(what, len(turns), turns, Load(90.0, 2.0), 0.004, CPU)
+
+
+def test_arrivals_ascend_within_their_time() -> None:
+    times = poisson_arrivals(20.0, 10.0, 1)
+    assert sorted(times) == list(times)
+    assert 0 < times[0] <= times[-1] < 10.0
+
+
+def test_arrivals_come_at_their_rate() -> None:
+    """Of 20,000 that are expected 141 are one standard deviation; six of them are allowed."""
+    assert abs(len(poisson_arrivals(20.0, 1000.0, 1)) - 20_000) < 6 * 141
+
+
+def test_arrivals_are_the_seeds() -> None:
+    assert poisson_arrivals(5.0, 10.0, 3) == poisson_arrivals(5.0, 10.0, 3)
+    assert poisson_arrivals(5.0, 10.0, 3) != poisson_arrivals(5.0, 10.0, 4)
+
+
+def test_goodput_counts_tokens_from_the_start_up_to_the_end_of_the_window() -> None:
+    assert load_between([FINISHED], 1.0, 2.0) == Load(2.0, 0.0)
+    assert load_between([FINISHED, FINISHED], 0.5, 2.5) == Load(4.0, 1.0)
+
+
+def test_goodput_counts_only_turns_that_finished() -> None:
+    broken = TurnEnd(End.FAILED, (0.5, 1.0), failure="lost")
+    assert load_between([broken, REFUSED], 0.0, 2.0) == Load(0.0, 0.0)
+
+
+def test_the_table_compares_with_the_peak() -> None:
+    lines = table([phase("3 x peak", FINISHED, FINISHED, REFUSED)], 100.0).splitlines()
+    assert lines[-1] == "| 3 x peak | 3 | 2 | 3 | 0 | 0 | 90 | 0.90 |"
+    assert cpu_table([phase("3 x peak")]).splitlines()[-1] == "| 3 x peak | 1.25 | 0.10 | 4 |"
+
+
+def test_failures_and_refusals_without_a_time_are_problems() -> None:
+    rude = TurnEnd(End.REFUSED, refusals=2, refusals_without_delay=1)
+    broken = TurnEnd(End.FAILED, failure="InternalError after 3 tokens: no")
+    assert problems([phase("1 x peak", FINISHED, REFUSED)]) == []
+    assert problems([phase("1 x peak", FINISHED, rude, broken)]) == [
+        "1 x peak: InternalError after 3 tokens: no",
+        "1 x peak: 1 refusals without RetryInfo",
+    ]
+
+
+def test_a_time_that_the_sdk_made_up_is_no_retry_info() -> None:
+    assert not has_retry_info(outrider.ExhaustedError("full"))
+
+
+async def test_a_turn_that_is_refused_asks_the_same_again() -> None:
+    session = ScriptedSession(
+        ScriptedReply([], full()), ScriptedReply([], full()), ScriptedReply([7, 8], None)
+    )
+    turn = await ended(session, retries=True)
+    assert (turn.end, len(turn.arrivals)) == (End.FINISHED, 2)
+    assert (turn.refusals, turn.refusals_without_delay) == (2, 2)
+    assert session.asked[0] == session.asked[1] == session.asked[2]
+
+
+@pytest.mark.parametrize(("retries", "delay_ms"), [(False, 1), (True, 1_000)])
+async def test_a_turn_that_may_not_come_back_in_time_stays_refused(
+    retries: bool, delay_ms: int
+) -> None:
+    session = ScriptedSession(ScriptedReply([], full(delay_ms)))
+    turn = await ended(session, retries=retries, seconds=1.0)
+    assert (turn.end, turn.refusals, turn.failure) == (End.REFUSED, 1, "")
+
+
+class FullService:
+    """Client and services in one: refuses every turn, for a second."""
+
+    async def create_session(self) -> ScriptedSession:
+        return ScriptedSession(ScriptedReply([], full(1_000)))
+
+    def cpu_seconds(self) -> dict[str, float]:
+        return {}
+
+
+async def test_clients_that_are_refused_do_not_ask_before_their_time() -> None:
+    service: Any = FullService()
+    settings = OverloadSettings(seconds=0.2, ramp_seconds=0.0)
+    clients = Clients(settings, service, service, Prompts([(1, 2, 3)]))
+    phase = await clients.closed(3)
+    assert [turn.end for turn in phase.turns] == [End.REFUSED] * 3
+
+
+@pytest.mark.parametrize(
+    ("tokens", "error"),
+    [
+        ([], outrider.UnavailableError("gone")),
+        ([7], outrider.UnavailableError("gone")),
+        ([7], full()),
+    ],
+)
+async def test_any_other_end_is_a_failure_and_so_is_a_refusal_after_the_start(
+    tokens: list[int], error: outrider.OutriderError
+) -> None:
+    turn = await ended(ScriptedSession(ScriptedReply(tokens, error)), retries=True)
+    assert (turn.end, turn.arrivals, turn.refusals) == (End.FAILED, (), 0)
+    assert turn.failure == f"{type(error).__name__} after {len(tokens)} tokens: {error}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"slots": 0}, "slots must be at least 1"),
+        ({"queue": -1}, "queue must be at least 0"),
+        ({"loads": ()}, "loads must be numbers above 0"),
+        ({"loads": (1.0, float("nan"))}, "loads must be numbers above 0"),
+        ({"seconds": 5.0}, "ramp seconds must be at least 0 and less than seconds"),
+        ({"seconds": float("inf")}, "ramp seconds must be at least 0 and less than seconds"),
+    ],
+)
+def test_settings_that_cannot_be_run_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(StartupError, match=message):
+        OverloadSettings(**changes)  # type: ignore[arg-type]
