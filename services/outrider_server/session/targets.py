@@ -160,8 +160,7 @@ class Targets:
         """Frees the session's slot, where it has one. Raises OutriderError."""
         place = self._homes.pop(session_id, None)
         places = self._places if place is None else [place]
-        for each in places:
-            await each.link.release(session_id, epoch)
+        await asyncio.gather(*(each.link.release(session_id, epoch) for each in places))
 
     async def fork(self, session_id: str, fork_session_id: str, length: int, epoch: int) -> None:
         """Copies what the session's target holds of it to a new session, which then is placed there.
