@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 
 import outrider
@@ -10,7 +11,7 @@ import pytest
 from outrider_server.models import held_out_prompts
 from postgres_server import PostgresServer, running_server
 
-from .processes import Service, Services, connected, reply_to, until
+from .processes import OWN_CONNECTION, START_SECONDS, Service, Services, connected, reply_to, until
 
 PROMPT = held_out_prompts()[30]
 LONG = {"max_new_tokens": 300, "seed": 8, "logit_bias": {0: -100.0}}
@@ -138,3 +139,46 @@ def test_turns_go_on_at_another_service_when_theirs_is_killed(client, services, 
         here.wait_until_ready()
     for service in replicas:
         service.close()
+
+
+def test_the_sdk_goes_on_at_another_replica_by_itself(client, services, target, database):
+    """Four sessions of five turns at once; the service that all of them are at is killed in the middle."""
+    replicas = [replica(services, target, database) for _ in range(2)]
+    addresses = [service.wait_until_ready() for service in replicas]
+    turn = {"max_new_tokens": 40, "logit_bias": {0: -100.0}}
+    wanted = [reply_to(client, PROMPT, seed=seed, **turn).tokens for seed in range(20)]
+    told: dict[int, list[outrider.Event]] = {}
+    enough = threading.Event()
+
+    def talk(caller: outrider.Client, speaker: int) -> None:
+        for seed in range(speaker, 20, 4):
+            events = told[seed] = []
+            for event in caller.create_session().generate(PROMPT, seed=seed, **turn):
+                events.append(event)
+                if sum(map(len, told.values())) > 300:
+                    enough.set()
+
+    calls: list[str] = []
+
+    def called() -> dict[str, str]:
+        calls.append("call")
+        return {}
+
+    with outrider.Client(
+        f"ipv4:{','.join(addresses)}",
+        channel_options=OWN_CONNECTION,
+        resume_ms=120_000,
+        metadata=called,
+    ) as caller:
+        speakers = [threading.Thread(target=talk, args=(caller, number)) for number in range(4)]
+        for speaker in speakers:
+            speaker.start()
+        assert enough.wait(START_SECONDS), "the turns do not run"
+        replicas[0].kill()
+        for speaker in speakers:
+            speaker.join()
+    assert len(calls) > 20 + 20, "no turn was asked for again"
+    for seed in range(20):
+        assert [event.token for event in told[seed]] == wanted[seed]
+        assert [event.index for event in told[seed]] == list(range(turn["max_new_tokens"]))
+    replicas[1].close()
