@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import grpc
 import outrider
 import pytest
 from outrider.v1 import session_pb2
+from outrider_server.session.sqlite_ledger import SqliteLedger
 
 from .harness import SessionService, Stack
 from .wire import refusal
@@ -85,3 +88,25 @@ async def test_a_turn_of_one_service_runs_for_the_other_until_it_ends(here, stac
         with pytest.raises(outrider.TurnRunningError):
             await other.client.delete_session(session.id)
         assert (await other.client.get_session(session.id)).turn_running
+
+
+async def test_who_has_heard_of_an_end_goes_on_at_another_service_at_once(
+    here, stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = SqliteLedger.release
+
+    async def slow_release(self: SqliteLedger, session_id: str, epoch: int) -> None:
+        await asyncio.sleep(0.2)
+        await release(self, session_id, epoch)
+
+    monkeypatch.setattr(SqliteLedger, "release", slow_release)
+    other = await stack.start_session("other", lease_seconds=LEASE_SECONDS)
+    session = await here.client.create_session()
+    there = await other.client.open_session(session.id)
+    for seed in range(4):
+        await session.generate("x", seed=2 * seed, request_id=f"{seed}", **OPTIONS).read()
+        await there.generate("y", seed=2 * seed + 1, **OPTIONS).read()
+        await session.attach(f"{seed}").read()
+        await there.rewind(1)
+        await session.rewind(0)
+    assert (await there.info()).position == 0

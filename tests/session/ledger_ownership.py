@@ -56,6 +56,15 @@ class OwnershipConformance(LedgerFixtures):
         await ledger.release(session.session_id, lease.epoch)
         assert await held() == [False, False]
 
+    async def test_the_end_of_a_turn_is_the_end_of_the_lease(self, ledger: Ledger) -> None:
+        session = await ledger.create_session("", "model")
+        epoch = (await ledger.take_over(session.session_id, "ada", 1000.0)).epoch
+        await ledger.begin_turn(session.session_id, epoch, 0, NewTurn("first", (1,)))
+        await ledger.finish_turn(session.session_id, epoch, 0, FinishReason.LENGTH)
+        ended = await ledger.get_session(session.session_id, "")
+        assert (ended.holder, ended.lease_until_us, ended.is_held) == ("", 0, False)
+        assert (await ledger.take_over(session.session_id, "eve", 1000.0)).epoch == epoch + 1
+
     async def test_a_forced_take_over_ends_the_lease(self, ledger: Ledger) -> None:
         session = await ledger.create_session("", "model")
         await ledger.take_over(session.session_id, "ada", 1000.0)

@@ -198,7 +198,8 @@ class Ledger(Protocol):
     async def finish_turn(
         self, session_id: str, epoch: int, turn_index: int, finish_reason: FinishReason
     ) -> None:
-        """Records why a turn ended. Raises StaleEpoch, and ValueError for an unknown turn."""
+        """Records why a turn ended, and ends the lease: who hears of the end may begin the next turn
+        anywhere. Raises StaleEpoch, and ValueError for an unknown turn."""
         ...
 
     async def rewind(

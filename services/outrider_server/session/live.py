@@ -94,14 +94,13 @@ class LiveSessions:
 
     def free(self, claim: Claim) -> None:
         """The claim's turn has ended. One that was taken over frees nothing."""
-        session_id = claim.session_id
-        if self._running.get(session_id) is not claim:
-            return
-        del self._running[session_id]
-        keeper = self._keepers.pop(session_id, None)
-        if keeper is not None:
-            keeper.cancel()
-            self.end_in_background(self._release(session_id, self._epochs.pop(session_id, 0)))
+        self._freed(claim)
+
+    async def give_back(self, claim: Claim) -> None:
+        """The same; returns when any other process may claim the session."""
+        release = self._freed(claim)
+        if release is not None:
+            await asyncio.shield(release)
 
     def forget(self, session_id: str) -> None:
         """Somebody else owns the session now, or it is deleted."""
@@ -112,11 +111,12 @@ class LiveSessions:
         if isinstance(error, StaleEpoch) and self._epochs.get(session_id) == epoch:
             self.forget(session_id)
 
-    def end_in_background(self, ending: Coroutine[Any, Any, None]) -> None:
+    def end_in_background(self, ending: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Runs what is left to write of a turn whose caller is gone."""
         task = asyncio.create_task(ending)
         self._endings.add(task)
         task.add_done_callback(self._endings.discard)
+        return task
 
     async def settle(self) -> None:
         """Waits for all endings, and for those that they begin."""
@@ -127,6 +127,18 @@ class LiveSessions:
         claim = Claim(session_id)
         self._running[session_id] = claim
         return claim
+
+    def _freed(self, claim: Claim) -> asyncio.Task[None] | None:
+        """The release of the lease, where there is one."""
+        session_id = claim.session_id
+        if self._running.get(session_id) is not claim:
+            return None
+        del self._running[session_id]
+        keeper = self._keepers.pop(session_id, None)
+        if keeper is None:
+            return None
+        keeper.cancel()
+        return self.end_in_background(self._release(session_id, self._epochs.pop(session_id, 0)))
 
     async def _own(self, session_id: str, *, force: bool) -> int:
         lease = await self._ledger.take_over(

@@ -152,7 +152,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
                 raise
             self._live.moved(session_id, record.epoch)
         finally:
-            self._live.free(claim)
+            await self._live.give_back(claim)
         return session_pb2.RewindSessionResponse(session=session_to_proto(record, False))
 
     async def Attach(

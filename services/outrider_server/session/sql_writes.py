@@ -72,7 +72,7 @@ def finish_turn(
         "UPDATE turns SET finish_reason = ? WHERE session_id = ? AND turn_index = ?",
         (finish_reason.value, session_id, turn_index),
     )
-    yield written(session, now_us)
+    yield written(session, now_us, lease_until_us=0, holder="")
 
 
 def rewind(session_id: str, epoch: int, length: int, to_position: int) -> Work[SessionRecord]:

@@ -195,6 +195,8 @@ class TurnRunner:
         if opened.finish_reason is not None:
             if opened.record.finish_reason is None:
                 await self._finish(opened, opened.finish_reason)
+            else:
+                await self._live.give_back(opened.claim)
             life.move(TurnEvent.LAST_ROUND_RECORDED)
             yield _Ending(opened.finish_reason, "")
             return
