@@ -90,8 +90,14 @@ class PostgresServer:
             time.sleep(0.02)
 
     def kill(self) -> None:
-        """SIGKILL. Its children end as soon as they notice."""
+        """SIGKILL, to its children too, which would answer who is connected until they notice."""
+        assert self._process is not None, "a server that runs can be killed"
+        number = self._process.pid
+        children = Path(f"/proc/{number}/task/{number}/children").read_text().split()
         self._end(signal.SIGKILL)
+        for child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGKILL)
 
     def stop(self) -> None:
         """Ends every connection at once."""

@@ -25,7 +25,7 @@ from .engine.worker import DeviceThread  # noqa: E402
 from .launching import Ranks, find_place, gather  # noqa: E402
 from .speculation.errors import StartupError  # noqa: E402
 
-REFUSAL_SECONDS = 5.0
+REFUSAL_SECONDS = 30.0
 """A rank that refuses waits so long for rank 0, which mostly has the same reason and names it alone."""
 
 
