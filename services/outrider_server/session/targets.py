@@ -29,6 +29,8 @@ REST_SECONDS = 2.0
 CHECK_TIMEOUT_MS = 2_000
 RESTING_CHECK_TIMEOUT_MS = 500
 """For a target that failed just now: who waits for it had better hear that soon."""
+FULL_SECONDS = 0.2
+"""How long a target that refused a turn for want of room is believed to be full, unless a turn ends there."""
 MAX_HOMES = 100_000
 """Sessions whose target is remembered; the one that was placed longest ago is forgotten."""
 
@@ -44,11 +46,26 @@ class _Place:
     rests_until: float = 0.0
     description: ModelDescription | None = None
     """None until it has said what it serves, and again after a failure."""
+    refusal: Exhausted | None = None
+    """The last one for want of room."""
+    refused_until: float = 0.0
+    refused_turns: int = 0
+    """How many turns of this process were there then."""
 
     @property
     def is_full(self) -> bool:
         """True when as many turns of this process run there as it has slots."""
         return self.description is not None and self.link.turns >= self.description.slots
+
+    def refused(self, error: Exhausted, now: float) -> None:
+        """It had no room for a turn."""
+        self.refusal, self.refused_until = error, now + FULL_SECONDS
+        self.refused_turns = self.link.turns
+
+    def refusal_that_stands(self, now: float) -> Exhausted | None:
+        """Why another turn would be refused as well."""
+        stands = now < self.refused_until and self.link.turns >= self.refused_turns
+        return self.refusal if stands else None
 
 
 @dataclass(slots=True)
@@ -123,6 +140,16 @@ class Targets:
         }
         await asyncio.gather(*(place.link.close() for place in over))
 
+    def check_room(self, session_id: str) -> None:
+        """Raises Exhausted where every target has just refused a turn, and none of them is the session's.
+
+        So what cannot run costs neither a write nor a call.
+        """
+        now = time.monotonic()
+        refusals = [place.refusal_that_stands(now) for place in self._places]
+        if session_id not in self._homes and all(refusals) and refusals[0] is not None:
+            raise Exhausted(str(refusals[0]), refusals[0].retry_after_ms)
+
     async def open_turn(
         self,
         session_id: str,
@@ -143,6 +170,8 @@ class Targets:
             except (Unavailable, Exhausted, ModelMismatch) as error:
                 if isinstance(error, Unavailable):
                     self._rest(place)
+                elif isinstance(error, Exhausted):
+                    place.refused(error, time.monotonic())
                 errors.append(error)
                 continue
             self._remember(session_id, place)

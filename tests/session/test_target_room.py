@@ -1,0 +1,67 @@
+"""A target that has just refused a turn is not asked again at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from outrider_server.session import targets as module
+from outrider_server.session.targets import FULL_SECONDS, Targets
+from outrider_server.speculation.errors import Exhausted
+
+
+@dataclass
+class Clock:
+    """Stands where the system's clock stands."""
+
+    now: float = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+@pytest.fixture
+async def full(clock: Clock) -> Any:
+    """Two targets, each with three turns, that have just refused another one."""
+    targets: Any = Targets(["127.0.0.1:1", "127.0.0.1:2"])
+    await targets.close()
+    for place in targets._places:
+        place.link = SimpleNamespace(turns=3)
+        place.refused(Exhausted("every slot runs a turn", 70), clock.now)
+    return targets
+
+
+async def test_the_last_refusal_is_repeated(full: Any) -> None:
+    with pytest.raises(Exhausted, match="every slot") as refused:
+        full.check_room("new")
+    assert refused.value.retry_after_ms == 70
+
+
+async def test_not_for_long(full: Any, clock: Clock) -> None:
+    clock.now += FULL_SECONDS
+    full.check_room("new")
+
+
+@pytest.mark.parametrize("place", [0, 1])
+async def test_not_where_a_turn_has_ended_since(full: Any, place: int) -> None:
+    full._places[place].link.turns = 2
+    full.check_room("new")
+
+
+async def test_not_for_a_session_that_may_have_a_slot(full: Any) -> None:
+    full._remember("known", full._places[1])
+    full.check_room("known")
+
+
+async def test_a_target_that_refused_nothing_is_asked(full: Any) -> None:
+    full._places[0].refusal = None
+    full.check_room("new")
