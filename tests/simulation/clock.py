@@ -185,21 +185,28 @@ def _drawn_name() -> uuid.UUID:
     return uuid.UUID(int=random.getrandbits(128), version=4)
 
 
-def bury(loop: VirtualLoop, processes: list[Process]) -> None:
-    """Throws away what never ended; what it says when it is closed this way is of no interest."""
+@contextlib.contextmanager
+def unheard() -> Iterator[None]:
+    """What is closed from outside complains; nobody hears it meanwhile."""
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     logging.disable()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # what is begun while all is closed
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+        sys.unraisablehook = hook
+
+
+def bury(loop: VirtualLoop, processes: list[Process]) -> None:
+    """Throws away what never ended."""
     loop.set_exception_handler(lambda *_: None)
     tasks = [task for process in processes for task in process.tasks]
     for process in processes:
         process.alive = False
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # what is begun while all is closed
-            _close(loop, processes, tasks)
-    finally:
-        logging.disable(logging.NOTSET)
-        sys.unraisablehook = hook
+    with unheard():
+        _close(loop, processes, tasks)
 
 
 def _close(loop: VirtualLoop, processes: list[Process], tasks: list[asyncio.Task[Any]]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from dataclasses import dataclass
 from typing import Any
 
 from .clients import SimulatedClient
-from .clock import Process, Stuck, bury, virtual_time
+from .clock import Process, Stuck, VirtualLoop, bury, unheard, virtual_time
 from .cluster import Cluster
 from .guesses import watched_guesses
 from .scenario import Scenario, draw_scenario
@@ -44,28 +45,35 @@ def run_seed(seed: int) -> Outcome:
 def run(scenario: Scenario) -> Outcome:
     """Runs a scenario to its end, or to the first violation."""
     with virtual_time(scenario.seed) as loop:
-        watch = Watch(loop)
-        cluster = Cluster(loop, scenario, watch)
-        loop.set_exception_handler(lambda _, context: watch.violate(f"unhandled: {context}"))
-        log = logging.getLogger("outrider")
-        log.addHandler(watch)
-        propagates, log.propagate = log.propagate, False
-        try:
-            agreement = scenario.draft.agreement or 0.0
-            with cluster.wired(), watched_guesses(agreement, watch):
-                loop.run_until_complete(_play(cluster))
-        except Stuck as stuck:
-            watch.violate(str(stuck))
-        except RuntimeError:
-            if not watch.violations:  # the first violation stops the loop
-                raise
-        finally:
-            events, seconds = loop.events, loop.time()
-            violations, lines, digest = tuple(watch.violations), tuple(watch.log), watch.digest()
-            bury(loop, cluster.processes)
-            cluster.store.close()
-            log.removeHandler(watch)
-            log.propagate = propagates
+        outcome = _run_on(loop, scenario)
+        with unheard():
+            gc.collect()  # what the run's own names still held
+    return outcome
+
+
+def _run_on(loop: VirtualLoop, scenario: Scenario) -> Outcome:
+    watch = Watch(loop)
+    cluster = Cluster(loop, scenario, watch)
+    loop.set_exception_handler(lambda _, context: watch.violate(f"unhandled: {context}"))
+    log = logging.getLogger("outrider")
+    log.addHandler(watch)
+    propagates, log.propagate = log.propagate, False
+    try:
+        agreement = scenario.draft.agreement or 0.0
+        with cluster.wired(), watched_guesses(agreement, watch):
+            loop.run_until_complete(_play(cluster))
+    except Stuck as stuck:
+        watch.violate(str(stuck))
+    except RuntimeError:
+        if not watch.violations:  # the first violation stops the loop
+            raise
+    finally:
+        events, seconds = loop.events, loop.time()
+        violations, lines, digest = tuple(watch.violations), tuple(watch.log), watch.digest()
+        bury(loop, cluster.processes)
+        cluster.store.close()
+        log.removeHandler(watch)
+        log.propagate = propagates
     return Outcome(
         scenario.seed,
         violations,
