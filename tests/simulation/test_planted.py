@@ -7,7 +7,7 @@ import pytest
 from .planted import PLANTED
 from .run import run_seed
 
-MOST_SEEDS = 600
+MOST_SEEDS = 2000
 
 
 def seeds_until_caught(name: str, most: int = MOST_SEEDS) -> tuple[int, str] | None:
