@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from outrider_server.session import targets as module
 from outrider_server.session.targets import FULL_SECONDS, Targets
-from outrider_server.speculation.errors import Exhausted
+from outrider_server.speculation.errors import SPREAD, Exhausted
 
 
 @dataclass
@@ -40,10 +40,14 @@ async def full(clock: Clock) -> Any:
     return targets
 
 
-async def test_the_last_refusal_is_repeated(full: Any) -> None:
-    with pytest.raises(Exhausted, match="every slot") as refused:
-        full.check_room("new")
-    assert refused.value.retry_after_ms == 70
+async def test_the_last_refusal_is_repeated_with_other_times_to_wait(full: Any) -> None:
+    times = set()
+    for _ in range(20):
+        with pytest.raises(Exhausted, match="every slot") as refused:
+            full.check_room("new")
+        times.add(refused.value.retry_after_ms)
+    assert len(times) > 1
+    assert all(70 <= time <= 70 * (1 + SPREAD) for time in times)
 
 
 async def test_not_for_long(full: Any, clock: Clock) -> None:

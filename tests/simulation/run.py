@@ -20,9 +20,6 @@ PATIENCE_SECONDS = 400.0
 SETTLING_SECONDS = 45.0
 """In which everybody notices what is broken, keepalive being slowest."""
 
-# What a dead process left is closed by the collector of garbage, at which spans complain about their context.
-logging.getLogger("opentelemetry.context").setLevel(logging.CRITICAL + 1)
-
 
 @dataclass(frozen=True, slots=True)
 class Outcome:

@@ -6,20 +6,17 @@ Lives on the event loop. Knows nothing of slots: it tries to open again when tol
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from ..speculation.errors import Exhausted
+from ..speculation.errors import Exhausted, spread_ms
 
 T = TypeVar("T")
 FIRST_HOLD_SECONDS = 1.0
 """How long a turn is taken to hold its slot before one has ended."""
 WEIGHT = 0.2
 """Of the latest turn in the running mean."""
-SPREAD = 0.5
-"""The share of a time to wait that is added at random, so that who is refused together comes back apart."""
 
 
 class AdmissionQueue:
@@ -80,5 +77,4 @@ class AdmissionQueue:
     def _retry_after_ms(self) -> int:
         """Until the queue has moved by one: turns end one after the other, a slot each."""
         turns = (len(self._waiting) + 1) / self._slots
-        spread = random.uniform(1.0, 1.0 + SPREAD)
-        return max(1, round(1000 * self._hold_seconds * turns * spread))
+        return spread_ms(1000 * self._hold_seconds * turns)

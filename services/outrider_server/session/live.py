@@ -174,6 +174,7 @@ class LiveSessions:
                 return
 
     async def _release(self, session_id: str, epoch: int) -> None:
-        # Without an answer the lease runs out by itself.
+        # The turn's end has ended the lease, but a renewal that was under way may have begun it again.
+        # Without an answer it runs out by itself.
         with contextlib.suppress(OutriderError):
             await self._ledger.release(session_id, epoch)

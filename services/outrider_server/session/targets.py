@@ -19,6 +19,7 @@ from ..speculation.errors import (
     OutriderError,
     StartupError,
     Unavailable,
+    spread_ms,
 )
 from ..speculation.meter import TurnMeter
 from ..speculation.types import Draw
@@ -145,10 +146,13 @@ class Targets:
 
         So what cannot run costs neither a write nor a call.
         """
-        now = time.monotonic()
-        refusals = [place.refusal_that_stands(now) for place in self._places]
-        if session_id not in self._homes and all(refusals) and refusals[0] is not None:
-            raise Exhausted(str(refusals[0]), refusals[0].retry_after_ms)
+        now, refusal = time.monotonic(), None
+        for place in self._places:
+            refusal = place.refusal_that_stands(now)
+            if refusal is None:
+                return
+        if refusal is not None and session_id not in self._homes:
+            raise Exhausted(str(refusal), spread_ms(refusal.retry_after_ms))
 
     async def open_turn(
         self,

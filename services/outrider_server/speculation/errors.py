@@ -30,6 +30,8 @@ sentence that a user can act on; it is all that leaves the process.
 
 from __future__ import annotations
 
+import random
+
 
 class OutriderError(Exception):
     """Base of every error that the services raise on purpose."""
@@ -108,6 +110,15 @@ class TryLater(OutriderError):
     def __init__(self, message: str, retry_after_ms: int = 500) -> None:
         super().__init__(message)
         self.retry_after_ms = retry_after_ms
+
+
+SPREAD = 0.5
+"""The share of a time to wait that is added at random, so that who is refused together comes back apart."""
+
+
+def spread_ms(least_ms: float) -> int:
+    """A time to wait of at least so many milliseconds, and of one."""
+    return max(1, round(least_ms * random.uniform(1.0, 1.0 + SPREAD)))
 
 
 class Exhausted(TryLater):
