@@ -136,8 +136,12 @@ async def test_a_turn_that_may_not_come_back_in_time_stays_refused(
 class FullService:
     """Client and services in one: refuses every turn, for a second."""
 
+    def __init__(self) -> None:
+        self.sessions: list[ScriptedSession] = []
+
     async def create_session(self) -> ScriptedSession:
-        return ScriptedSession(ScriptedReply([], full(1_000)))
+        self.sessions.append(ScriptedSession(ScriptedReply([], full(1_000))))
+        return self.sessions[-1]
 
     def cpu_seconds(self) -> dict[str, float]:
         return {}
@@ -149,6 +153,18 @@ async def test_clients_that_are_refused_do_not_ask_before_their_time() -> None:
     clients = Clients(settings, service, service, Prompts([(1, 2, 3)]))
     phase = await clients.closed(3)
     assert [turn.end for turn in phase.turns] == [End.REFUSED] * 3
+
+
+async def test_every_phase_asks_for_the_same_turns() -> None:
+    service: Any = FullService()
+    settings = OverloadSettings(seconds=0.2, ramp_seconds=0.0, prompt_tokens=2)
+    clients = Clients(settings, service, service, Prompts([tuple(range(50))]))
+    await clients.closed(3)
+    await clients.open(20.0, 1.0, retries=False)
+    asked = [turn for session in service.sessions for turn in session.asked]
+    assert len(asked) > 3
+    assert asked[:3] == asked[3:6]
+    assert asked[0] != asked[1]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,6 +107,7 @@ async def test_a_turn_without_a_slot_is_told_to_come_back(narrow, stack):
         for call in calls:
             await call.done_writing()
             assert await call.read() is grpc.aio.EOF
+    await asyncio.sleep(caught.value.retry_after_ms / 1000)
     reply = await generate(narrow.client, "x", max_new_tokens=4)
     assert len(reply.tokens) == 4
 

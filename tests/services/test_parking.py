@@ -118,6 +118,7 @@ async def test_what_is_refused_while_all_is_full_costs_no_write(
     narrow, parking, target_stub, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(targets, "FULL_SECONDS", 1000.0)
+    monkeypatch.setattr(parking.queue, "_hold_seconds", 1000.0)
     calls = [target_stub.Verify() for _ in range(SLOTS)]
     for number, call in enumerate(calls):
         opening = target_pb2.VerifyOpen(session_id=f"full {number}", epoch=1)

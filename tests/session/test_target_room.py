@@ -51,7 +51,20 @@ async def test_the_last_refusal_is_repeated_with_other_times_to_wait(full: Any) 
 
 
 async def test_not_for_long(full: Any, clock: Clock) -> None:
-    clock.now += FULL_SECONDS
+    for place in full._places:
+        place.refused(Exhausted("every slot runs a turn", 60_000), clock.now)
+    clock.now += 0.9 * FULL_SECONDS
+    with pytest.raises(Exhausted):
+        full.check_room("new")
+    clock.now += 0.2 * FULL_SECONDS
+    full.check_room("new")
+
+
+async def test_not_for_longer_than_it_said(full: Any, clock: Clock) -> None:
+    clock.now += 0.06
+    with pytest.raises(Exhausted):
+        full.check_room("new")
+    clock.now += 0.011
     full.check_room("new")
 
 

@@ -112,6 +112,7 @@ class Clients:
     async def closed(self, clients: int) -> Phase:
         """Clients that each begin a turn when their last one has ended."""
         turns: list[TurnEnd] = []
+        self._begin_phase()
         clock = Clock()
         cpu = self._cpu_seconds()
 
@@ -133,6 +134,7 @@ class Clients:
         rate = factor * turns_per_second
         due = poisson_arrivals(rate, self._settings.seconds, self._settings.seed)
         sessions = await self._sessions(len(due))
+        self._begin_phase()
         clock, latest = Clock(), 0.0
         cpu = self._cpu_seconds()
         running = []
@@ -179,6 +181,11 @@ class Clients:
                 await clock.until(again)
             else:
                 return TurnEnd(End.FINISHED, tuple(arrivals), refusals, without)
+
+    def _begin_phase(self) -> None:
+        """Every phase asks for the same turns, so that none has texts that are easier to propose."""
+        self._prompts = self._prompts.again()
+        self._seeds = itertools.count(self._settings.seed * 1_000_000)
 
     def _phase(
         self,

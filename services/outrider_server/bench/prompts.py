@@ -33,6 +33,10 @@ class Prompts:
         tokenizer = Tokenizer.from_file(str(path))
         return cls([tuple(tokenizer.encode(text).ids) for text in held_out_prompts()])
 
+    def again(self) -> Prompts:
+        """The same prompts from the first on, for measurements that are to differ in nothing else."""
+        return Prompts(self._encoded)
+
     def take(self) -> tuple[str, tuple[int, ...]]:
         """The next prompt and its name. Raises StartupError when all texts are used up."""
         for _ in range(len(self._encoded)):

@@ -31,7 +31,8 @@ CHECK_TIMEOUT_MS = 2_000
 RESTING_CHECK_TIMEOUT_MS = 500
 """For a target that failed just now: who waits for it had better hear that soon."""
 FULL_SECONDS = 0.2
-"""How long a target that refused a turn for want of room is believed to be full, unless a turn ends there."""
+"""How long a target that refused a turn for want of room is believed to be full: no longer than it said itself,
+and only until a turn ends there."""
 MAX_HOMES = 100_000
 """Sessions whose target is remembered; the one that was placed longest ago is forgotten."""
 
@@ -60,7 +61,8 @@ class _Place:
 
     def refused(self, error: Exhausted, now: float) -> None:
         """It had no room for a turn."""
-        self.refusal, self.refused_until = error, now + FULL_SECONDS
+        self.refusal = error
+        self.refused_until = now + min(FULL_SECONDS, error.retry_after_ms / 1000)
         self.refused_turns = self.link.turns
 
     def refusal_that_stands(self, now: float) -> Exhausted | None:
