@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
+import outrider
 import pytest
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
@@ -13,8 +15,10 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from outrider.v1 import target_pb2, target_pb2_grpc
 from outrider_server.engine.host import EngineHost
 from outrider_server.rpc import telemetry
+from outrider_server.session import targets
 
 from . import fake_drafts
 from .harness import SessionService, Stack, generate, running_engine, until, until_idle
@@ -140,6 +144,32 @@ async def test_a_cancelled_turn_ends_its_spans(traced, spans, caplog):
     (turn,) = by_name(spans)["outrider.turn"]
     assert turn.attributes[telemetry.TURN_STATE] == "cancelled"
     assert not [record for record in caplog.records if "detach" in record.message]
+
+
+@pytest.mark.parametrize("believed_seconds", [0.0, 1000.0])
+async def test_turns_that_no_target_has_room_for_are_counted_apart(
+    meter, metered, stack: Stack, monkeypatch: pytest.MonkeyPatch, believed_seconds: float
+):
+    """Asked each time, or refused the second time by what the target said the first time."""
+    monkeypatch.setattr(targets, "FULL_SECONDS", believed_seconds)
+    await stack.start_target(metered)
+    service = await stack.start_session(with_draft=False)
+    sessions = [await service.client.create_session() for _ in range(2)]
+    async with grpc.aio.insecure_channel(stack.target) as channel:
+        stub = target_pb2_grpc.TargetServiceStub(channel)
+        calls = [stub.Verify() for _ in range(2)]
+        for number, call in enumerate(calls):
+            opening = target_pb2.VerifyOpen(session_id=f"busy {number}", epoch=1)
+            await call.write(target_pb2.VerifyRequest(open=opening))
+            assert (await call.read()).HasField("opened")
+        for session in sessions:
+            with pytest.raises(outrider.ExhaustedError):
+                await session.generate("x").read()
+        for call in calls:
+            call.cancel()
+    counted = measured(meter)
+    assert counted["outrider.refused_turns"] == 2
+    assert "outrider.turns" not in counted
 
 
 async def test_the_metrics_tell_how_many_tokens_were_read(meter, metered, stack: Stack):

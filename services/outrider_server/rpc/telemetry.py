@@ -102,6 +102,9 @@ class TurnMetrics:
         )
         self.tokens = meter.create_counter("outrider.tokens", "{token}", "Tokens committed")
         self.turns = meter.create_counter("outrider.turns", "{turn}", "Turns by how they ended")
+        self.refused = meter.create_counter(
+            "outrider.refused_turns", "{turn}", "Turns that no target had room for"
+        )
         self.first_token = meter.create_histogram(
             "gen_ai.server.time_to_first_token", "s", "From request to first token"
         )

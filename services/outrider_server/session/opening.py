@@ -111,7 +111,6 @@ class TurnOpener:
                 f"the input has {len(prompt)} tokens and the session {session.length}; together they "
                 f"must be less than the context of {limit}",
             )
-        self._target.check_room(session_id)
         epoch = await self._live.epoch(session_id)
         committed = await self._ledger.tokens(session_id)
         tokens = (*committed, *prompt)

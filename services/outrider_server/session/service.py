@@ -172,6 +172,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
     ) -> AsyncIterator[session_pb2.GenerateEvent]:
         """Runs one turn; one that was begun before under the same request id is told again and goes on."""
         turn = parse_turn(request, self._model)
+        self._runner.check_room(turn.session_id)
         seed_is_given = request.HasField("seed")
         known = request.request_id and await self._runner.opener.find(turn, seed_is_given)
         if not known:

@@ -31,8 +31,8 @@ CHECK_TIMEOUT_MS = 2_000
 RESTING_CHECK_TIMEOUT_MS = 500
 """For a target that failed just now: who waits for it had better hear that soon."""
 FULL_SECONDS = 0.2
-"""How long a target that refused a turn for want of room is believed to be full: no longer than it said itself,
-and only until a turn ends there."""
+"""How long a target that refused a turn for want of room is believed to be full: no longer than it said, and
+only until a turn ends there."""
 MAX_HOMES = 100_000
 """Sessions whose target is remembered; the one that was placed longest ago is forgotten."""
 
@@ -146,7 +146,7 @@ class Targets:
     def check_room(self, session_id: str) -> None:
         """Raises Exhausted where every target has just refused a turn, and none of them is the session's.
 
-        So what cannot run costs neither a write nor a call.
+        So what cannot run costs neither a read, a write nor a call.
         """
         now, refusal = time.monotonic(), None
         for place in self._places:

@@ -16,7 +16,7 @@ from ..rpc.telemetry import TURN_STATE, TurnMetrics
 from ..speculation.crowd import Crowd
 from ..speculation.decoder import decode_ahead, decode_synchronously
 from ..speculation.drafters import ComposedDrafter, NoDrafter
-from ..speculation.errors import OutriderError, TryLater, Unavailable
+from ..speculation.errors import Exhausted, OutriderError, TryLater, Unavailable
 from ..speculation.lifecycle import Lifecycle, TurnEvent, TurnState
 from ..speculation.paced import PacedDrafter
 from ..speculation.pacing import Pacer
@@ -75,6 +75,14 @@ class TurnRunner:
         """Drops what is kept of a session that is deleted."""
         self._ngrams.forget(session_id)
 
+    def check_room(self, session_id: str) -> None:
+        """Raises Exhausted where no target would take a turn of the session: before anything is read."""
+        try:
+            self._target.check_room(session_id)
+        except Exhausted:
+            self._metrics.refused.add(1)
+            raise
+
     async def run(
         self, request: TurnRequest, trace: TurnTrace
     ) -> AsyncGenerator[TurnStarted | Round | TurnSummary, None]:
@@ -116,6 +124,7 @@ class TurnRunner:
         life = Lifecycle()
         tally = Tally(self._metrics)
         opened: OpenTurn | None = None
+        is_refused = False
         try:
             opened = await open_turn()
             life.move(TurnEvent.PROMPT_RECORDED)
@@ -149,13 +158,17 @@ class TurnRunner:
                 life.move(TurnEvent.CALLER_GONE)
             raise
         except BaseException as error:
+            is_refused = opened is None and isinstance(error, Exhausted)
             if opened is not None:
                 self._live.lost(opened.record.session_id, opened.epoch, error)
             if not life.ended:
                 life.move(TurnEvent.ERROR)
             raise
         finally:
-            self._metrics.turns.add(1, {TURN_STATE: life.state.value})
+            if is_refused:
+                self._metrics.refused.add(1)
+            else:
+                self._metrics.turns.add(1, {TURN_STATE: life.state.value})
             trace.end(tally.tokens, life.state)
             if opened is not None and life.state is not TurnState.FINISHED:
                 self._live.end_in_background(self._abandon(opened, life.state))
