@@ -15,13 +15,12 @@ from outrider_server.bench.clients import (
     Phase,
     has_retry_info,
 )
-from outrider_server.bench.overload import cpu_table, problems, table
+from outrider_server.bench.overload import Series, cpu_table, problems, table
 from outrider_server.bench.prompts import Prompts
 from outrider_server.speculation.errors import StartupError
 
 FINISHED = TurnEnd(End.FINISHED, (0.5, 1.0, 1.5, 2.0))
 REFUSED = TurnEnd(End.REFUSED, refusals=3)
-CPU = {"target": 1.25, "clients": 0.1}
 
 
 class ScriptedReply:
@@ -64,8 +63,16 @@ def full(retry_after_ms: int = 1) -> outrider.ExhaustedError:
     return outrider.ExhaustedError("full", retry_after_ms=retry_after_ms)
 
 
-def phase(what: str, *turns: TurnEnd) -> Phase:
-    return Phase(what, len(turns), turns, Load(90.0, 2.0), 0.004, CPU)
+def phase(what: str, *turns: TurnEnd, tokens_per_second: float = 90.0, cpu: float = 1.25) -> Phase:
+    used = {"target": cpu, "clients": 0.1}
+    return Phase(what, "x" in what, turns, Load(tokens_per_second, 2.0), 0.004, used)
+
+
+def series_of(*phases: Phase) -> Series:
+    series = Series()
+    for each in phases:
+        series.add(each)
+    return series
 
 
 def test_arrivals_ascend_within_their_time() -> None:
@@ -94,19 +101,34 @@ def test_goodput_counts_only_turns_that_finished() -> None:
     assert load_between([broken, REFUSED], 0.0, 2.0) == Load(0.0, 0.0)
 
 
-def test_the_table_compares_with_the_peak() -> None:
-    lines = table([phase("3 x peak", FINISHED, FINISHED, REFUSED)], 100.0).splitlines()
-    assert lines[-1] == "| 3 x peak | 3 | 2 | 3 | 0 | 0 | 90 | 0.90 |"
-    assert cpu_table([phase("3 x peak")]).splitlines()[-1] == "| 3 x peak | 1.25 | 0.10 | 4 |"
+def test_the_table_compares_each_repeat_with_the_peak_of_the_same() -> None:
+    """The machine is half as fast in the second repeat, which spoils no ratio."""
+    few, many, flood = "2 clients in turn", "4 clients in turn", "3 x peak"
+    series = series_of(
+        *(phase(few, FINISHED, tokens_per_second=speed) for speed in (101.0, 40.0, 80.0)),
+        *(phase(many, FINISHED, tokens_per_second=speed) for speed in (100.0, 50.0, 100.0)),
+        *(
+            phase(flood, FINISHED, FINISHED, REFUSED, tokens_per_second=speed, cpu=cpu)
+            for speed, cpu in ((80.0, 1.0), (45.0, 1.5), (95.0, 2.0))
+        ),
+    )
+    assert series.peak == many
+    assert table(series).splitlines()[2:] == [
+        "| 2 clients in turn | 3 | 3 | 0 | 0 | 0 | 80 | 0.80 [0.80-1.01] |",
+        "| 4 clients in turn | 3 | 3 | 0 | 0 | 0 | 100 | 1.00 [1.00-1.00] |",
+        "| 3 x peak | 9 | 6 | 9 | 0 | 0 | 80 | 0.90 [0.80-0.95] |",
+    ]
+    assert cpu_table(series).splitlines()[-1] == "| 3 x peak | 1.50 | 0.10 | 4 |"
 
 
 def test_failures_and_refusals_without_a_time_are_problems() -> None:
     rude = TurnEnd(End.REFUSED, refusals=2, refusals_without_delay=1)
     broken = TurnEnd(End.FAILED, failure="InternalError after 3 tokens: no")
-    assert problems([phase("1 x peak", FINISHED, REFUSED)]) == []
-    assert problems([phase("1 x peak", FINISHED, rude, broken)]) == [
-        "1 x peak: InternalError after 3 tokens: no",
+    assert problems(series_of(phase("1 x peak", FINISHED, REFUSED))) == []
+    phases = phase("1 x peak", FINISHED, rude), phase("1 x peak", FINISHED, broken)
+    assert problems(series_of(*phases)) == [
         "1 x peak: 1 refusals without RetryInfo",
+        "1 x peak: InternalError after 3 tokens: no",
     ]
 
 
@@ -187,6 +209,7 @@ async def test_any_other_end_is_a_failure_and_so_is_a_refusal_after_the_start(
     ("changes", "message"),
     [
         ({"slots": 0}, "slots must be at least 1"),
+        ({"repeats": 0}, "repeats must be at least 1"),
         ({"queue": -1}, "queue must be at least 0"),
         ({"loads": ()}, "loads must be numbers above 0"),
         ({"loads": (1.0, float("nan"))}, "loads must be numbers above 0"),

@@ -27,6 +27,7 @@ from .tasks import Task
 
 CREATING = 8
 """Sessions made at once."""
+LEAST = {"slots": 1, "queue": 0, "repeats": 1, "prompt_tokens": 1, "reply_tokens": 1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +36,8 @@ class OverloadSettings:
 
     slots: int = 8
     queue: int = 16
-    seconds: float = 30.0
+    repeats: int = 3
+    seconds: float = 20.0
     ramp_seconds: float = 5.0
     """At the beginning of each phase, not counted."""
     loads: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0)
@@ -46,7 +48,7 @@ class OverloadSettings:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        for name, least in {"slots": 1, "queue": 0, "prompt_tokens": 1, "reply_tokens": 1}.items():
+        for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise StartupError(f"{name.replace('_', ' ')} must be at least {least}")
         if not self.loads or not all(0 < load < math.inf for load in self.loads):
@@ -60,7 +62,8 @@ class Phase:
     """So many seconds under one kind of load."""
 
     what: str
-    offered: int
+    arrives: bool
+    """Turns come whoever waits, not from clients that each wait for their answer."""
     turns: Sequence[TurnEnd]
     load: Load
     latest_seconds: float
@@ -127,7 +130,7 @@ class Clients:
         await clock.until(self._settings.seconds)
         used = self._cpu_since(cpu)
         await asyncio.gather(*asking)
-        return self._phase(f"{clients} clients in turn", len(turns), turns, 0.0, used)
+        return self._phase(f"{clients} clients in turn", False, turns, 0.0, used)
 
     async def open(self, factor: float, turns_per_second: float, retries: bool) -> Phase:
         """Turns that arrive at random, `factor` times as many a second."""
@@ -146,7 +149,7 @@ class Clients:
         used = self._cpu_since(cpu)
         turns = await asyncio.gather(*running)
         what = f"{factor:g} x peak" + (", tried again" if retries else "")
-        return self._phase(what, len(due), turns, latest, used)
+        return self._phase(what, True, turns, latest, used)
 
     async def _sessions(self, count: int) -> list[outrider.AsyncSession]:
         made: list[outrider.AsyncSession] = []
@@ -190,13 +193,13 @@ class Clients:
     def _phase(
         self,
         what: str,
-        offered: int,
+        arrives: bool,
         turns: Sequence[TurnEnd],
         latest: float,
         cpu: dict[str, float],
     ) -> Phase:
         load = load_between(turns, self._settings.ramp_seconds, self._settings.seconds)
-        return Phase(what, offered, turns, load, latest, cpu)
+        return Phase(what, arrives, turns, load, latest, cpu)
 
     def _cpu_seconds(self) -> dict[str, float]:
         return {**self._fleet.cpu_seconds(), "clients": time.process_time()}

@@ -1,12 +1,14 @@
 """More turns than the services can run: goodput beside the peak, and how the others are turned away.
 
 The peak is the best of several numbers of clients that each wait for their answer. Then turns arrive at
-multiples of the peak's rate, whoever else waits. Goodput counts the tokens of turns that finished.
+multiples of the peak's rate, whoever else waits. Goodput counts the tokens of turns that finished. All of it
+is run several times, and each goodput compared with the peak of the same repeat: machines have their moods.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import statistics
+from collections.abc import Callable
 
 import outrider
 
@@ -21,39 +23,69 @@ CLIENTS_PER_SLOT = (1, 2, 4)
 Report = Callable[[str], None]
 
 
-def table(phases: Sequence[Phase], peak: float) -> str:
-    """The phases as a table in Markdown."""
+class Series:
+    """The phases of a run: of each load one a repeat, in the order in which they were run."""
+
+    def __init__(self) -> None:
+        self.phases: dict[str, list[Phase]] = {}
+
+    def add(self, phase: Phase) -> None:
+        """One more repeat of a load."""
+        self.phases.setdefault(phase.what, []).append(phase)
+
+    def goodput(self, what: str) -> float:
+        """Tokens a second under a load, the median of its repeats."""
+        return statistics.median(phase.load.tokens_per_second for phase in self.phases[what])
+
+    @property
+    def peak(self) -> str:
+        """The load of clients in turn that brings most."""
+        in_turn = [what for what, phases in self.phases.items() if not phases[0].arrives]
+        return max(in_turn, key=self.goodput)
+
+    def of_peak(self, what: str) -> list[float]:
+        """Each repeat's goodput over that of the peak in the same repeat."""
+        pairs = zip(self.phases[what], self.phases[self.peak], strict=True)
+        return [one.load.tokens_per_second / peak.load.tokens_per_second for one, peak in pairs]
+
+
+def table(series: Series) -> str:
+    """The loads as a table in Markdown: sums of the repeats, medians of speeds, least and most of ratios."""
     lines = [
         "| load | offered | finished | refused | without RetryInfo | failed | tokens/s | of peak |"
     ]
     lines.append("|---|---:|---:|---:|---:|---:|---:|---:|")
-    for phase in phases:
-        ends = [turn.end for turn in phase.turns]
-        refusals = sum(turn.refusals for turn in phase.turns)
-        without = sum(turn.refusals_without_delay for turn in phase.turns)
-        rate = phase.load.tokens_per_second
+    for what, phases in series.phases.items():
+        turns = [turn for phase in phases for turn in phase.turns]
+        ends = [turn.end for turn in turns]
+        refusals = sum(turn.refusals for turn in turns)
+        without = sum(turn.refusals_without_delay for turn in turns)
+        ratios = series.of_peak(what)
         lines.append(
-            f"| {phase.what} | {phase.offered} | {ends.count(End.FINISHED)} | {refusals} | {without} "
-            f"| {ends.count(End.FAILED)} | {rate:.0f} | {rate / peak:.2f} |"
+            f"| {what} | {len(turns)} | {ends.count(End.FINISHED)} "
+            f"| {refusals} | {without} | {ends.count(End.FAILED)} | {series.goodput(what):.0f} "
+            f"| {statistics.median(ratios):.2f} [{min(ratios):.2f}-{max(ratios):.2f}] |"
         )
     return "\n".join(lines)
 
 
-def cpu_table(phases: Sequence[Phase]) -> str:
-    """The processors that each process used, as a table in Markdown."""
-    names = list(phases[0].cpu)
+def cpu_table(series: Series) -> str:
+    """The processors that each process used, medians of the repeats, as a table in Markdown."""
+    names = list(next(iter(series.phases.values()))[0].cpu)
     lines = [f"| load | {' | '.join(names)} | latest arrival, ms |"]
     lines.append("|---|" + "---:|" * (len(names) + 1))
-    for phase in phases:
-        used = " | ".join(f"{phase.cpu[name]:.2f}" for name in names)
-        lines.append(f"| {phase.what} | {used} | {1000 * phase.latest_seconds:.0f} |")
+    for what, phases in series.phases.items():
+        used = (statistics.median(phase.cpu[name] for phase in phases) for name in names)
+        latest = max(phase.latest_seconds for phase in phases)
+        cells = " | ".join(f"{value:.2f}" for value in used)
+        lines.append(f"| {what} | {cells} | {1000 * latest:.0f} |")
     return "\n".join(lines)
 
 
-def problems(phases: Sequence[Phase]) -> list[str]:
+def problems(series: Series) -> list[str]:
     """What is not as promised; nothing where all is well. Speed is the table's."""
     found = []
-    for phase in phases:
+    for phase in (phase for phases in series.phases.values() for phase in phases):
         found += [f"{phase.what}: {turn.failure}" for turn in phase.turns if turn.failure]
         without = sum(turn.refusals_without_delay for turn in phase.turns)
         if without:
@@ -61,10 +93,8 @@ def problems(phases: Sequence[Phase]) -> list[str]:
     return found
 
 
-async def run_overload(
-    settings: OverloadSettings, models: Models, report: Report
-) -> tuple[list[Phase], float]:
-    """All phases, and the peak in tokens a second. Raises StartupError."""
+async def run_overload(settings: OverloadSettings, models: Models, report: Report) -> Series:
+    """All phases. Raises StartupError."""
     needed = 1 + settings.prompt_tokens + settings.reply_tokens
     if needed > models.longest:
         raise StartupError(f"a session would hold {needed} tokens, the models {models.longest}")
@@ -83,16 +113,23 @@ async def run_overload(
     ):
         asking = Clients(settings, fleet, client, Prompts.of(models.target))
         await asking.warm_up()
-        phases = []
-        for clients in (per_slot * settings.slots for per_slot in CLIENTS_PER_SLOT):
-            report(f"overload: {clients} clients in turn")
-            phases.append(await asking.closed(clients))
-        best = max(phases, key=lambda phase: phase.load.tokens_per_second)
-        rate = best.load.turns_per_second
-        if not rate:
-            raise StartupError("no turn finished in the window; give more seconds")
-        plans = [(factor, False) for factor in settings.loads]
-        for factor, retries in [*plans, (max(settings.loads), True)]:
-            report(f"overload: {factor:g} times the peak's turns{', tried again' * retries}")
-            phases.append(await asking.open(factor, rate, retries))
-    return phases, best.load.tokens_per_second
+        series, rate = Series(), 0.0
+        for repeat in range(settings.repeats):
+            report(f"overload: repeat {repeat + 1} of {settings.repeats}")
+            rate = await _repeat(settings, asking, series, rate)
+    return series
+
+
+async def _repeat(
+    settings: OverloadSettings, asking: Clients, series: Series, rate: float
+) -> float:
+    """Every load once. Returns the peak's turns a second: those of the first repeat are every repeat's."""
+    for per_slot in CLIENTS_PER_SLOT:
+        series.add(await asking.closed(per_slot * settings.slots))
+    rate = rate or series.phases[series.peak][0].load.turns_per_second
+    if not rate:
+        raise StartupError("no turn finished in the window; give more seconds")
+    plans = [(factor, False) for factor in settings.loads]
+    for factor, retries in [*plans, (max(settings.loads), True)]:
+        series.add(await asking.open(factor, rate, retries))
+    return rate

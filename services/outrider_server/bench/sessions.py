@@ -127,9 +127,9 @@ async def _crowd(settings: crowd.CrowdSettings, models: Models) -> tuple[list[st
 
 
 async def _overload(settings: OverloadSettings, models: Models) -> tuple[list[str], list[str]]:
-    phases, peak = await overload.run_overload(settings, models, _report)
-    lines = [models.label, overload.table(phases, peak), overload.cpu_table(phases)]
-    return lines, overload.problems(phases)
+    series = await overload.run_overload(settings, models, _report)
+    lines = [models.label, overload.table(series), overload.cpu_table(series)]
+    return lines, overload.problems(series)
 
 
 async def _idle(settings: idle.IdleSettings, models: Models) -> tuple[list[str], list[str]]:
