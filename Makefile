@@ -9,7 +9,7 @@ demo: .venv/engine
 	$(BIN)/outrider-server demo
 
 test: .venv/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: .venv/dev
 	$(BIN)/ruff check .

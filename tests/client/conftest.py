@@ -37,6 +37,15 @@ async def client(address: str) -> AsyncIterator[outrider.AsyncClient]:
 
 
 @pytest.fixture
+async def impatient_client(address: str) -> AsyncIterator[outrider.AsyncClient]:
+    """Gives a stream that breaks up after a fifth of a second."""
+    async with outrider.AsyncClient(
+        address, channel_options=OWN_CONNECTION, resume_ms=200
+    ) as client:
+        yield client
+
+
+@pytest.fixture
 def sync_client(address: str) -> Iterator[outrider.Client]:
     with outrider.Client(address, channel_options=OWN_CONNECTION) as client:
         yield client

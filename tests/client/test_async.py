@@ -175,9 +175,9 @@ async def test_a_deadline_ends_the_reply(client, service):
         await session.generate("hi", timeout_ms=200)
 
 
-async def test_a_service_that_dies_in_a_turn_breaks_the_stream(client, service, server):
+async def test_a_service_that_dies_in_a_turn_breaks_the_stream(impatient_client, service, server):
     service.script = [started(), token(0), HOLD]
-    session = await client.create_session()
+    session = await impatient_client.create_session()
     reply = session.generate("hi")
     await anext(reply)
     server[0].stop(0)

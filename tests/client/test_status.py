@@ -57,9 +57,9 @@ async def test_every_reason_maps_to_its_exception(client, service, reason, code,
 
 
 @pytest.mark.parametrize(("reason", "code", "kind"), WIRE, ids=[row[0] for row in WIRE])
-async def test_every_reason_maps_in_a_stream_too(client, service, reason, code, kind):
+async def test_every_reason_maps_in_a_stream_too(impatient_client, service, reason, code, kind):
     service.failures["Generate"] = Failure(code, "why", error_info(reason))
-    session = await client.create_session()
+    session = await impatient_client.create_session()
     with pytest.raises(kind) as caught:
         await session.generate("hi")
     assert caught.value.reason == reason

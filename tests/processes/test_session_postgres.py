@@ -89,7 +89,7 @@ def test_a_running_turn_is_nobody_elses_until_its_service_is_dead(
 
 def test_a_database_that_is_restarted_costs_no_session(services, target, database):
     service = replica(services, target, database)
-    with connected(service.wait_until_ready()) as caller:
+    with connected(service.wait_until_ready(), resume_ms=1000) as caller:
         session = caller.create_session()
         before = session.generate(PROMPT, max_new_tokens=8, seed=1).read()
         database.kill()

@@ -39,7 +39,7 @@ def test_a_killed_session_service_keeps_every_token_that_was_seen(
 ):
     addresses = (target.address, draft.address)
     first = services.session(*addresses, ledger="seen")
-    with connected(first.wait_until_ready()) as early:
+    with connected(first.wait_until_ready(), resume_ms=200) as early:
         reply = early.create_session().generate(PROMPT, **LONG)
         for _ in range(30):
             next(reply)
@@ -61,7 +61,8 @@ def test_sigterm_lets_a_running_turn_end_and_refuses_new_ones(
     client, services: Services, target, draft
 ):
     service = services.session(target.address, draft.address, ledger="drain")
-    with connected(service.wait_until_ready()) as caller, connected(service.address) as other:
+    caller_of = connected(service.wait_until_ready())
+    with caller_of as caller, connected(service.address, resume_ms=200) as other:
         waiting = other.create_session()
         reply = caller.create_session().generate(PROMPT, **LONG)
         next(reply)
