@@ -92,7 +92,6 @@ class Ranks:
     def kill(self) -> None:
         """Rank 0: ends the others at once, after a start that failed."""
         self.group.abandon()
-        self._children.kill()
 
 
 def find_place(wanted: int, variables: Mapping[str, str]) -> Place | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -19,7 +20,7 @@ WAIT_SECONDS = 30.0
 
 
 def nothing() -> None:
-    """No reason to stop waiting."""
+    """No reason to stop waiting; nobody to end."""
 
 
 def taken(link: Link) -> tuple[int, bytes]:
@@ -55,7 +56,7 @@ class Linked:
             link.watch(STOP, lambda rank, own=own: self.lost.put((f"rank {own}", rank)))
 
     def close(self) -> None:
-        self.links.abandon()
+        self.links.abandon(nothing)
         for link in self.others.values():
             link.close()
 
@@ -89,10 +90,24 @@ def test_the_others_hear_that_rank_0_ended_but_not_after_they_were_told_to_stop(
         left.watch()
         told.links.send(STOP, b"")
         assert taken(told.others[1]) == (STOP, b"")
-        told.links.abandon()
-        left.links.abandon()
+        told.links.abandon(nothing)
+        left.links.abandon(nothing)
         assert left.lost.get(timeout=WAIT_SECONDS) == ("rank 1", 0)
         assert all(side != "rank 1" for side in drained(told.lost))
+
+
+def test_rank_0_ends_the_others_before_they_can_hear_that_it_is_gone(three: Linked) -> None:
+    three.watch()
+
+    def end_rank_1() -> None:
+        time.sleep(0.2)
+        assert three.lost.empty(), "the links are whole while a rank lives that is to be ended"
+        three.others[1]._connection.shutdown(socket.SHUT_RDWR)
+
+    three.links.abandon(end_rank_1)
+    heard = {three.lost.get(timeout=WAIT_SECONDS) for _ in range(2)}
+    assert heard == {("rank 1", 0), ("rank 2", 0)}, "who is left hears it, rank 0 minds no end"
+    assert three.lost.empty()
 
 
 def drained(heard: queue.SimpleQueue[tuple[str, int]]) -> list[str]:
@@ -139,7 +154,7 @@ def test_a_stranger_and_a_rank_that_is_there_already_are_turned_away() -> None:
         assert taken(link) == (STOP, b"mine")
     for link in (first, second, *wrong, *outside):
         link.close()
-    links.abandon()
+    links.abandon(nothing)
 
 
 def test_waiting_ends_with_what_the_check_raises_or_when_the_time_is_up() -> None:

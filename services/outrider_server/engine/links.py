@@ -136,9 +136,11 @@ class Links:
         )
         self._watching.start()
 
-    def abandon(self) -> None:
-        """Cuts every connection, and tells of no rank any more; to the others this one is gone."""
+    def abandon(self, end_others: Callable[[], None]) -> None:
+        """Tells of no rank any more, ends those that this one can end, and cuts every connection: whoever is
+        left hears that this one is gone, and says so."""
         self._ending = True
+        end_others()
         for connection in self._connections.values():
             with suppress(OSError):  # the other side may have closed it
                 connection.shutdown(socket.SHUT_RDWR)

@@ -141,9 +141,9 @@ class Group:
         self._links.close()
 
     def abandon(self) -> None:
-        """Rank 0: minds no longer that another rank ends."""
+        """Rank 0: ends the others, those that it started before they can say that it is gone."""
         assert isinstance(self._links, Links), "rank 0 leads"
-        self._links.abandon()
+        self._links.abandon(self._end_others)
 
     def stop(self, seconds: float) -> None:
         """Rank 0: ends the others, and waits for them."""
