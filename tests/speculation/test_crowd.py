@@ -106,6 +106,23 @@ def test_a_round_that_was_decided_before_the_change_counts_for_neither_side() ->
     for _ in range(10 * LONGEST_TRIAL):
         crowd.observe(True, 0.001, 1000)
     assert not crowd.speculates, "the trial still waits for rounds at rest"
+    list(play(crowd, 2, LONGEST_TRIAL, speculating_ms=10, resting_ms=20))
+    assert crowd.speculates, "rest is judged by its own rounds"
+
+
+def test_a_longer_round_that_brings_more_tokens_is_the_better_one() -> None:
+    crowd, rested = crowd_of(4), 0
+    for _ in range(2000):
+        decided = crowd.speculates
+        rested += not decided
+        for _ in range(4):
+            crowd.observe(decided, 15 if decided else 10, 2 if decided else 1)
+    assert 0 < rested <= 0.1 * 2000
+
+
+def test_a_side_that_is_hardly_faster_changes_nothing() -> None:
+    decided = list(play(crowd_of(4), 4, 2000, speculating_ms=10, resting_ms=9.9))
+    assert 0 < decided.count(False) <= 0.1 * 2000
 
 
 @settings(max_examples=50, deadline=None)
