@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc
 import outrider
-from outrider.v1 import draft_pb2_grpc, session_pb2_grpc, target_pb2_grpc
+from outrider.v1 import draft_pb2_grpc, session_pb2_grpc, target_pb2, target_pb2_grpc
 from outrider_server import wiring
 from outrider_server.config import DRAFT_WIDTH, EngineConfig
 from outrider_server.draft.service import DraftServicer
@@ -235,6 +235,22 @@ async def until_idle(session: outrider.AsyncSession) -> outrider.SessionInfo:
 
     await until(idle)
     return await session.info(with_tokens=True)
+
+
+@asynccontextmanager
+async def taken_slots(target_address: str, count: int) -> AsyncIterator[None]:
+    """Turns of other sessions hold so many slots of the target; at the end they are over."""
+    async with grpc.aio.insecure_channel(target_address) as channel:
+        stub = target_pb2_grpc.TargetServiceStub(channel)
+        calls = [stub.Verify() for _ in range(count)]
+        for number, call in enumerate(calls):
+            opening = target_pb2.VerifyOpen(session_id=f"busy {number}", epoch=1)
+            await call.write(target_pb2.VerifyRequest(open=opening))
+            assert (await call.read()).HasField("opened")
+        yield
+        for call in calls:
+            await call.done_writing()
+            assert await call.read() is grpc.aio.EOF
 
 
 async def generate(

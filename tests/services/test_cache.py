@@ -9,10 +9,10 @@ from pathlib import Path
 import grpc
 import outrider
 import pytest
-from outrider.v1 import draft_pb2, draft_pb2_grpc, target_pb2, target_pb2_grpc
+from outrider.v1 import draft_pb2, draft_pb2_grpc
 from outrider_server.engine.host import EngineHost
 
-from .harness import Stack, generate, running_engine
+from .harness import Stack, generate, running_engine, taken_slots
 from .reference import LONG_PROMPT, as_one_turn, target_alone
 
 
@@ -89,13 +89,7 @@ async def test_the_session_idle_longest_loses_its_slot(narrow):
 
 
 async def test_a_turn_without_a_slot_is_told_to_come_back(narrow, stack):
-    async with grpc.aio.insecure_channel(stack.target) as channel:
-        stub = target_pb2_grpc.TargetServiceStub(channel)
-        calls = [stub.Verify() for _ in range(2)]
-        for number, call in enumerate(calls):
-            opening = target_pb2.VerifyOpen(session_id=f"busy {number}", epoch=1)
-            await call.write(target_pb2.VerifyRequest(open=opening))
-            assert (await call.read()).HasField("opened")
+    async with taken_slots(stack.target, 2):
         session = await narrow.client.create_session()
         with pytest.raises(outrider.ExhaustedError) as caught:
             await session.generate("x").read()
@@ -104,9 +98,6 @@ async def test_a_turn_without_a_slot_is_told_to_come_back(narrow, stack):
             "EXHAUSTED",
         )
         assert caught.value.retry_after_ms > 0
-        for call in calls:
-            await call.done_writing()
-            assert await call.read() is grpc.aio.EOF
     await asyncio.sleep(caught.value.retry_after_ms / 1000)
     reply = await generate(narrow.client, "x", max_new_tokens=4)
     assert len(reply.tokens) == 4

@@ -13,7 +13,7 @@ from outrider.v1 import target_pb2, target_pb2_grpc
 from outrider_server.engine.host import EngineHost
 from outrider_server.session import targets
 
-from .harness import Stack, generate, running_engine, until
+from .harness import Stack, generate, running_engine, taken_slots, until
 from .reference import as_one_turn, target_alone
 from .wire import refusal
 
@@ -115,48 +115,32 @@ async def test_past_the_queue_turns_are_refused_and_those_let_in_all_end_well(na
 
 
 async def test_what_is_refused_while_all_is_full_costs_no_write(
-    narrow, parking, target_stub, monkeypatch: pytest.MonkeyPatch
+    narrow, parking, stack, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(targets, "FULL_SECONDS", 1000.0)
     monkeypatch.setattr(parking.queue, "_hold_seconds", 1000.0)
-    calls = [target_stub.Verify() for _ in range(SLOTS)]
-    for number, call in enumerate(calls):
-        opening = target_pb2.VerifyOpen(session_id=f"full {number}", epoch=1)
-        await call.write(target_pb2.VerifyRequest(open=opening))
-        assert (await call.read()).HasField("opened")
-    sessions = [await narrow.client.create_session() for _ in range(QUEUE + 3)]
-    waiting = [asyncio.create_task(s.generate("x").read()) for s in sessions[:QUEUE]]
-    await queue_holds(parking, QUEUE)
-    for session in sessions[QUEUE:]:
-        with pytest.raises(outrider.ExhaustedError) as refused:
-            await session.generate("x").read()
-        assert refused.value.retry_after_ms > 0
-    records = [await narrow.ledger.get_session(session.id, "") for session in sessions]
-    assert [record.epoch for record in records] == [1] * QUEUE + [1, 0, 0]
-    for task in waiting:
-        task.cancel()
-    await queue_holds(parking, 0)
-    for call in calls:
-        await call.done_writing()
-        assert await call.read() is grpc.aio.EOF
+    async with taken_slots(stack.target, SLOTS):
+        sessions = [await narrow.client.create_session() for _ in range(QUEUE + 3)]
+        waiting = [asyncio.create_task(s.generate("x").read()) for s in sessions[:QUEUE]]
+        await queue_holds(parking, QUEUE)
+        for session in sessions[QUEUE:]:
+            with pytest.raises(outrider.ExhaustedError) as refused:
+                await session.generate("x").read()
+            assert refused.value.retry_after_ms > 0
+        records = [await narrow.ledger.get_session(session.id, "") for session in sessions]
+        assert [record.epoch for record in records] == [1] * QUEUE + [1, 0, 0]
+        for task in waiting:
+            task.cancel()
+        await queue_holds(parking, 0)
     assert len((await sessions[-1].generate("x", max_new_tokens=4).read()).tokens) == 4
 
 
-async def test_a_turn_that_is_cancelled_while_it_waits_leaves_its_place(
-    narrow, parking, target_stub
-):
-    calls = [target_stub.Verify() for _ in range(SLOTS)]
-    for number, call in enumerate(calls):
-        opening = target_pb2.VerifyOpen(session_id=f"busy {number}", epoch=1)
-        await call.write(target_pb2.VerifyRequest(open=opening))
-        assert (await call.read()).HasField("opened")
-    session = await narrow.client.create_session()
-    waiting = asyncio.create_task(session.generate("x").read())
-    await queue_holds(parking, 1)
-    waiting.cancel()
-    await queue_holds(parking, 0)
-    for call in calls:
-        await call.done_writing()
-        assert await call.read() is grpc.aio.EOF
+async def test_a_turn_that_is_cancelled_while_it_waits_leaves_its_place(narrow, parking, stack):
+    async with taken_slots(stack.target, SLOTS):
+        session = await narrow.client.create_session()
+        waiting = asyncio.create_task(session.generate("x").read())
+        await queue_holds(parking, 1)
+        waiting.cancel()
+        await queue_holds(parking, 0)
     reply = await generate(narrow.client, "x", max_new_tokens=4)
     assert len(reply.tokens) == 4

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import grpc
 import outrider
 import pytest
 from opentelemetry import metrics, trace
@@ -15,13 +14,12 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from outrider.v1 import target_pb2, target_pb2_grpc
 from outrider_server.engine.host import EngineHost
 from outrider_server.rpc import telemetry
 from outrider_server.session import targets
 
 from . import fake_drafts
-from .harness import SessionService, Stack, generate, running_engine, until, until_idle
+from .harness import SessionService, Stack, generate, running_engine, taken_slots, until, until_idle
 from .reference import LONG_PROMPT
 
 TRACE_ID, CALLER_SPAN_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -155,18 +153,10 @@ async def test_turns_that_no_target_has_room_for_are_counted_apart(
     await stack.start_target(metered)
     service = await stack.start_session(with_draft=False)
     sessions = [await service.client.create_session() for _ in range(2)]
-    async with grpc.aio.insecure_channel(stack.target) as channel:
-        stub = target_pb2_grpc.TargetServiceStub(channel)
-        calls = [stub.Verify() for _ in range(2)]
-        for number, call in enumerate(calls):
-            opening = target_pb2.VerifyOpen(session_id=f"busy {number}", epoch=1)
-            await call.write(target_pb2.VerifyRequest(open=opening))
-            assert (await call.read()).HasField("opened")
+    async with taken_slots(stack.target, 2):
         for session in sessions:
             with pytest.raises(outrider.ExhaustedError):
                 await session.generate("x").read()
-        for call in calls:
-            call.cancel()
     counted = measured(meter)
     assert counted["outrider.refused_turns"] == 2
     assert "outrider.turns" not in counted
