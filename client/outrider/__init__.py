@@ -57,6 +57,7 @@ from outrider.types import (
     Started,
     Summary,
     TokenSource,
+    ToolCall,
 )
 
 __all__ = [
@@ -102,6 +103,7 @@ __all__ = [
     "StreamBrokenError",
     "Summary",
     "TokenSource",
+    "ToolCall",
     "TryLaterError",
     "TurnRunningError",
     "UnavailableError",

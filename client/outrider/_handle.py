@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Generic, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
 from outrider import _request
 from outrider._calls import Calls
@@ -73,6 +73,9 @@ class SessionHandle(Generic[ReplyT]):
         logprobs: int | None = None,
         request_id: str | None = None,
         loop: LoopMode | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        template_options: Mapping[str, Any] | None = None,
         timeout_ms: int | None = None,
         metadata: Metadata | None = None,
     ) -> ReplyT:
@@ -99,6 +102,9 @@ class SessionHandle(Generic[ReplyT]):
                 probable tokens beside it.
             request_id: Names the turn, unique within the session, at most 128 characters.
             loop: How to pace draft and target, for measuring: "run_ahead", "synchronous", "adaptive".
+            tools: Tools that the chat template is to show the model, such as JSON schemas.
+            documents: Documents that it is to show the model.
+            template_options: Further variables of the template, such as {"enable_thinking": False}.
             timeout_ms: Deadline of the whole reply, in milliseconds, at least 1; None for none.
             metadata: Headers of this call, for example {"traceparent": "00-..."}.
 
@@ -133,6 +139,9 @@ class SessionHandle(Generic[ReplyT]):
             logprobs=logprobs,
             request_id=request_id,
             loop=loop,
+            tools=tools,
+            documents=documents,
+            template_options=template_options,
         )
         self._last_request, self._last_start = request, None
         return self._reply(self._calls.turn(request, timeout_ms, metadata), request)
@@ -147,6 +156,9 @@ class SessionHandle(Generic[ReplyT]):
         Args:
             request_id: The turn's; empty for the session's last turn.
             from_index: How many of the turn's tokens are known already.
+            tools: Tools that the chat template is to show the model, such as JSON schemas.
+            documents: Documents that it is to show the model.
+            template_options: Further variables of the template, such as {"enable_thinking": False}.
             timeout_ms: Deadline of the whole reply, in milliseconds, at least 1; None for none.
 
         Reading the reply raises NotFoundError where the session has no such turn, PositionMismatchError

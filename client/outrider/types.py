@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 DraftMode = Literal["auto", "model", "ngram", "off"]
 LoopMode = Literal["run_ahead", "synchronous", "adaptive"]
@@ -36,15 +36,40 @@ class TokenSource(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool, which the assistant made.
+
+    `arguments` is an object, or text for the chat templates that write it as it is.
+    """
+
+    name: str
+    arguments: Mapping[str, Any] | str
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """One message of a chat. `role` is "system", "user" or "assistant"."""
+    """One message of a chat.
+
+    `role` is "system", "developer", "user", "assistant" or "tool". `content` is text, or parts of
+    the form {"type": "text", "text": ...}. What an assistant thought and which tools it called
+    belong to "assistant", `tool_call_id` to "tool".
+    """
 
     role: str
-    content: str
+    content: str | Sequence[Mapping[str, str]] = ""
+    reasoning_content: str | None = None
+    name: str = ""
+    tool_calls: Sequence[ToolCall] = ()
+    tool_call_id: str = ""
 
 
-Input = str | Sequence[int] | Sequence[ChatMessage | Mapping[str, str]]
-"""What a turn adds to a session: text, token ids, or chat messages."""
+Input = str | Sequence[int] | Sequence[ChatMessage | Mapping[str, Any]]
+"""What a turn adds to a session: text, token ids, or chat messages.
+
+A mapping has the fields of `ChatMessage`; its tool calls have the usual form
+{"id": ..., "type": "function", "function": {"name": ..., "arguments": ...}}.
+"""
 
 
 @dataclass(frozen=True, slots=True)

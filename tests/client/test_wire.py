@@ -228,6 +228,30 @@ async def test_messages_and_dictionaries_are_sent_as_chat(client, service):
     assert [(m.role, m.content) for m in messages] == [("system", "be"), ("user", "hi")]
 
 
+async def test_a_message_is_sent_with_all_that_it_has(client, service):
+    call = outrider.ToolCall("add", {"a": 1}, "id")
+    usual = {"id": "id", "type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    content = [
+        outrider.ChatMessage("assistant", reasoning_content="", tool_calls=[call]),
+        {"role": "assistant", "content": None, "reasoning_content": "", "tool_calls": [usual]},
+        {"role": "tool", "content": [{"type": "text", "text": "1"}], "tool_call_id": "id"},
+    ]
+    context = {"tools": [{"b": 1, "a": 2}], "template_options": {"enable_thinking": False}}
+    chat = (await sent(client, service, content, **context)).chat
+    assert chat.messages[0] == chat.messages[1]
+    assert chat.messages[0].HasField("reasoning_content")
+    assert chat.messages[0].tool_calls[0].arguments == '{"a": 1}'
+    assert [(part.type, part.text) for part in chat.messages[2].parts] == [("text", "1")]
+    assert (chat.tools, chat.documents) == ('[{"b": 1, "a": 2}]', "")
+    assert chat.template_options == '{"enable_thinking": false}'
+
+
+async def test_of_a_part_that_is_not_text_the_kind_is_sent(client, service):
+    content = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]
+    (message,) = (await sent(client, service, content)).chat.messages
+    assert [(part.type, part.text) for part in message.parts] == [("image_url", "")]
+
+
 async def test_a_single_stop_text_is_not_taken_apart(client, service):
     assert list((await sent(client, service, stop="end")).stop) == ["end"]
 
@@ -248,7 +272,15 @@ async def test_an_empty_text_is_the_services_to_refuse(client, service):
         ("input", [2**31], {}),
         ("input", [{"role": "user"}], {}),
         ("input", [{"role": "user", "content": "x"}, 3], {}),
+        ("input", [{"role": "user", "content": "x", "colour": "red"}], {}),
+        ("input", [{"role": "user", "content": None}], {}),
         ("input.content", [{"role": "user", "content": 3}], {}),
+        ("input.content", [{"role": "user", "content": ["x"]}], {}),
+        ("input.tool_calls", [{"role": "user", "content": "x", "tool_calls": [{}]}], {}),
+        ("tools", "hi", {"tools": []}),
+        ("template_options", [1, 2], {"template_options": {}}),
+        ("tools", [{"role": "user", "content": "x"}], {"tools": [{"f": print}]}),
+        ("documents", [{"role": "user", "content": "x"}], {"documents": [float("nan")]}),
         ("input", "\ud800", {}),
         ("seed", "hi", {"seed": -1}),
         ("seed", "hi", {"seed": 2**64}),

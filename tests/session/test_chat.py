@@ -5,7 +5,8 @@ from datetime import datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from outrider_server.session.chat import ChatMessage, ChatTemplate
+from outrider_server.session.chat import ChatTemplate
+from outrider_server.session.messages import ChatContext, ChatMessage
 from outrider_server.session.text import RenderedText
 from outrider_server.speculation.errors import InvalidRequest
 
@@ -218,9 +219,21 @@ def test_budgets_are_for_each_rendering():
     assert {template.render(USER).text for _ in range(12)} == {"Hello!"}
 
 
-@pytest.mark.parametrize("role", ["", "tool", "User", "<|turn|>", "endoftext"])
-def test_a_role_that_templates_do_not_know_is_refused(role):
-    assert "role" in refusal(ChatTemplate(IM_STYLE), [ChatMessage(role, "Hello!")])
+def test_templates_read_tools_documents_and_options():
+    source = (
+        "{{ tools | tojson }}{{ documents[0].text }}{{ enable_thinking }}{{ other is defined }}"
+    )
+    context = ChatContext(({"name": "f"},), ({"text": "read me"},), {"enable_thinking": False})
+    rendered = ChatTemplate(source).render(USER, context)
+    assert rendered.text == '[{"name": "f"}]read meFalseFalse'
+    assert ChatTemplate("{{ tools is none }}").render(USER).text == "True"
+
+
+def test_tools_documents_and_options_cannot_write_control_tokens():
+    source = "{{ tools | tojson }}{{ documents[0].text }}{{ enable_thinking }}"
+    context = ChatContext(({"name": TURN},), ({"text": END},), {"enable_thinking": THINK})
+    rendered = ChatTemplate(source).render(USER, context, control_texts=CONTROL)
+    assert [rendered.text[start:end] for start, end in rendered.quoted] == [TURN, END, THINK]
 
 
 def test_an_empty_chat_is_refused():

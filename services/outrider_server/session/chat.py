@@ -15,7 +15,6 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -28,22 +27,14 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from outrider_server.speculation.errors import InvalidRequest
 
+from .messages import ChatContext, ChatMessage
 from .text import RenderedText
 
-ROLES = ("system", "user", "assistant")
 MAX_STEPS = 200_000
 MAX_OUTPUT_CHARACTERS = 8 * 2**20
 MAX_REFUSAL_CHARACTERS = 200
 STEPS = "outrider_steps"
 FIRST_PRIVATE_CHARACTER = 0xF0000
-
-
-@dataclass(frozen=True, slots=True)
-class ChatMessage:
-    """One message of a chat."""
-
-    role: str
-    content: str
 
 
 class ChatTemplate:
@@ -70,11 +61,12 @@ class ChatTemplate:
     def render(
         self,
         messages: Sequence[ChatMessage],
+        context: ChatContext | None = None,
         *,
         control_texts: Sequence[str] = (),
         generation_prompt: bool = True,
     ) -> RenderedText:
-        """Renders the messages; `control_texts` in them become quoted spans.
+        """Renders the messages; `control_texts` in them and in the context become quoted spans.
 
         Raises InvalidRequest for field "chat" when the template is missing, refuses the messages or
         fails.
@@ -83,19 +75,21 @@ class ChatTemplate:
             raise InvalidRequest("chat", f"{self._problem}; send text instead")
         if not messages:
             raise InvalidRequest("chat", "chat must have at least one message")
-        if any(message.role not in ROLES for message in messages):
-            raise InvalidRequest("chat", f"the role of a chat message must be one of {ROLES}")
-        marks = _Marks(tuple(control_texts), messages)
+        context = context or ChatContext()
+        asked = {
+            "messages": [_read_by_templates(message) for message in messages],
+            "tools": list(context.tools) or None,
+            "documents": list(context.documents) or None,
+            "options": dict(context.options),
+        }
+        marks = _Marks(tuple(control_texts), asked)
+        marked = marks.put(asked)
         variables = {
-            "messages": [
-                {"role": message.role, "content": marks.put(message.content)}
-                for message in messages
-            ],
-            "add_generation_prompt": generation_prompt,
-            "tools": None,
-            "documents": None,
-            STEPS: itertools.count(1),
             **{name: token for name, token in self._tokens.items() if token},
+            **marked.pop("options"),
+            **marked,
+            "add_generation_prompt": generation_prompt,
+            STEPS: itertools.count(1),
         }
         return marks.take(_run(self._template, variables))
 
@@ -139,17 +133,23 @@ class _Marks:
     Marking only these leaves templates free to trim, split and compare what users wrote.
     """
 
-    def __init__(self, control_texts: tuple[str, ...], messages: Iterable[ChatMessage]) -> None:
+    def __init__(self, control_texts: tuple[str, ...], asked: object) -> None:
         self._control_texts = control_texts
         self._control = _any_of(control_texts)
-        used = set("".join(message.content for message in messages))
+        used = set(json.dumps(asked, ensure_ascii=False))
         private = map(chr, itertools.count(FIRST_PRIVATE_CHARACTER))
         free = (character for character in private if character not in used)
         self._open, self._close = next(free), next(free)
 
-    def put(self, content: str) -> str:
+    def put(self, asked: Any) -> Any:
         """Marks the control texts in what a user wrote."""
-        return self._control.sub(f"{self._open}\\g<0>{self._close}", content)
+        if isinstance(asked, dict):
+            return {name: self.put(value) for name, value in asked.items()}
+        if isinstance(asked, list):
+            return [self.put(value) for value in asked]
+        if not isinstance(asked, str):
+            return asked
+        return self._control.sub(f"{self._open}\\g<0>{self._close}", asked)
 
     def take(self, marked: str) -> RenderedText:
         """Removes the marks and says where they were."""
@@ -178,6 +178,15 @@ class _Marks:
             elif opened is not None and (match := self._control.match(text, opened)):
                 yield match.span()
             opened = at if opens else None
+
+
+def _read_by_templates(message: ChatMessage) -> dict[str, Any]:
+    read = message.as_json()
+    if isinstance(message.content, tuple):
+        read["content"] = "".join(message.content)
+    if message.reasoning_content is not None:
+        read["thinking"] = message.reasoning_content  # its name in templates of gpt-oss
+    return read
 
 
 @functools.lru_cache(maxsize=16)

@@ -12,10 +12,11 @@ from outrider.v1 import session_pb2
 from ..rpc.wire import sampling_from_proto
 from ..speculation.errors import InvalidRequest
 from ..speculation.types import MAX_LOGPROBS, DraftMode, LoopMode, SamplingParams
-from .chat import ChatMessage
 from .ledger import TurnRecord
+from .messages import ChatInput
 from .model import ServedModel
 from .stops import StopStrings
+from .wire import chat_from_proto
 
 DEFAULT_MAX_NEW_TOKENS = 256
 MAX_REQUEST_ID_CHARACTERS = 128
@@ -34,7 +35,7 @@ _LOOP_MODES = {
     session_pb2.LOOP_MODE_ADAPTIVE: LoopMode.ADAPTIVE,
 }
 
-TurnInput = str | tuple[int, ...] | tuple[ChatMessage, ...]
+TurnInput = str | tuple[int, ...] | ChatInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +156,7 @@ def _parse_input(message: session_pb2.GenerateRequest, vocabulary_size: int) -> 
             )
         return tokens
     if kind == "chat":
-        messages = message.chat.messages
-        _require(bool(messages), "chat", "chat is empty; send at least one message")
-        return tuple(ChatMessage(entry.role, entry.content) for entry in messages)
+        return chat_from_proto(message.chat)
     raise InvalidRequest("input", "the turn has no input; set text, tokens or chat")
 
 
@@ -168,11 +167,11 @@ def encode_input(turn_input: TurnInput, model: ServedModel, *, begin: bool) -> t
     """
     if isinstance(turn_input, str):
         return tuple(model.tokenizer.encode(turn_input, begin=begin))
-    tokens = tuple(entry for entry in turn_input if isinstance(entry, int))
-    if tokens:
-        return tokens
-    messages = [entry for entry in turn_input if isinstance(entry, ChatMessage)]
-    rendered = model.chat.render(messages, control_texts=model.tokenizer.control_texts)
+    if isinstance(turn_input, tuple):
+        return turn_input
+    rendered = model.chat.render(
+        turn_input.messages, turn_input.context, control_texts=model.tokenizer.control_texts
+    )
     encoded = tuple(model.tokenizer.encode_rendered(rendered, begin=begin))
     _require(bool(encoded), "chat", "the chat template rendered nothing; send other messages")
     return encoded

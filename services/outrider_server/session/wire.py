@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from outrider.v1 import session_pb2
@@ -10,6 +12,7 @@ from ..rpc.wire import logprobs_to_proto
 from ..speculation.errors import InvalidRequest
 from ..speculation.types import FinishReason, Round, TokenSource
 from .ledger import MAX_TTL_SECONDS, SessionRecord
+from .messages import TEXT_PART, ChatContext, ChatInput, ChatMessage, ToolCall, read_json
 from .tally import TurnStarted, TurnSummary
 
 _SOURCES = {
@@ -39,6 +42,44 @@ def ttl_from_proto(request: session_pb2.CreateSessionRequest) -> int | None:
             "ttl", f"ttl must be 0 to {MAX_TTL_SECONDS} whole seconds; 0 never expires"
         )
     return ttl.seconds
+
+
+def chat_from_proto(chat: session_pb2.ChatInput) -> ChatInput:
+    """The chat of a turn. Raises InvalidRequest."""
+    array, table = {list: "an array"}, {dict: "an object"}
+    context = ChatContext(
+        tools=tuple(read_json(chat.tools or "[]", "chat.tools", array)),
+        documents=tuple(read_json(chat.documents or "[]", "chat.documents", array)),
+        options=read_json(chat.template_options or "{}", "chat.template_options", table),
+    )
+    return ChatInput(tuple(map(_message_from_proto, chat.messages)), context)
+
+
+def _message_from_proto(message: session_pb2.ChatMessage) -> ChatMessage:
+    for part in message.parts:
+        if part.type not in ("", TEXT_PART):
+            raise InvalidRequest(
+                "chat", f"the model reads text, not content parts of type {part.type[:40]!r}"
+            )
+    if message.content and message.parts:
+        raise InvalidRequest("chat", "a chat message must have content or parts, not both")
+    return ChatMessage(
+        role=message.role,
+        content=tuple(part.text for part in message.parts) or message.content,
+        reasoning_content=(
+            message.reasoning_content if message.HasField("reasoning_content") else None
+        ),
+        name=message.name,
+        tool_calls=tuple(
+            ToolCall(call.name, _arguments(call.arguments), call.id) for call in message.tool_calls
+        ),
+        tool_call_id=message.tool_call_id,
+    )
+
+
+def _arguments(text: str) -> Any:
+    kinds = {dict: "an object", str: "a string"}
+    return read_json(text or "{}", "chat.messages.tool_calls.arguments", kinds)
 
 
 def session_to_proto(record: SessionRecord, running: bool) -> session_pb2.Session:
