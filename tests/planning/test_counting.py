@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from outrider_server.engine.cache_argument import cache_argument
 from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER
 from outrider_server.planning.config_file import read_config
 from outrider_server.planning.counting import count_model
@@ -129,7 +130,7 @@ def test_a_real_model_has_the_counted_parameters_and_caches_the_counted_values(
     assert sizes.parameters + buffers == sum(distinct.values())
     cache = DynamicCache(config=model.config)
     with torch.no_grad():
-        model(input_ids=torch.arange(3)[None], past_key_values=cache, use_cache=True)
+        model(input_ids=torch.arange(3)[None], use_cache=True, **{cache_argument(model): cache})
     written = sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers)
     assert 3 * token_bytes(sizes, "float32") == 4 * written
 

@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.utils import logging as library_logging
 
+from ..engine.cache_argument import cache_argument
 from .peer_process import serve_peer
 
 CACHE_BLOCK = 512
@@ -80,7 +81,8 @@ class TransformersPeer:
             # `generate` compiles by itself on accelerators only; this asks for it here too.
             config = CompileConfig(fullgraph=True, dynamic=False, mode="default")
             config._compile_all_devices = True
-            return {"past_key_values": self._static_cache(length), "compile_config": config}
+            name = cache_argument(self._target)
+            return {name: self._static_cache(length), "compile_config": config}
         raise ValueError(f"no such mode: {mode}")
 
     def _static_cache(self, length: int) -> StaticCache:

@@ -188,15 +188,22 @@ def _adapt_mpt(model: PreTrainedModel) -> None:
 
 
 def _mpt_attention(
-    self: Any, hidden_states: torch.Tensor, past_key_values: Any, **_: object
+    self: Any,
+    hidden_states: torch.Tensor,
+    cache: Any = None,
+    past_key_values: Any = None,
+    **_: object,
 ) -> tuple[torch.Tensor, None]:
+    """The library's block gives the cache by one of two names, see `cache_argument`."""
     mixed = self.Wqkv(hidden_states)
     if self.clip_qkv:
         mixed = mixed.clamp(min=-self.clip_qkv, max=self.clip_qkv)
     split = mixed.unflatten(2, (3, self.n_heads, self.head_dim)).transpose(1, 3)
     query, key, value = split.unbind(2)
     return self.out_proj(
-        _attend(self, past_key_values, query, key, value, self.softmax_scale)
+        _attend(
+            self, past_key_values if cache is None else cache, query, key, value, self.softmax_scale
+        )
     ), None
 
 

@@ -18,6 +18,7 @@ from ..speculation.errors import ModelRefused
 from .architectures import adapt_model, attention_at_loading
 from .attention import NAME, make_places
 from .cache import SlotCache
+from .cache_argument import cache_argument
 
 TOKENS = 3
 POSITIONS = 16
@@ -77,8 +78,8 @@ def _attended_layers(config: PreTrainedConfig) -> tuple[int, int]:
             input_ids=tokens,
             position_ids=tokens,
             attention_mask=places,
-            past_key_values=cache,
             use_cache=True,
+            **{cache_argument(model): cache},
         )
     return calls.count, len(cache.layers)
 

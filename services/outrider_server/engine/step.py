@@ -20,6 +20,7 @@ from .attention import PACKED, make_places, set_kernel
 from .attention_choice import AUTO, AttentionChoice, choose_attention
 from .attention_kernels import KEY_BLOCK
 from .cache import SlotCache
+from .cache_argument import cache_argument
 from .compiling import GuardedCompiler
 from .kernels import take_threads
 from .layout import Layout, Row, RowResult, packed_buckets
@@ -66,6 +67,7 @@ class StepRunner:
         self.dtype = loaded.model.dtype
         self.device = loaded.model.device
         adapt_model(self.model)
+        self._cache_argument = cache_argument(self.model)
         self.kernel_note = _put_on_kernels(self.model, compile_mode, attention)
         packed = not self.kernel_note
         self.layout = Layout(limits.width, packed, scratch_slot=limits.slots)
@@ -271,7 +273,7 @@ class StepRunner:
             "input_ids": token_ids,
             "position_ids": positions.clamp(max=self.limits.max_context_tokens - 1),
             "attention_mask": places,
-            "past_key_values": self.cache,
+            self._cache_argument: self.cache,
             "use_cache": True,
         }
 

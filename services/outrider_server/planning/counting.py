@@ -17,6 +17,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from ..engine.architectures import check_architecture, longest_context
+from ..engine.cache_argument import cache_argument
 from ..speculation.errors import ModelRefused
 from .config_file import ConfigFile, first_line
 from .types import CachedLayer, LinearLayer, ModelSizes, WeightTensor
@@ -75,7 +76,7 @@ def _trace(
     try:
         with torch.no_grad(), torch.device("meta"):
             tokens = torch.zeros((1, PROBE_TOKENS), dtype=torch.int64)
-            model(input_ids=tokens, past_key_values=cache, use_cache=True)
+            model(input_ids=tokens, use_cache=True, **{cache_argument(model): cache})
     except Exception as error:
         raise refused from error
     keys = [getattr(layer, "keys", None) for layer in cache.layers]

@@ -13,11 +13,12 @@ import json
 from pathlib import Path
 
 import torch
+from outrider_server.engine.cache_argument import cache_argument
 from outrider_server.engine.noise import gumbel_noise
 from outrider_server.engine.sampling import DrawTable, draw_tokens
 from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER, held_out_prompts
 from outrider_server.speculation.types import Draw, SamplingParams
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel
 
 PROMPTS = 12
 NEW_TOKENS = 256
@@ -38,11 +39,10 @@ def draw(logits: torch.Tensor, first_position: int, draw: Draw) -> list[int]:
 def continue_with_target(target: PreTrainedModel, prompt: list[int], how: Draw) -> list[int]:
     """The target's tokens after the prompt; ends at the end token or after `NEW_TOKENS`."""
     tokens = list(prompt)
-    cache = None
+    cache = DynamicCache(config=target.config)
     unread = tokens
     while len(tokens) < len(prompt) + NEW_TOKENS:
-        out = target(torch.tensor([unread]), past_key_values=cache, use_cache=True)
-        cache = out.past_key_values
+        out = target(torch.tensor([unread]), use_cache=True, **{cache_argument(target): cache})
         unread = draw(out.logits[:, -1:], len(tokens) - 1, how)
         tokens += unread
         if unread[0] == target.config.eos_token_id:

@@ -8,6 +8,8 @@ import torch
 from torch import Generator
 from transformers import LlamaForCausalLM, StaticCache
 
+from ...engine.cache_argument import cache_argument
+
 
 @torch.inference_mode()
 def continue_prompts(
@@ -29,7 +31,7 @@ def continue_prompts(
     step_input = prompts
     for position in range(length, length + new_tokens):
         logits = model(
-            input_ids=step_input, past_key_values=cache, use_cache=True, logits_to_keep=1
+            input_ids=step_input, use_cache=True, logits_to_keep=1, **{cache_argument(model): cache}
         ).logits[:, -1]
         step_input = _draw(logits.float(), temperatures, generator)[:, None]
         tokens[:, position] = step_input[:, 0]
