@@ -2,14 +2,19 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 PROTOS := $(wildcard protos/outrider/v1/*.proto)
+INSTALL := pip install --quiet --disable-pip-version-check
+BUILD_TOOLS := hatchling editables
+PYTEST := -m pytest --numprocesses 2 --dist loadfile
+# The torch of the lock: the newest that the whole suite passed with.
+LOCKED_TORCH := torch==2.13.0
 
-.PHONY: demo test check proto clean
+.PHONY: demo test check proto lock test-newest test-oldest clean
 
 demo: .venv/engine
 	$(BIN)/outrider-server demo
 
 test: .venv/dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python $(PYTEST)
 
 check: .venv/dev
 	$(BIN)/ruff check .
@@ -23,15 +28,40 @@ check: .venv/dev
 proto: .venv/dev
 	$(BIN)/python protos/generate.py
 
-.venv/engine: pyproject.toml
+# What is installed is what was last tested: the versions in constraints.txt.
+.venv/engine: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[engine]'
+	$(BIN)/$(INSTALL) --constraint constraints.txt $(BUILD_TOOLS)
+	$(BIN)/$(INSTALL) --constraint constraints.txt --no-build-isolation --editable '.[engine]'
 	@touch $@
 
-.venv/dev: pyproject.toml
+.venv/dev: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/$(INSTALL) --constraint constraints.txt $(BUILD_TOOLS)
+	$(BIN)/$(INSTALL) --constraint constraints.txt --no-build-isolation --editable '.[dev]'
 	@touch $@ .venv/engine
 
+# Renews the lock: the newest of everything that pyproject.toml admits, but for torch. Then `make test`.
+lock:
+	rm -rf .venv-lock
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/$(INSTALL) $(BUILD_TOOLS) '$(LOCKED_TORCH)'
+	.venv-lock/bin/$(INSTALL) --no-build-isolation --editable '.[dev]' '$(LOCKED_TORCH)'
+	.venv-lock/bin/pip freeze --all --exclude-editable --exclude pip | sed 's/+.*//' > constraints.txt
+
+# The suite with the newest, and with the oldest, of everything that pyproject.toml admits.
+test-newest:
+	rm -rf .venv-newest
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/$(INSTALL) --editable '.[dev]'
+	.venv-newest/bin/python $(PYTEST)
+
+test-oldest:
+	rm -rf .venv-oldest
+	$(PYTHON) -m venv .venv-oldest
+	$(PYTHON) tests/oldest_versions.py > .venv-oldest/constraints.txt
+	.venv-oldest/bin/$(INSTALL) --constraint .venv-oldest/constraints.txt --editable '.[dev]'
+	.venv-oldest/bin/python $(PYTEST)
+
 clean:
-	rm -rf .venv dist build
+	rm -rf .venv .venv-* dist build

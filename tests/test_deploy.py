@@ -23,6 +23,7 @@ from outrider_server.rpc.serve import Server
 REPOSITORY = Path(__file__).resolve().parents[1]
 DEPLOY = REPOSITORY / "deploy"
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
+LOCK = (REPOSITORY / "constraints.txt").read_text()
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 PORTS = {
     "session": config.SESSION_PORT,
@@ -85,12 +86,15 @@ def test_the_session_image_never_mentions_torch() -> None:
     assert "torch" not in (stages()["base"] + stages()["session"]).lower().split("#")[0]
 
 
-def test_the_engine_image_takes_the_torch_that_the_project_asks_for() -> None:
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    (wanted,) = [
-        entry for entry in project["optional-dependencies"]["engine"] if entry.startswith("torch")
-    ]
-    assert f'ARG TORCH_REQUIREMENT="{wanted}"' in DOCKERFILE
+def test_the_engine_image_takes_the_torch_of_the_lock() -> None:
+    (locked,) = re.findall(r"^torch==.*$", LOCK, flags=re.MULTILINE)
+    assert f'ARG TORCH_REQUIREMENT="{locked}"' in DOCKERFILE
+
+
+@pytest.mark.parametrize("stage", ["session", "engine"])
+def test_the_images_are_installed_from_the_lock(stage: str) -> None:
+    (install,) = re.findall(r"pip install (.*)\.whl", stages()[stage])
+    assert "--constraint" in install
 
 
 @pytest.mark.parametrize(("stage", "service"), [("session", "session"), ("engine", "target")])

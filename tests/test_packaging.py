@@ -27,7 +27,8 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bare")
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     python = folder / "bin" / "python"
-    install = [python, "-m", "pip", "install", "--quiet", str(REPOSITORY)]
+    lock = REPOSITORY / "constraints.txt"
+    install = [python, "-m", "pip", "install", "--quiet", "--constraint", lock, str(REPOSITORY)]
     outcome = subprocess.run(install, capture_output=True, text=True, check=False)
     if outcome.returncode and "No matching distribution" in outcome.stderr:
         pytest.skip("the package index cannot be reached")
