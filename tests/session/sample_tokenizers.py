@@ -1,11 +1,20 @@
-"""Small tokenizers of the two families that matter, trained in a moment."""
+"""Small tokenizers of the families that matter, trained in a moment."""
 
 import functools
 import json
 
 from hypothesis import settings
-from outrider_server.session.text import Tokenizer
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
+from outrider_server.session.tokenizer import Tokenizer
+from tokenizers import (
+    AddedToken,
+    Regex,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from tokenizers import Tokenizer as RawTokenizer
 
 LINES = [
@@ -85,6 +94,54 @@ def metaspace_raw() -> RawTokenizer:
     return raw
 
 
+@functools.cache
+def byte_level_spaced_raw() -> RawTokenizer:
+    """As RoBERTa's: byte level with a space before the first word, and a text between two tokens."""
+    raw = RawTokenizer.from_str(byte_level_raw().to_str())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    begin, end = ((text, raw.token_to_id(text)) for text in (BEGIN, END))
+    raw.post_processor = processors.RobertaProcessing(end, begin)
+    return raw
+
+
+@functools.cache
+def unigram_raw() -> RawTokenizer:
+    """As T5's: text is cut at white space, each word begins with U+2581, and an end token follows."""
+    raw = RawTokenizer(models.Unigram())
+    raw.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Strip()])
+    raw.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
+    )
+    raw.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=150,
+        special_tokens=["<unk>", BEGIN, END, TURN],
+        unk_token="<unk>",
+        show_progress=False,
+    )
+    raw.train_from_iterator(LINES, trainer)
+    end = (END, raw.token_to_id(END))
+    raw.post_processor = processors.TemplateProcessing(f"$A {END}", special_tokens=[end])
+    return raw
+
+
+@functools.cache
+def word_piece_raw() -> RawTokenizer:
+    """As BERT's: words in small letters, their later pieces marked, and a text between two tokens."""
+    raw = RawTokenizer(models.WordPiece(unk_token="<unk>"))
+    raw.normalizer = normalizers.BertNormalizer()
+    raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    raw.decoder = decoders.WordPiece()
+    specials = ["<unk>", BEGIN, END, TURN]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=200, special_tokens=specials, show_progress=False
+    )
+    raw.train_from_iterator(LINES, trainer)
+    begin, end = ((text, raw.token_to_id(text)) for text in (BEGIN, END))
+    raw.post_processor = processors.BertProcessing(end, begin)
+    return raw
+
+
 def wrapped(raw: RawTokenizer, chat_template: str = "") -> Tokenizer:
     return Tokenizer(raw.to_str(), begin_token=BEGIN, end_token=END, chat_template=chat_template)
 
@@ -104,9 +161,27 @@ def metaspace() -> Tokenizer:
     return wrapped(metaspace_raw())
 
 
+@functools.cache
+def byte_level_spaced() -> Tokenizer:
+    return wrapped(byte_level_spaced_raw())
+
+
+@functools.cache
+def unigram() -> Tokenizer:
+    return wrapped(unigram_raw())
+
+
+@functools.cache
+def word_piece() -> Tokenizer:
+    return wrapped(word_piece_raw())
+
+
 FAMILIES = {
     "byte level": byte_level,
     "byte fallback": byte_fallback,
     "byte fallback, first word only": lambda: byte_fallback(legacy=False),
     "metaspace": metaspace,
+    "byte level, a space in front": byte_level_spaced,
+    "unigram": unigram,
+    "word pieces": word_piece,
 }

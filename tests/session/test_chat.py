@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from outrider_server.session.chat import ChatTemplate
 from outrider_server.session.messages import ChatContext, ChatMessage
-from outrider_server.session.text import RenderedText
+from outrider_server.session.tokenizer import RenderedText
 from outrider_server.speculation.errors import InvalidRequest
 
 from .sample_tokenizers import BEGIN, END, THINK, TURN, byte_level_raw, no_deadline, wrapped

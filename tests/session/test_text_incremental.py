@@ -5,7 +5,8 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from outrider_server.session.text import IncrementalText, Tokenizer
+from outrider_server.session.text import IncrementalText
+from outrider_server.session.tokenizer import Tokenizer
 
 from .sample_tokenizers import (
     BEGIN,
@@ -178,7 +179,7 @@ def test_a_character_that_the_context_began_and_nobody_ended_is_not_the_turns(ma
 
 def test_a_leading_space_is_kept_after_a_context_and_dropped_without_one():
     tokenizer = byte_fallback()
-    tokens = tokenizer.encode("dog", begin=False)
+    tokens = tokenizer.encode("dog", begin=True)
     assert "".join(pieces(tokenizer, [], tokens)) == "dog"
     assert "".join(pieces(tokenizer, [tokenizer.begin_token_id], tokens)) == "dog"
     assert "".join(pieces(tokenizer, tokens, tokens)) == " dog"
@@ -186,7 +187,7 @@ def test_a_leading_space_is_kept_after_a_context_and_dropped_without_one():
 
 def test_special_tokens_between_do_not_hide_the_context():
     tokenizer = byte_fallback()
-    tokens = tokenizer.encode("dog", begin=False)
+    tokens = tokenizer.encode("dog", begin=True)
     context = [*tokens, *[tokenizer.end_token_id] * 100]
     assert "".join(pieces(tokenizer, context, tokens)) == " dog"
 

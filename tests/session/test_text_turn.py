@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from outrider_server.session.stops import StopStrings
-from outrider_server.session.text import IncrementalText, Tokenizer, TurnText
+from outrider_server.session.text import IncrementalText
+from outrider_server.session.tokenizer import Tokenizer
+from outrider_server.session.turn_text import TurnText
 from outrider_server.speculation.errors import InvalidRequest
 from outrider_server.speculation.types import Accepted, FinishReason
 

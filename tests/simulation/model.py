@@ -22,7 +22,7 @@ from outrider_server.engine.slots import SlotTable
 from outrider_server.engine.step import StepLimits
 from outrider_server.session.chat import ChatTemplate
 from outrider_server.session.model import ServedModel
-from outrider_server.session.text import Tokenizer
+from outrider_server.session.tokenizer import Tokenizer
 from outrider_server.speculation.description import ModelDescription, ShapeAudit, TokenizerFiles
 from outrider_server.speculation.estimates import CostEstimate
 from outrider_server.speculation.types import Draw, FinishReason

@@ -28,7 +28,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from outrider_server.speculation.errors import InvalidRequest
 
 from .messages import ChatContext, ChatMessage
-from .text import RenderedText
+from .tokenizer import RenderedText
 
 MAX_STEPS = 200_000
 MAX_OUTPUT_CHARACTERS = 8 * 2**20

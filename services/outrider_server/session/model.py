@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..speculation.description import ModelDescription, TokenizerFiles
 from ..speculation.errors import StartupError
 from .chat import ChatTemplate
-from .text import Tokenizer
+from .tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +33,10 @@ class ServedModel:
             raise StartupError(f"the target's tokenizer cannot be used: {error}") from error
         chat = ChatTemplate(files.chat_template, files.begin_token, files.end_token)
         return cls(description, tokenizer, chat)
+
+    def first_unknown(self, tokens: Sequence[int]) -> int | None:
+        """Index of the first token id that the model lacks; None where it has all."""
+        size = self.description.vocabulary_size
+        if max(tokens, default=0) < size:
+            return None
+        return next(index for index, token in enumerate(tokens) if token >= size)

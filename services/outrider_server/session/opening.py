@@ -25,8 +25,8 @@ from .model import ServedModel
 from .requests import TurnRequest, encode_input, recorded_request, what_differs
 from .target_link import RemoteVerifier
 from .targets import Targets
-from .text import TurnText
 from .trace import TurnTrace
+from .turn_text import TurnText
 
 OWNER = ""
 UNFINISHED = (None, FinishReason.CANCELLED, FinishReason.FAILED)
@@ -113,6 +113,7 @@ class TurnOpener:
             )
         epoch = await self._live.epoch(session_id)
         committed = await self._ledger.tokens(session_id)
+        self._check_known(committed)
         tokens = (*committed, *prompt)
         draw = Draw(request.sampling, request.seed, len(tokens), request.logprobs)
         meter = TurnMeter(self._costs)
@@ -203,6 +204,7 @@ class TurnOpener:
             finish_reason = record.finish_reason or FinishReason.CANCELLED
         verifier, meter = None, TurnMeter(self._costs)
         if finish_reason is None:
+            self._check_known(tokens)
             with trace.current():
                 verifier = await self._target.open_turn(
                     session_id, epoch, tokens, len(tokens), draw, meter
@@ -248,6 +250,16 @@ class TurnOpener:
             raise PositionMismatch(
                 f"from_index {from_index} is beyond the {len(generated)} tokens that are committed",
                 len(generated),
+            )
+
+    def _check_known(self, held: Sequence[int]) -> None:
+        """Raises InvalidRequest for a session with a token that the model lacks: no turn can read it."""
+        at = self._model.first_unknown(held)
+        if at is not None:
+            raise InvalidRequest(
+                "session_id",
+                f"the session holds token id {held[at]} at position {at}, which the model lacks; rewind it "
+                f"to position {at} or before",
             )
 
     def _end(self, request: TurnRequest, record: TurnRecord, context: Sequence[int]) -> TurnText:

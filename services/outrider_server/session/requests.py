@@ -163,18 +163,34 @@ def _parse_input(message: session_pb2.GenerateRequest, vocabulary_size: int) -> 
 def encode_input(turn_input: TurnInput, model: ServedModel, *, begin: bool) -> tuple[int, ...]:
     """The tokens that the input adds to a session, which `begin` says is empty.
 
-    Raises InvalidRequest when the chat template refuses the messages, or nothing is left.
+    Raises InvalidRequest when the chat template refuses the messages, nothing is left, or a token is one
+    that the model lacks.
     """
-    if isinstance(turn_input, str):
-        return tuple(model.tokenizer.encode(turn_input, begin=begin))
     if isinstance(turn_input, tuple):
         return turn_input
+    if isinstance(turn_input, str):
+        encoded = tuple(model.tokenizer.encode(turn_input, begin=begin))
+        _require(bool(encoded), "text", "the tokenizer makes no token of the text; send another")
+        _check_known(encoded, model, "text")
+        return encoded
     rendered = model.chat.render(
         turn_input.messages, turn_input.context, control_texts=model.tokenizer.control_texts
     )
     encoded = tuple(model.tokenizer.encode_rendered(rendered, begin=begin))
     _require(bool(encoded), "chat", "the chat template rendered nothing; send other messages")
+    _check_known(encoded, model, "chat")
     return encoded
+
+
+def _check_known(tokens: tuple[int, ...], model: ServedModel, field: str) -> None:
+    at = model.first_unknown(tokens)
+    if at is not None:
+        what = model.tokenizer.decode([tokens[at]], special=True)
+        raise InvalidRequest(
+            field,
+            f"the tokenizer makes token id {tokens[at]} of {what!r} in the {field}, and the model has ids 0 "
+            f"to {model.description.vocabulary_size - 1} only; leave it out",
+        )
 
 
 def _require(holds: bool, field: str, message: str) -> None:

@@ -1,0 +1,157 @@
+"""Text in, tokens out, and back: the target's tokenizer.
+
+Owns what a token id means to a reader. Must not know the network, the ledger or the models; the
+tokenizer's file is an argument.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import tokenizers
+
+from .ordinary import OrdinaryText, Place
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedText:
+    """What a chat template wrote. `quoted` are the spans, in order and apart, that hold the text of
+    a control token because a message said so; there it is ordinary text."""
+
+    text: str
+    quoted: tuple[tuple[int, int], ...] = ()
+
+
+class Tokenizer:
+    """The target's tokenizer.
+
+    *Control tokens* are the special tokens, and the other added tokens that the chat template
+    writes. Their text in what a user wrote becomes ordinary tokens that spell it, unless the user
+    asks for the tokens. The template can write them.
+    """
+
+    def __init__(
+        self,
+        tokenizer_json: str,
+        *,
+        begin_token: str = "",
+        end_token: str = "",
+        chat_template: str = "",
+    ) -> None:
+        """Raises ValueError when the file has no meaning or lacks the begin or end token."""
+        try:
+            self._raw = tokenizers.Tokenizer.from_str(tokenizer_json)
+        except Exception as error:  # the library raises nothing narrower
+            raise ValueError("the tokenizer file cannot be read") from error
+        self._raw.no_truncation()
+        self._raw.no_padding()
+        self.begin_token_id = self._id_of(begin_token)
+        self.end_token_id = self._id_of(end_token)
+        added = self._raw.get_added_tokens_decoder()
+        self._special = {token: what.content for token, what in added.items() if what.special}
+        self._control = {
+            token: what.content
+            for token, what in added.items()
+            if what.special or (what.content.strip() and what.content in chat_template)
+        }
+        self._begins_with = self._tokens_in_front([what.content for what in added.values()])
+        self._bytes = self._byte_tokens()
+        self._ordinary = OrdinaryText(self._raw, self._control)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of token ids, added tokens included."""
+        return self._raw.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def control_texts(self) -> tuple[str, ...]:
+        """Texts of the control tokens."""
+        return tuple(self._control.values())
+
+    def encode(self, text: str, *, begin: bool, parse_control_tokens: bool = False) -> list[int]:
+        """Encodes what a user wrote.
+
+        Where it begins a session, it begins as the tokenizer's own post-processor begins a text, and
+        else nothing is put in front of it, no space either. What a post-processor puts behind a text
+        is left out: the turn goes on there. Empty where the text has no tokens of its own.
+        """
+        front = self._begins_with if begin else []
+        if parse_control_tokens:
+            tokens = self._encode(RenderedText(text), begin=begin)
+            front = [] if tokens[: len(front)] == front else front  # the user wrote it
+        else:
+            tokens = self._ordinary.encode(text, Place.FIRST if begin else Place.LATER)
+        return [*front, *tokens] if tokens else []
+
+    def encode_rendered(self, rendered: RenderedText, *, begin: bool) -> list[int]:
+        """Encodes what a template wrote. A begin token in front stays only where it begins a session."""
+        tokens = self._encode(rendered, begin=begin)
+        begins = {self.begin_token_id, *self._begins_with[:1]}
+        return tokens[1:] if not begin and tokens and tokens[0] in begins else tokens
+
+    def decode(self, tokens: Sequence[int], *, special: bool) -> str:
+        """The text of all tokens at once, with or without that of special tokens."""
+        return self._raw.decode(tokens, skip_special_tokens=not special)
+
+    def is_silent(self, token: int) -> bool:
+        """True for a token that never has text: a special one, or an id without a meaning."""
+        return token in self._special or self._raw.id_to_token(token) is None
+
+    def byte_of(self, token: int) -> int | None:
+        """The byte that the token stands for, where the tokenizer falls back to bytes."""
+        return self._bytes.get(token)
+
+    def _id_of(self, token: str) -> int | None:
+        if not token:
+            return None
+        identifier = self._raw.token_to_id(token)
+        if identifier is None:
+            raise ValueError(f"the tokenizer lacks its token {token!r}")
+        return identifier
+
+    def _tokens_in_front(self, added: Sequence[str]) -> list[int]:
+        """What the post-processor puts before a text, tried on one that has tokens."""
+        for text in ("a", *added):
+            if self._raw.encode(text, add_special_tokens=False).ids:
+                encoding = self._raw.encode(text, add_special_tokens=True)
+                marked = zip(encoding.ids, encoding.special_tokens_mask, strict=True)
+                return [token for token, _ in itertools.takewhile(lambda pair: pair[1], marked)]
+        return []
+
+    def _byte_tokens(self) -> dict[int, int]:
+        """Token id to byte, where the decoder falls back to bytes."""
+        if self._raw.decoder is None:
+            return {}
+        decoder = json.loads(self._raw.decoder.__getstate__())
+        if not any(d["type"] == "ByteFallback" for d in decoder.get("decoders", [decoder])):
+            return {}
+        found = ((self._raw.token_to_id(f"<0x{byte:02X}>"), byte) for byte in range(256))
+        return {token: byte for token, byte in found if token is not None}
+
+    def _encode(self, rendered: RenderedText, *, begin: bool) -> list[int]:
+        """Encodes stretch by stretch between the control tokens that are not quoted."""
+        text, ends = rendered.text, [end for _, end in rendered.quoted]
+        encoding = self._raw.encode(text, add_special_tokens=False)
+        tokens: list[int] = []
+        stretch: list[int] = []
+        place, at = Place.FIRST if begin else Place.LATER, 0
+        for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            span = bisect_left(ends, start + 1)
+            is_quoted = span < len(ends) and rendered.quoted[span][0] < end
+            is_control = token in self._control and self._control[token] in text[start:end]
+            if is_control and not is_quoted:
+                tokens += [*self._stretch(text[at:start], stretch, place), token]
+                stretch, place, at = [], Place.INNER, end
+            else:
+                stretch.append(token)
+        return tokens + self._stretch(text[at:], stretch, place)
+
+    def _stretch(self, text: str, tokens: list[int], place: Place) -> list[int]:
+        """A stretch without control tokens; `tokens` is what the tokenizer made of it in its text."""
+        if place is not Place.LATER and self._control.keys().isdisjoint(tokens):
+            return tokens
+        return self._ordinary.encode(text, place)
