@@ -4,6 +4,7 @@ BIN := .venv/bin
 PROTOS := $(wildcard protos/outrider/v1/*.proto)
 INSTALL := pip install --quiet --disable-pip-version-check
 BUILD_TOOLS := hatchling editables
+RESOLVE := --quiet --no-header --no-annotate --python-version 3.11 --extra dev pyproject.toml
 PYTEST := -m pytest --numprocesses 2 --dist loadfile
 # The torch of the lock: the newest that the whole suite passed with.
 LOCKED_TORCH := torch==2.13.0
@@ -42,12 +43,9 @@ proto: .venv/dev
 	@touch $@ .venv/engine
 
 # Renews the lock: the newest of everything that pyproject.toml admits, but for torch. Then `make test`.
-lock:
-	rm -rf .venv-lock
-	$(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/$(INSTALL) $(BUILD_TOOLS) '$(LOCKED_TORCH)'
-	.venv-lock/bin/$(INSTALL) --no-build-isolation --editable '.[dev]' '$(LOCKED_TORCH)'
-	.venv-lock/bin/pip freeze --all --exclude-editable --exclude pip | sed 's/+.*//' > constraints.txt
+lock: .venv/dev
+	echo '$(LOCKED_TORCH)' | $(BIN)/uv pip compile $(RESOLVE) --universal --upgrade --constraint - > constraints.new
+	mv constraints.new constraints.txt
 
 # The suite with the newest, and with the oldest, of everything that pyproject.toml admits.
 test-newest:
@@ -56,10 +54,10 @@ test-newest:
 	.venv-newest/bin/$(INSTALL) --editable '.[dev]'
 	.venv-newest/bin/python $(PYTEST)
 
-test-oldest:
+test-oldest: .venv/dev
 	rm -rf .venv-oldest
 	$(PYTHON) -m venv .venv-oldest
-	$(PYTHON) tests/oldest_versions.py > .venv-oldest/constraints.txt
+	$(BIN)/uv pip compile $(RESOLVE) --resolution lowest-direct > .venv-oldest/constraints.txt
 	.venv-oldest/bin/$(INSTALL) --constraint .venv-oldest/constraints.txt --editable '.[dev]'
 	.venv-oldest/bin/python $(PYTEST)
 

@@ -7,7 +7,6 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from oldest_versions import oldest_versions
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -18,13 +17,14 @@ OPTIONAL = {"flash-attn"}
 
 
 def pins() -> dict[str, str]:
-    """Package to version; fails on a line that is no exact version."""
+    """Package to version on this platform; fails on a line that is no exact version."""
     entries = map(Requirement, (REPOSITORY / "constraints.txt").read_text().splitlines())
     found: dict[str, str] = {}
     for entry in entries:
         (specifier,) = entry.specifier
         assert specifier.operator == "==", entry
-        found[canonicalize_name(entry.name)] = specifier.version
+        if entry.marker is None or entry.marker.evaluate():
+            found[canonicalize_name(entry.name)] = specifier.version
     return found
 
 
@@ -59,7 +59,6 @@ def test_environments_are_installed_from_the_lock(target: str) -> None:
     assert all("--constraint constraints.txt" in line for line in installs)
 
 
-def test_every_requirement_has_an_oldest_version() -> None:
-    floors = {canonicalize_name(name) for name in oldest_versions()}
-    without = {canonicalize_name(entry.name) for entry in requirements()} - floors
-    assert without == {"types-grpcio", "types-grpcio-status"}
+@pytest.mark.parametrize("wanted", requirements(), ids=str)
+def test_every_requirement_says_how_old_a_version_will_do(wanted: Requirement) -> None:
+    assert any(specifier.operator in (">=", "==") for specifier in wanted.specifier)
