@@ -21,6 +21,7 @@
     │   └── CallCancelledError       it was cancelled, or its client closed
     ├── ServiceError             the other side failed
     │   ├── InternalError            a failure of the service itself
+    │   │   ├── LedgerUnusableError      its ledger has to be mended first
     │   │   └── NonFiniteLogitsError     the model gave no number
     │   ├── ProtocolViolationError   one service broke its contract with another
     │   └── StreamBrokenError        a reply ended or went wrong in the middle
@@ -181,6 +182,12 @@ class ServiceError(OutriderError):
 
 class InternalError(ServiceError):
     """A failure of the service itself."""
+
+
+class LedgerUnusableError(InternalError):
+    """The service's ledger is read-only, damaged or gone, until whoever runs the service mends it."""
+
+    default_code = StatusCode.FAILED_PRECONDITION
 
 
 class NonFiniteLogitsError(InternalError):

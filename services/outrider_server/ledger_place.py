@@ -18,10 +18,20 @@ async def open_ledger(place: str, default_ttl_seconds: int) -> Ledger:
         if is_database(place):
             return await _open_database(place, default_ttl_seconds)
         path = Path(place)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         return SqliteLedger(path, default_ttl_seconds=default_ttl_seconds)
-    except (OSError, InternalError, InvalidRequest, Unavailable) as error:
+    except (InternalError, InvalidRequest, Unavailable) as error:
         raise StartupError(f"the ledger {_shown(place)} cannot be opened: {error}") from error
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartupError(
+            f"the ledger's folder {path} cannot be made ({(error.strerror or 'failed').lower()});"
+            " name a file in another one"
+        ) from error
 
 
 async def _open_database(url: str, default_ttl_seconds: int) -> Ledger:

@@ -28,6 +28,7 @@ WIRE = [
     ("LEASE_HELD", StatusCode.UNAVAILABLE, outrider.UnavailableError),
     ("UNAVAILABLE", StatusCode.UNAVAILABLE, outrider.UnavailableError),
     ("INTERNAL", StatusCode.INTERNAL, outrider.InternalError),
+    ("LEDGER_UNUSABLE", StatusCode.FAILED_PRECONDITION, outrider.LedgerUnusableError),
     ("NON_FINITE_LOGITS", StatusCode.INTERNAL, outrider.NonFiniteLogitsError),
 ]
 

@@ -30,6 +30,7 @@ SAMPLES: list[tuple[errors.OutriderError, dict[str, object]]] = [
     (errors.LeaseHeld("belongs to another", 2100), {"retry_after_ms": 2100}),
     (errors.Unavailable("cannot be reached", 50), {"retry_after_ms": 50}),
     (errors.NonFiniteLogits("no number"), {}),
+    (errors.LedgerUnusable("the file is damaged"), {}),
     (errors.IllegalMove("cannot move there"), {}),
     (errors.InternalError("our own failure"), {}),
 ]
@@ -49,6 +50,7 @@ CODES = {
     "LeaseHeld": "UNAVAILABLE",
     "Unavailable": "UNAVAILABLE",
     "NonFiniteLogits": "INTERNAL",
+    "LedgerUnusable": "FAILED_PRECONDITION",
     "IllegalMove": "INTERNAL",
     "InternalError": "INTERNAL",
 }

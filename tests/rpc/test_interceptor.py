@@ -11,7 +11,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 from outrider.v1 import target_pb2, target_pb2_grpc
 from outrider_server.rpc.errors import from_rpc_error
-from outrider_server.speculation.errors import InternalError, InvalidRequest
+from outrider_server.speculation.errors import InternalError, InvalidRequest, NotImplementedYet
 
 from .service import NAME, ScriptedTarget, failing, serving
 
@@ -81,10 +81,43 @@ async def test_a_malformed_message_ends_a_stream_after_the_good_ones(good: int) 
     assert servicer.received == len(answers) == good
 
 
-async def test_a_message_beyond_the_limit_is_refused_as_exhausted() -> None:
+@pytest.mark.parametrize("method", [DESCRIBE, VERIFY])
+async def test_a_message_beyond_the_limit_is_refused_with_both_numbers(method: str) -> None:
+    """So that a client can tell it from a service that is busy."""
+    servicer = ScriptedTarget()
+    async with serving(servicer, max_request_bytes=1000) as (_, channel):
+        call = channel.stream_stream(method)(iter([b"\xff" * 1001]))
+        error = await failing(call)
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert type(from_rpc_error(error, "target")) is InvalidRequest
+    assert error.details() is not None
+    assert "1001 bytes" in error.details()
+    assert "at most 1000" in error.details()
+    assert servicer.received == 0
+
+
+async def test_a_message_at_the_limit_is_read() -> None:
+    servicer = ScriptedTarget()
+    request = target_pb2.VerifyRequest(open=target_pb2.VerifyOpen(session_id="x" * 994))
+    assert request.ByteSize() == 1000
+    async with serving(servicer, max_request_bytes=1000) as (_, channel):
+        call = target_pb2_grpc.TargetServiceStub(channel).Verify(iter([request]))
+        assert len([answer async for answer in call]) == servicer.received == 1
+
+
+async def test_a_message_far_beyond_the_limit_is_refused_by_grpc_before_it_is_read() -> None:
     async with serving(ScriptedTarget(), max_request_bytes=1000) as (_, channel):
-        error = await failing(channel.unary_unary(DESCRIBE)(b"\x0a\x00" * 1000))
+        error = await failing(channel.unary_unary(DESCRIBE)(b"\x0a\x00" * 2001))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert error.details() is not None
+    assert "larger than max" in error.details()
+
+
+async def test_a_method_that_is_only_generated_is_unimplemented() -> None:
+    async with serving(ScriptedTarget()) as (_, channel):
+        error = await failing(channel.unary_unary(f"/{NAME}/Park")(b""))
+    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert type(from_rpc_error(error, "target")) is NotImplementedYet
 
 
 async def test_an_unknown_method_is_unimplemented() -> None:

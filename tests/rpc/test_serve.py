@@ -81,6 +81,15 @@ async def test_health_of_an_unknown_service_is_not_found() -> None:
     assert failed.value.code() is grpc.StatusCode.NOT_FOUND
 
 
+async def test_health_of_all_services_is_listed() -> None:
+    async with serving(ScriptedTarget()) as (_, channel):
+        listed = await health_pb2_grpc.HealthStub(channel).List(health_pb2.HealthListRequest())
+    assert {name: each.status for name, each in listed.statuses.items()} == {
+        "": Status.SERVING,
+        NAME: Status.SERVING,
+    }
+
+
 async def test_draining_lets_a_running_call_end_and_refuses_new_ones() -> None:
     async with serving(ScriptedTarget()) as (server, channel):
         stub = target_pb2_grpc.TargetServiceStub(channel)

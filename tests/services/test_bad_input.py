@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_status import rpc_status
 from outrider.v1 import session_pb2, types_pb2
 from outrider_server.session.opening import OWNER
 
@@ -165,10 +166,22 @@ async def test_positions_that_a_session_does_not_have_are_refused(service):
     assert (await session.info()).position == session.position
 
 
-async def test_a_message_above_the_limit_is_refused_and_the_connection_lives(service):
+@pytest.mark.parametrize(
+    ("megabytes", "code", "says"),
+    [
+        (5, grpc.StatusCode.INVALID_ARGUMENT, "this service takes at most"),
+        (17, grpc.StatusCode.RESOURCE_EXHAUSTED, "larger than max"),
+    ],
+)
+async def test_a_message_above_the_limit_is_told_from_a_busy_service_and_the_connection_lives(
+    service, megabytes: int, code: grpc.StatusCode, says: str
+):
     session = await service.client.create_session()
-    request = session_pb2.GenerateRequest(session_id=session.id, text="x" * (5 << 20))
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
+    request = session_pb2.GenerateRequest(session_id=session.id, text="x" * (megabytes << 20))
+    with pytest.raises(grpc.aio.AioRpcError, match=says) as caught:
         _ = [message async for message in service.stub.Generate(request)]
-    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert caught.value.code() is code
+    assert rpc_status.from_call(caught.value) is None or code is not (
+        grpc.StatusCode.RESOURCE_EXHAUSTED
+    )
     assert (await session.info()).turn_count == 0

@@ -11,7 +11,7 @@ from outrider_server.session.ledger import LedgerToken
 from outrider_server.session.sqlite_file import SqliteFile
 from outrider_server.session.sqlite_ledger import SqliteLedger
 from outrider_server.session.sqlite_schema import MIGRATIONS, SCHEMA_VERSION
-from outrider_server.speculation.errors import InternalError, Unavailable
+from outrider_server.speculation.errors import InternalError, LedgerUnusable
 from outrider_server.speculation.types import FinishReason, TokenLogprobs, TokenSource
 
 from .ledger_fixtures import generated
@@ -56,7 +56,7 @@ def test_a_migration_that_fails_leaves_the_file_in_the_old_schema(tmp_path: Path
     path = tmp_path / "ledger.sqlite"
     written_by_schema_1(path)
     fails_late = (*MIGRATIONS[:1], (*MIGRATIONS[1], "CREATE TABLE sessions (again)"))
-    with pytest.raises(Unavailable):
+    with pytest.raises(LedgerUnusable):
         SqliteFile(path, fails_late, 5000, {})
     connection = sqlite3.connect(path)
     assert connection.execute("PRAGMA user_version").fetchone() == (1,)

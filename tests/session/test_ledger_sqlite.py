@@ -271,8 +271,8 @@ def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) ->
     assert path.read_text() == "shopping list\n" * 100
 
 
-def test_a_folder_that_is_not_there_is_try_later(tmp_path: Path) -> None:
-    with pytest.raises(Unavailable):
+def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="see that its folder is there"):
         SqliteLedger(tmp_path / "missing" / "ledger.sqlite")
 
 

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any, Protocol
 
 import grpc
+from outrider_server.rpc.channels import MAX_MESSAGE_BYTES
 from outrider_server.rpc.interceptor import ErrorInterceptor
 
 from .network import Connection
@@ -142,7 +143,7 @@ class Server:
 
     def __init__(self) -> None:
         self._handlers: dict[str, Any] = {}
-        self._interceptor = ErrorInterceptor()
+        self._interceptor = ErrorInterceptor(MAX_MESSAGE_BYTES)
 
     def add_generic_rpc_handlers(self, _: Any) -> None:
         """The registered ones are enough."""

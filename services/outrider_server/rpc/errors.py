@@ -18,6 +18,7 @@ from grpc_status import rpc_status
 from ..speculation import errors
 
 DOMAIN = "outrider"
+MAX_DIGITS = 19
 
 WRITE_FAILED = "Internal error from Core"
 """What grpc.aio makes of a write that meets the end of its stream; the status that ended it is lost."""
@@ -45,6 +46,7 @@ TABLE = (
     _Entry(errors.LeaseHeld, grpc.StatusCode.UNAVAILABLE, "LEASE_HELD"),
     _Entry(errors.Unavailable, grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE"),
     _Entry(errors.NonFiniteLogits, grpc.StatusCode.INTERNAL, "NON_FINITE_LOGITS"),
+    _Entry(errors.LedgerUnusable, grpc.StatusCode.FAILED_PRECONDITION, "LEDGER_UNUSABLE"),
     _Entry(errors.IllegalMove, grpc.StatusCode.INTERNAL, "ILLEGAL_MOVE"),
     _Entry(errors.InternalError, grpc.StatusCode.INTERNAL, "INTERNAL"),
 )
@@ -134,16 +136,21 @@ def _named_error(status: status_pb2.Status) -> errors.OutriderError | None:
     builders: dict[type, Callable[[], errors.OutriderError]] = {
         errors.InvalidRequest: lambda: errors.InvalidRequest(field, status.message),
         errors.StaleEpoch: lambda: errors.StaleEpoch(
-            status.message, int(info.metadata.get("current_epoch", "0"))
+            status.message, _count(info.metadata.get("current_epoch", ""))
         ),
         errors.PositionMismatch: lambda: errors.PositionMismatch(
-            status.message, int(info.metadata.get("position", "0"))
+            status.message, _count(info.metadata.get("position", ""))
         ),
         errors.Exhausted: lambda: errors.Exhausted(status.message, retry_after_ms),
         errors.LeaseHeld: lambda: errors.LeaseHeld(status.message, retry_after_ms),
         errors.Unavailable: lambda: errors.Unavailable(status.message, retry_after_ms),
     }
     return builders.get(entry.error, lambda: entry.error(status.message))()
+
+
+def _count(text: str) -> int:
+    """A number of a peer's; 0 for what is none."""
+    return int(text) if text.isdecimal() and len(text) <= MAX_DIGITS else 0
 
 
 def _status_of(error: grpc.RpcError) -> status_pb2.Status | None:

@@ -1,8 +1,8 @@
 """The outermost interceptor: no traceback and no exception text leaves the process.
 
 It wraps a handler and its request deserializer, because both leak otherwise: a domain error becomes its
-status, anything else INTERNAL without details and a log record, and a malformed message
-INVALID_ARGUMENT.
+status, anything else INTERNAL without details and a log record, and a message that is malformed or too
+large INVALID_ARGUMENT. The size is looked at first: parsing holds the event loop.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
-from ..speculation.errors import InvalidRequest, OutriderError
+from ..speculation.errors import InvalidRequest, NotImplementedYet, OutriderError
 from .errors import to_status
 
 log = logging.getLogger("outrider.rpc")
@@ -24,12 +25,18 @@ log = logging.getLogger("outrider.rpc")
 Deserializer = Callable[[bytes], Any]
 
 
-class _Malformed:
-    """Stands for a message that could not be parsed, until a handler may answer."""
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """Stands for a message that was not parsed, until a handler may answer."""
+
+    error: InvalidRequest
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Translates every failure of every handler."""
+    """Translates every failure of every handler. Messages of more bytes than given are not parsed."""
+
+    def __init__(self, max_request_bytes: int) -> None:
+        self._max_request_bytes = max_request_bytes
 
     async def intercept_service(
         self,
@@ -41,7 +48,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         if handler is None:
             return None
         method = handler_call_details.method
-        deserializer = _guarded(handler.request_deserializer)
+        deserializer = _guarded(handler.request_deserializer, self._max_request_bytes)
         serializer = handler.response_serializer
         if handler.unary_unary:
             return grpc.unary_unary_rpc_method_handler(
@@ -60,23 +67,33 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         )
 
 
-def _guarded(deserializer: Deserializer | None) -> Deserializer | None:
+def _guarded(deserializer: Deserializer | None, max_bytes: int) -> Deserializer | None:
     if deserializer is None:
         return None
 
     def parse(data: bytes) -> Any:
+        if len(data) > max_bytes:
+            return _Refused(
+                InvalidRequest(
+                    "",
+                    f"the message has {len(data)} bytes, and this service takes at most {max_bytes};"
+                    " send less in one message",
+                )
+            )
         try:
             return deserializer(data)
         except DecodeError:
-            return _Malformed()
+            return _Refused(
+                InvalidRequest("", "the message is not a valid protobuf of this method")
+            )
 
     return parse
 
 
 def _checked(request: Any) -> Any:
     """The request, if it could be parsed; each message of it, if it is a stream."""
-    if isinstance(request, _Malformed):
-        raise InvalidRequest("", "the message is not a valid protobuf of this method")
+    if isinstance(request, _Refused):
+        raise request.error
     return _checked_stream(request) if hasattr(request, "__aiter__") else request
 
 
@@ -115,6 +132,10 @@ def _streaming(behavior: Callable[..., AsyncIterator[Any]], method: str) -> Call
 async def _abort(context: grpc.aio.ServicerContext, error: Exception, method: str) -> None:
     if isinstance(error, grpc.aio.AbortError):
         raise error
+    if isinstance(
+        error, NotImplementedError
+    ):  # what generated code says of methods that are missing
+        error = NotImplementedYet("this version of the service does not have this method")
     if not isinstance(error, OutriderError):
         log.exception("%s failed", method, exc_info=error)
     await context.abort_with_status(rpc_status.to_status(to_status(error)))

@@ -18,21 +18,43 @@ from ..speculation.errors import StartupError
 from .channels import MAX_MESSAGE_BYTES, SERVER_OPTIONS
 from .interceptor import ErrorInterceptor
 
+ROOM_FOR_REFUSALS = 4
+"""A message of so many times the bytes that are taken is still read, to be refused with a reason."""
+
+
+class Health(health.aio.HealthServicer):
+    """The library's health service, and the one method that it lacks."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self._names = names
+
+    async def List(  # noqa: N802 - the proto's name
+        self, _: health_pb2.HealthListRequest, context: grpc.aio.ServicerContext
+    ) -> health_pb2.HealthListResponse:
+        """The health of each service."""
+        requests = {name: health_pb2.HealthCheckRequest(service=name) for name in self._names}
+        statuses = {name: await self.Check(each, context) for name, each in requests.items()}
+        return health_pb2.HealthListResponse(statuses=statuses)
+
 
 class Server:
     """A gRPC server with health, reflection and translated errors.
 
-    `max_request_bytes` bounds one message; a larger one is refused with RESOURCE_EXHAUSTED.
+    `max_request_bytes` bounds one message; a larger one is refused with INVALID_ARGUMENT. Far larger ones
+    gRPC itself refuses, with RESOURCE_EXHAUSTED and no reason of ours, before they fill the memory.
     """
 
     def __init__(
         self, service_names: Sequence[str], max_request_bytes: int = MAX_MESSAGE_BYTES
     ) -> None:
-        options = (*SERVER_OPTIONS, ("grpc.max_receive_message_length", max_request_bytes))
-        self.grpc = grpc.aio.server(interceptors=[ErrorInterceptor()], options=options)
-        self._health = health.aio.HealthServicer()
-        self._drainers: list[Callable[[], None]] = []
+        most_received = min(ROOM_FOR_REFUSALS * max_request_bytes, MAX_MESSAGE_BYTES)
+        options = (*SERVER_OPTIONS, ("grpc.max_receive_message_length", most_received))
+        interceptors = [ErrorInterceptor(max_request_bytes)]
+        self.grpc = grpc.aio.server(interceptors=interceptors, options=options)
         self._names = ("", *service_names)
+        self._health = Health(self._names)
+        self._drainers: list[Callable[[], None]] = []
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
         shown = (*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(shown, self.grpc)

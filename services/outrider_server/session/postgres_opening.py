@@ -13,7 +13,7 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict
 
-from outrider_server.speculation.errors import InternalError, InvalidRequest, Unavailable
+from outrider_server.speculation.errors import InvalidRequest, LedgerUnusable, Unavailable
 
 from .postgres_schema import MIGRATIONS, TABLES, VERSION_TABLE
 
@@ -43,7 +43,7 @@ def connection_parameters(url: str) -> dict[str, Any]:
 
 async def migrate(parameters: dict[str, Any], timeout_seconds: float) -> None:
     """Runs the migrations that the database has not seen, all or none. Raises Unavailable, and
-    InternalError, leaving the database as it is, where they are not its own or it refuses them."""
+    LedgerUnusable, leaving the database as it is, where they are not its own or it refuses them."""
     try:
         async with asyncio.timeout(timeout_seconds + parameters["connect_timeout"]):
             async with await AsyncConnection.connect(**parameters) as connection:
@@ -53,7 +53,7 @@ async def migrate(parameters: dict[str, Any], timeout_seconds: float) -> None:
     except psycopg.OperationalError as error:
         raise Unavailable(_without_password(error, parameters)) from error
     except psycopg.Error as error:
-        raise InternalError(_without_password(error, parameters)) from error
+        raise LedgerUnusable(_without_password(error, parameters)) from error
 
 
 async def _migrate(connection: AsyncConnection[Any]) -> None:
@@ -68,7 +68,7 @@ async def _migrate(connection: AsyncConnection[Any]) -> None:
 
 
 async def _schema_version(connection: AsyncConnection[Any]) -> int:
-    """The number of migrations that the database has seen. Raises InternalError when it holds
+    """The number of migrations that the database has seen. Raises LedgerUnusable when it holds
     something else, or is newer."""
     cursor = await connection.execute(
         "SELECT name FROM unnest(%s::text[]) AS name WHERE to_regclass(name) IS NOT NULL",
@@ -78,7 +78,7 @@ async def _schema_version(connection: AsyncConnection[Any]) -> int:
     if not tables:
         return 0
     if VERSION_TABLE not in tables:
-        raise InternalError(
+        raise LedgerUnusable(
             f"the database has tables that are not Outrider's ({', '.join(sorted(tables))});"
             " give the ledger a database of its own"
         )
@@ -86,9 +86,14 @@ async def _schema_version(connection: AsyncConnection[Any]) -> int:
     row = await cursor.fetchone()
     found = int(row[0]) if row else 0
     if found > len(MIGRATIONS):
-        raise InternalError(
+        raise LedgerUnusable(
             f"the database was written by a newer Outrider (schema {found}; this one knows"
             f" {len(MIGRATIONS)})"
+        )
+    missing = set(TABLES) - tables
+    if found == len(MIGRATIONS) and missing:
+        raise LedgerUnusable(
+            f"tables of the database are gone ({', '.join(sorted(missing))}); restore a backup"
         )
     return found
 

@@ -20,7 +20,7 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from outrider_server.speculation.errors import InternalError, Unavailable
+from outrider_server.speculation.errors import InternalError, LedgerUnusable, Unavailable
 
 from .postgres_opening import connection_parameters, migrate
 from .sql_work import MakeWork, Outcome, Statement, Work
@@ -36,9 +36,24 @@ RECONNECT_SECONDS = 1.0
 """How long one attempt to connect repeats itself; the next call that finds none begins another."""
 READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
-UNAVAILABLE = "the ledger's database cannot be used now; try again later"
-READ_ONLY_SERVER = "25006"
-"""SQLSTATE of a write to a standby: what a fail-over leaves behind until the address follows it."""
+UNREACHABLE = (
+    "the ledger's database cannot be reached, or does not answer; try again when it is back"
+)
+PASSING = {
+    # What a fail-over leaves behind until the address follows it.
+    "25006": "the ledger's database is a standby, which takes no writes; try again when it is the primary",
+    "53100": "the disk of the ledger's database is full; make room on it, then try again",
+    "53300": "the ledger's database has no connection left; try again, or let it have more",
+    "55P03": "the ledger's database is locked by another program; try again when it is done",
+    "57014": "the ledger's database took too long; try again later",
+}
+STAYING = {
+    "42P01": "a table of the ledger's database is gone; stop the service and restore a backup",
+    "42703": "a column of the ledger's database is gone; stop the service and restore a backup",
+    "42883": "a function of the ledger's database is gone; stop the service and restore a backup",
+    "42501": "the ledger's database does not allow its user to write; grant it, then try again",
+}
+"""Sentences by SQLSTATE: of faults that may pass, and of those that stay until somebody mends them."""
 
 
 async def opened(url: str, call_timeout_seconds: float) -> PostgresPool:
@@ -199,9 +214,11 @@ def _database_errors() -> Iterator[None]:
     """A database that is gone, full, slow or not the primary may pass; anything else is wrong."""
     try:
         yield
-    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-        raise Unavailable(UNAVAILABLE) from error
     except psycopg.Error as error:
-        if error.sqlstate == READ_ONLY_SERVER:
-            raise Unavailable(UNAVAILABLE) from error
+        state = error.sqlstate or ""
+        if state in STAYING:
+            raise LedgerUnusable(STAYING[state]) from error
+        is_away = isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
+        if state in PASSING or is_away:
+            raise Unavailable(PASSING.get(state, UNREACHABLE)) from error
         raise InternalError("the ledger's database refused a statement") from error

@@ -9,6 +9,7 @@ from .ledger import MAX_PAGE_SIZE, LedgerToken, SessionPage, TurnRecord
 from .sql_work import STILL_THERE, Statement, Work, read_session
 
 NO_END = 2**63 - 1
+MAX_DIGITS = len(str(NO_END))
 
 
 def list_sessions(owner: str, page_size: int, page_token: str) -> Work[SessionPage]:
@@ -90,7 +91,7 @@ def _page_start(page_token: str) -> tuple[int, str]:
     if not page_token:
         return NO_END, ""
     created_us, dash, session_id = page_token.partition("-")
-    is_time = created_us.isdecimal() and int(created_us) < NO_END
+    is_time = created_us.isdecimal() and len(created_us) <= MAX_DIGITS and int(created_us) < NO_END
     if not (dash and is_time) or "\0" in session_id:
         raise InvalidRequest("page_token", "page_token is not one that a page of sessions gave")
     return int(created_us), session_id

@@ -12,12 +12,14 @@ import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from outrider_server.speculation.errors import InternalError, Unavailable
+from outrider_server.speculation.errors import LedgerUnusable
+
+from .sqlite_faults import store_errors
 
 Result = TypeVar("Result")
 Migrations = Sequence[Sequence[str]]
@@ -27,7 +29,8 @@ Write = tuple[Callable[[sqlite3.Connection], Any], Future[Any]]
 
 class SqliteFile:
     """Runs transactions one after the other. Raises Unavailable, with nothing changed, when the
-    file is locked for longer than the timeout, or the disk is full or fails."""
+    file is locked for longer than the timeout, or the disk is full or fails, and LedgerUnusable when
+    the file is read-only, damaged or lacks its tables."""
 
     def __init__(
         self,
@@ -37,7 +40,7 @@ class SqliteFile:
         functions: Mapping[str, Callable[[], int]],
     ) -> None:
         """Opens the file, and runs the migrations that it has not seen, all of them in a new one.
-        Raises InternalError, leaving the file as it is, when it has seen others. Statements may
+        Raises LedgerUnusable, leaving the file as it is, when it has seen others. Statements may
         call `functions` by their names."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._waiting: deque[Write] = deque()
@@ -68,7 +71,7 @@ class SqliteFile:
         self._thread.shutdown()
 
     def _transact(self, begin: str, work: Callable[[sqlite3.Connection], Result]) -> Result:
-        with _store_errors(), _transaction(self._connection, begin):
+        with store_errors(), _transaction(self._connection, begin):
             return work(self._connection)
 
     def _write_waiting(self) -> None:
@@ -106,10 +109,12 @@ def _open(
     busy_timeout_ms: int,
     functions: Mapping[str, Callable[[], int]],
 ) -> sqlite3.Connection:
-    with _store_errors():
+    if path.exists() and not path.is_file():
+        raise LedgerUnusable("it is a folder, or no file at all; name a file")
+    with store_errors():
         connection = sqlite3.connect(path, timeout=busy_timeout_ms / 1000, isolation_level=None)
     try:
-        with _store_errors():
+        with store_errors():
             with _transaction(connection, "BEGIN"):
                 _schema_version(connection, path, len(migrations))
             connection.execute("PRAGMA journal_mode = WAL")
@@ -123,6 +128,7 @@ def _open(
                     connection.execute(statement)
                 if found < len(migrations):
                     connection.execute(f"PRAGMA user_version = {len(migrations)}")
+                _check_columns(connection, migrations)
     except BaseException:
         connection.close()
         raise
@@ -135,12 +141,33 @@ def _schema_version(connection: sqlite3.Connection, path: Path, known: int) -> i
     (found,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if found > known:
-        raise InternalError(
+        raise LedgerUnusable(
             f"{path} was written by a newer Outrider (schema {found}; this one knows {known})"
         )
     if bool(found) != bool(tables):
-        raise InternalError(f"{path} is no file of Outrider's")
+        raise LedgerUnusable(f"{path} is no file of Outrider's")
     return int(found)
+
+
+def _check_columns(connection: sqlite3.Connection, migrations: Migrations) -> None:
+    """Raises LedgerUnusable for a file that lacks what the migrations make."""
+    with closing(sqlite3.connect(":memory:")) as model:
+        for statement in chain.from_iterable(migrations):
+            model.execute(statement)
+        missing = _columns(model) - _columns(connection)
+    if missing:
+        tables = ", ".join(sorted({table for table, _ in missing}))
+        raise LedgerUnusable(
+            f"columns of its tables are gone ({tables}); put a backup in the file's place"
+        )
+
+
+def _columns(connection: sqlite3.Connection) -> set[tuple[str, str]]:
+    found = connection.execute(
+        "SELECT tables.name, columns.name FROM sqlite_schema AS tables"
+        " JOIN pragma_table_info(tables.name) AS columns WHERE tables.type = 'table'"
+    )
+    return set(found)
 
 
 def _attempt(
@@ -171,14 +198,3 @@ def _transaction(connection: sqlite3.Connection, begin: str) -> Iterator[None]:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
-
-
-@contextmanager
-def _store_errors() -> Iterator[None]:
-    """Full, locked and failing disks are OperationalErrors, and may pass; a bad file stays bad."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        raise Unavailable("the ledger cannot be used now; try again later") from error
-    except sqlite3.Error as error:
-        raise InternalError("the ledger's file is damaged") from error

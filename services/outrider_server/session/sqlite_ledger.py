@@ -34,8 +34,8 @@ class SqliteLedger(SqlLedger):
         new_id: Callable[[], str] = random_id,
     ) -> None:
         """Opens the file, waiting for the disk, and brings an older one up to this version. Raises
-        Unavailable when that is not possible now, and InternalError, leaving the file as it is,
-        when it holds anything but a ledger, or one of a newer version."""
+        Unavailable when that is not possible now, and LedgerUnusable, leaving the file as it is,
+        when it cannot be written, holds anything but a ledger, or one of a newer version."""
         super().__init__(default_ttl_seconds, new_id)
         self._file = SqliteFile(path, MIGRATIONS, busy_timeout_ms, {"now_us": now_us})
 

@@ -20,6 +20,7 @@
     │   └── Unavailable              a service that is needed cannot be reached
     ├── InternalError            our own failure
     │   ├── NonFiniteLogits          the model gave no number
+    │   ├── LedgerUnusable           the ledger's store has to be mended first
     │   └── IllegalMove              a turn was moved where its lifecycle does not allow
     └── StartupError             a service cannot start as it was told to
         └── ModelRefused             the model folder cannot be served
@@ -139,6 +140,10 @@ class InternalError(OutriderError):
 
 class NonFiniteLogits(InternalError):
     """The model gave a logit that is no number; nothing was decided."""
+
+
+class LedgerUnusable(InternalError):
+    """The ledger's store is read-only, damaged, or not one of this version, until somebody mends it."""
 
 
 class IllegalMove(InternalError):
