@@ -24,6 +24,7 @@ from outrider_server.speculation.errors import (
     StartupError,
     Unavailable,
 )
+from postgres_server import PostgresServer
 
 from .ledger_fixtures import generated, started_session
 
@@ -224,6 +225,22 @@ def test_a_databases_states_are_told_apart(
         raise error
     assert type(caught.value) is kind
     assert "swordfish" not in str(caught.value)
+
+
+async def test_a_databases_dropped_table_is_fatal_at_the_start_and_stays_while_it_runs(
+    postgres: PostgresServer,
+) -> None:
+    with postgres.connect() as connection:
+        connection.execute("CREATE SCHEMA dropped")
+    url = postgres.url("dropped")
+    async with aclosing(await open_ledger(url, 0)) as ledger:
+        session_id, epoch = await started_session(ledger, 1)
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("DROP TABLE chunks")
+        with pytest.raises(LedgerUnusable, match="a table of the ledger's database is gone"):
+            await ledger.append(session_id, epoch, 1, generated(2))
+    with pytest.raises(StartupError, match=r"are gone \(chunks\); restore a backup"):
+        await open_ledger(url, 0)
 
 
 @pytest.mark.parametrize("digits", [19, 20, 5000])

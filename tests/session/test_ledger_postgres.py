@@ -15,7 +15,7 @@ from outrider_server.ledger_place import open_ledger
 from outrider_server.session.ledger import Ledger
 from outrider_server.session.postgres_ledger import PostgresLedger
 from outrider_server.session.postgres_schema import SCHEMA_VERSION
-from outrider_server.speculation.errors import InternalError, LedgerUnusable, StartupError, Unavailable
+from outrider_server.speculation.errors import InternalError, StartupError, Unavailable
 from postgres_server import PostgresServer, running_server
 
 from .ledger_conformance import LedgerConformance
@@ -292,18 +292,6 @@ async def test_the_tables_of_something_else_are_refused_and_left_alone(
             "SELECT table_name FROM information_schema.tables WHERE table_schema = %s", (schema,)
         )
         assert found.fetchall() == [("sessions",)]
-
-
-async def test_a_dropped_table_is_fatal_at_the_start_and_stays_while_it_runs(
-    ledger: PostgresLedger, postgres: PostgresServer, schema: str
-) -> None:
-    session_id, epoch = await started_session(ledger, 1)
-    with psycopg.connect(postgres.url(schema), autocommit=True) as connection:
-        connection.execute("DROP TABLE chunks")
-    with pytest.raises(LedgerUnusable, match="a table of the ledger's database is gone"):
-        await ledger.append(session_id, epoch, 1, generated(2))
-    with pytest.raises(StartupError, match=r"are gone \(chunks\); restore a backup"):
-        await open_ledger(postgres.url(schema), 0)
 
 
 async def test_a_user_without_rights_is_told_so(postgres: PostgresServer, schema: str) -> None:

@@ -132,9 +132,7 @@ def _streaming(behavior: Callable[..., AsyncIterator[Any]], method: str) -> Call
 async def _abort(context: grpc.aio.ServicerContext, error: Exception, method: str) -> None:
     if isinstance(error, grpc.aio.AbortError):
         raise error
-    if isinstance(
-        error, NotImplementedError
-    ):  # what generated code says of methods that are missing
+    if isinstance(error, NotImplementedError):  # generated code, of a method that is missing
         error = NotImplementedYet("this version of the service does not have this method")
     if not isinstance(error, OutriderError):
         log.exception("%s failed", method, exc_info=error)
