@@ -1,4 +1,4 @@
-"""A model's folder as files: what it must hold, what it must not, its tokenizer, and what identifies it.
+"""A model's folder as files: what it must hold, what it must not, and what identifies it.
 
 Reads JSON and the headers of weight files. Nothing in a folder is executed: safetensors only, no code of the
 folder's own.
@@ -14,7 +14,6 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from ..speculation.description import TokenizerFiles
 from ..speculation.errors import ModelRefused
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
@@ -98,31 +97,6 @@ def _check_weights(folder: Path, path: Path) -> None:
             f"model folder {folder} cannot be loaded: {path.name} is damaged or cut off; "
             "copy it anew"
         ) from error
-
-
-def read_tokenizer(folder: Path) -> TokenizerFiles:
-    """The tokenizer and the chat template. Raises ModelRefused where there is no tokenizer."""
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise ModelRefused(f"model folder {folder} has no tokenizer.json")
-    settings = read_json(folder / "tokenizer_config.json")
-    template_file = folder / "chat_template.jinja"
-    template = (
-        template_file.read_text() if template_file.is_file() else settings.get("chat_template")
-    )
-    return TokenizerFiles(
-        tokenizer_json=path.read_bytes(),
-        chat_template=template if isinstance(template, str) else "",
-        begin_token=_token_text(settings.get("bos_token")),
-        end_token=_token_text(settings.get("eos_token")),
-    )
-
-
-def _token_text(entry: object) -> str:
-    """A special token of tokenizer_config.json, which may be plain text or an object."""
-    if isinstance(entry, dict):
-        entry = entry.get("content")
-    return entry if isinstance(entry, str) else ""
 
 
 def fingerprint_model(checkpoint: Checkpoint, quantization: str) -> str:

@@ -25,13 +25,13 @@ from .checkpoint import (
     fingerprint_vocabulary,
     open_checkpoint,
     read_json,
-    read_tokenizer,
 )
 from .hub import local_folder
 from .probing import probe_step
 from .quantizing import NONE, loading_options, settle_layers, stored_quantization
 from .sharing import check_shares
 from .summing import plan_in_order
+from .tokenizer_files import read_tokenizer
 
 DTYPES: dict[str, torch.dtype | str] = {
     "auto": "auto",

@@ -195,11 +195,18 @@ def tokenizer_to_proto(files: TokenizerFiles) -> types_pb2.TokenizerFiles:
         chat_template=files.chat_template,
         begin_token=files.begin_token,
         end_token=files.end_token,
+        pad_token=files.pad_token,
+        unknown_token=files.unknown_token,
     )
 
 
 def tokenizer_from_proto(message: types_pb2.TokenizerFiles) -> TokenizerFiles:
     """The tokenizer files."""
     return TokenizerFiles(
-        message.tokenizer_json, message.chat_template, message.begin_token, message.end_token
+        message.tokenizer_json,
+        message.chat_template,
+        message.begin_token,
+        message.end_token,
+        message.pad_token,
+        message.unknown_token,
     )

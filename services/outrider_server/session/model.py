@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..speculation.description import ModelDescription, TokenizerFiles
 from ..speculation.errors import StartupError
@@ -13,7 +13,7 @@ from .tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """The target's description, its tokenizer and its chat template."""
+    """The target's description, with its tokenizer's end token, its tokenizer and its chat template."""
 
     description: ModelDescription
     tokenizer: Tokenizer
@@ -32,7 +32,7 @@ class ServedModel:
         except ValueError as error:
             raise StartupError(f"the target's tokenizer cannot be used: {error}") from error
         chat = ChatTemplate(files.chat_template, files.begin_token, files.end_token)
-        return cls(description, tokenizer, chat)
+        return cls(_with_end_token(description, tokenizer.end_token_id), tokenizer, chat)
 
     def first_unknown(self, tokens: Sequence[int]) -> int | None:
         """Index of the first token id that the model lacks; None where it has all."""
@@ -40,3 +40,11 @@ class ServedModel:
         if max(tokens, default=0) < size:
             return None
         return next(index for index, token in enumerate(tokens) if token >= size)
+
+
+def _with_end_token(description: ModelDescription, end_token: int | None) -> ModelDescription:
+    """With the tokenizer's end token among those that end a turn: a configuration may name another one."""
+    ends, size = description.end_token_ids, description.vocabulary_size
+    if end_token is None or end_token in ends or end_token >= size:
+        return description
+    return replace(description, end_token_ids=(*ends, end_token))

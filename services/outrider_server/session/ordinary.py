@@ -78,11 +78,10 @@ def _encoder(
         encoder.normalizer = parts.normalizer
     if parts.pre_tokenizer is not None:
         encoder.pre_tokenizer = parts.pre_tokenizer
-    added = raw.get_added_tokens_decoder()
-    for token in sorted(added):  # in this order they get the same ids
-        what = added[token]
+    added = sorted(raw.get_added_tokens_decoder().items())  # in this order they get the same ids
+    for token, what in added:
         what.special = token in control
-        encoder.add_tokens([what])
+    encoder.add_tokens([what for _, what in added])
     encoder.encode_special_tokens = True  # as ordinary text
     return encoder
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import itertools
 import json
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 import tokenizers
 
@@ -134,16 +135,15 @@ class Tokenizer:
 
     def _encode(self, rendered: RenderedText, *, begin: bool) -> list[int]:
         """Encodes stretch by stretch between the control tokens that are not quoted."""
-        text, ends = rendered.text, [end for _, end in rendered.quoted]
+        text = rendered.text
         encoding = self._raw.encode(text, add_special_tokens=False)
         tokens: list[int] = []
         stretch: list[int] = []
         place, at = Place.FIRST if begin else Place.LATER, 0
         for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
-            span = bisect_left(ends, start + 1)
-            is_quoted = span < len(ends) and rendered.quoted[span][0] < end
-            is_control = token in self._control and self._control[token] in text[start:end]
-            if is_control and not is_quoted:
+            written = self._control.get(token, "")
+            found = text.find(written, start, end) if written else -1
+            if found >= 0 and not _touches(rendered.quoted, found, found + len(written)):
                 tokens += [*self._stretch(text[at:start], stretch, place), token]
                 stretch, place, at = [], Place.INNER, end
             else:
@@ -155,3 +155,9 @@ class Tokenizer:
         if place is not Place.LATER and self._control.keys().isdisjoint(tokens):
             return tokens
         return self._ordinary.encode(text, place)
+
+
+def _touches(spans: Sequence[tuple[int, int]], start: int, end: int) -> bool:
+    """Whether a stretch of text shares a character with one of the spans."""
+    at = bisect_right(spans, start, key=itemgetter(1))
+    return at < len(spans) and spans[at][0] < end

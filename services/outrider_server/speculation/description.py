@@ -65,3 +65,5 @@ class TokenizerFiles:
     chat_template: str
     begin_token: str
     end_token: str
+    pad_token: str = ""
+    unknown_token: str = ""
