@@ -190,7 +190,8 @@ def test_a_good_folder_is_described(folder: Path) -> None:
     assert model.max_positions == 256
     assert model.model.dtype is torch.float32
     assert not model.model.training
-    assert model.tokenizer.tokenizer_json == (folder / "tokenizer.json").read_bytes()
+    vocabulary = json.loads((folder / "tokenizer.json").read_bytes())["model"]
+    assert json.loads(model.tokenizer.tokenizer_json)["model"] == vocabulary
     assert (model.tokenizer.begin_token, model.tokenizer.end_token) == ("", "w1")
     assert not (folder / "executed").exists()
 
@@ -285,7 +286,9 @@ def test_the_element_type_is_the_one_asked_for(
 def test_fingerprints_change_with_what_they_identify(folder: Path) -> None:
     first = load_model(folder, "auto", CPU)
     assert load_model(folder, "bfloat16", CPU).model_fingerprint == first.model_fingerprint
-    (folder / "tokenizer.json").write_text("{}")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"] |= {"w3": 4, "w4": 3}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     second = load_model(folder, "auto", CPU)
     assert second.model_fingerprint == first.model_fingerprint
     assert second.vocabulary_fingerprint != first.vocabulary_fingerprint
