@@ -12,6 +12,7 @@ from outrider_server.engine.engine import Engine
 from outrider_server.engine.kernels import kernels_missing
 from outrider_server.engine.loading import LoadedModel
 from outrider_server.engine.step import StepLimits, StepRunner
+from outrider_server.engine.vocabulary import Vocabulary
 from outrider_server.speculation.description import TokenizerFiles
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -62,16 +63,16 @@ def packable_llama(
     return LlamaForCausalLM(config).to(torch.bfloat16).eval()
 
 
-def loaded(model: PreTrainedModel) -> LoadedModel:
+def loaded(model: PreTrainedModel, tokenizer_size: int | None = None) -> LoadedModel:
     """A model as loading would return it, attending over the slot cache from now on."""
     model.set_attn_implementation(NAME)
+    rows = int(model.config.vocab_size)
     return LoadedModel(
         model=model,
         name="tiny",
         architecture=type(model).__name__,
         model_fingerprint="model",
-        vocabulary_fingerprint="vocabulary",
-        vocabulary_size=int(model.config.vocab_size),
+        vocabulary=Vocabulary("vocabulary", tokenizer_size or rows, rows),
         end_token_ids=(),
         max_positions=256,
         tokenizer=TokenizerFiles(b"{}", "", "", ""),

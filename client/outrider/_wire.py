@@ -152,6 +152,8 @@ def _model(model: types_pb2.ModelDescription) -> ModelDescription:
         attention=model.attention,
         attention_note=model.attention_note,
         shape_audit=_audit(model.shape_audit),
+        tokenizer_size=model.tokenizer_size or model.vocabulary_size,
+        output_rows=model.output_rows or model.vocabulary_size,
         ranks=max(1, model.ranks),
     )
 

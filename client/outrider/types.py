@@ -197,7 +197,8 @@ class ModelDescription:
     `kernel_note` why they run on torch's kernels instead of the engine's own. `quantization` is empty
     where the weights are not quantized. `attention` names the attention kernel, and `attention_note` says
     why it runs: it was asked for, or what was measured.
-    `ranks` processes share the model.
+    `ranks` processes share the model. `vocabulary_size` ids can be sent and drawn: those that the tokenizer
+    (`tokenizer_size`) and the model's output (`output_rows`) both have.
     """
 
     name: str
@@ -219,6 +220,8 @@ class ModelDescription:
     attention: str
     attention_note: str
     shape_audit: ShapeAudit
+    tokenizer_size: int
+    output_rows: int
     ranks: int = 1
 
 

@@ -168,6 +168,10 @@ BREAKS: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda folder: (folder / "config.json").write_text("{}"),
         "its model_type is None",
     ),
+    "a tokenizer of nothing": (
+        lambda folder: (folder / "tokenizer.json").write_text("{}"),
+        r"tokenizer.json (that )?cannot be read",
+    ),
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer.json"),
 }
 
@@ -287,6 +291,8 @@ def test_fingerprints_change_with_what_they_identify(folder: Path) -> None:
     first = load_model(folder, "auto", CPU)
     assert load_model(folder, "bfloat16", CPU).model_fingerprint == first.model_fingerprint
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer, indent=2))
+    assert load_model(folder, "auto", CPU).vocabulary_fingerprint == first.vocabulary_fingerprint
     tokenizer["model"]["vocab"] |= {"w3": 4, "w4": 3}
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     second = load_model(folder, "auto", CPU)
@@ -298,6 +304,11 @@ def test_fingerprints_change_with_what_they_identify(folder: Path) -> None:
     third = load_model(folder, "auto", CPU)
     assert third.model_fingerprint != first.model_fingerprint
     assert third.vocabulary_fingerprint == second.vocabulary_fingerprint
+    del tokenizer["model"]["vocab"][f"w{VOCABULARY_SIZE - 1}"]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    fewer_drawn = load_model(folder, "auto", CPU)
+    assert (fewer_drawn.vocabulary_size, fewer_drawn.vocabulary.output_rows) == (60, 61)
+    assert fewer_drawn.model_fingerprint != third.model_fingerprint
 
 
 SHAPES = {

@@ -135,6 +135,8 @@ def description(findings: tuple[ShapeFinding, ...], buckets: tuple[int, ...]) ->
         model_fingerprint="ab",
         vocabulary_fingerprint="cd",
         vocabulary_size=61,
+        tokenizer_size=61,
+        output_rows=64,
         end_token_ids=(1, 2),
         max_context_tokens=256,
         width=8,

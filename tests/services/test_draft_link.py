@@ -30,7 +30,7 @@ class ListeningDraft(draft_pb2_grpc.DraftServiceServicer):
         self.to_say: asyncio.Queue[draft_pb2.DraftResponse] = asyncio.Queue()
 
     async def Draft(self, requests: Any, _: Any) -> AsyncIterator[draft_pb2.DraftResponse]:
-        await anext(aiter(requests))
+        self.opening = (await anext(aiter(requests))).open
         yield opened()
         listening = asyncio.create_task(self._listen(requests))
         try:
@@ -113,6 +113,12 @@ async def test_the_first_commit_brings_the_sessions_tokens_and_the_pace_set_by_t
         first = draft.commits[0]
         assert (first.start_position, tuple(first.tokens)) == (0, TOKENS)
         assert pace_of(first) == (0, 1)
+
+
+async def test_the_draft_is_told_which_ids_the_target_has(tmp_path):
+    async with drafting(tmp_path, WatchedMeter()) as (_, draft):
+        opening = draft.opening
+        assert (opening.vocabulary_fingerprint, opening.vocabulary_size) == ("vocabulary", 100)
 
 
 async def test_commits_to_a_draft_that_rests_are_held_back_and_joined(tmp_path):

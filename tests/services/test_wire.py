@@ -208,6 +208,7 @@ def draft_opening(target, **fields) -> draft_pb2.DraftRequest:
         ({"lead": 65}, "lead"),
         ({"epoch": 0}, "epoch"),
         ({"burst": 5}, "burst"),
+        ({"vocabulary_size": -1}, "vocabulary_size"),
     ],
 )
 async def test_a_draft_open_out_of_range_is_refused(draft_stub, target, fields, field):
@@ -268,6 +269,21 @@ async def test_a_draft_rests_and_goes_on_as_its_commits_say(draft_stub, target):
     message = (await call.read()).proposal
     assert (message.start_position, len(message.tokens), message.branch) == (5, 4, 0)
     assert message.draft_us > 0
+    call.cancel()
+
+
+async def test_a_draft_proposes_no_id_that_its_target_lacks(draft_stub, target):
+    """Of its 4096 ids it may use 300 only, of which an unbounded draw would hardly take 32 in a row."""
+    call = draft_stub.Draft()
+    sampled = types_pb2.SamplingParams(temperature=2.0)
+    fields = {"committed_length": 2, "lead": 32, "vocabulary_size": 300, "sampling": sampled}
+    await call.write(draft_opening(target, session_id="bounded", **fields))
+    assert (await call.read()).HasField("opened")
+    committed = draft_pb2.DraftCommit(start_position=0, tokens=[1, 2], burst=32)
+    await call.write(draft_pb2.DraftRequest(commit=committed))
+    tokens = (await call.read()).proposal.tokens
+    assert len(tokens) == 32
+    assert max(tokens) < 300
     call.cancel()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from models_for_tests import llama_config
 from outrider_server.models import TARGET_FOLDER
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaForCausalLM
 
 VOCABULARY_SIZE = 4096
@@ -53,6 +53,27 @@ def blur(model: LlamaForCausalLM) -> None:
 def spoil(model: LlamaForCausalLM) -> None:
     """Makes every logit NaN."""
     model.lm_head.weight.fill_(float("nan"))
+
+
+def widen(rows: int) -> Change:
+    """Gives a model more rows than the tokenizer has ids. They would win every draw."""
+
+    def change(model: LlamaForCausalLM) -> None:
+        model.resize_token_embeddings(rows, mean_resizing=False)
+        weights = model.lm_head.weight
+        weights[VOCABULARY_SIZE:] = 30 * weights[: rows - VOCABULARY_SIZE]
+
+    return change
+
+
+def rewrite_tokenizer(folder: Path) -> Path:
+    """The same tokenizer in other words: other white space, a saved truncation, another end of texts."""
+    path = folder / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.enable_truncation(16)
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    path.write_text(tokenizer.to_str(pretty=True))
+    return folder
 
 
 def rename_a_token(folder: Path) -> Path:

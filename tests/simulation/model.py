@@ -110,6 +110,8 @@ def describe() -> ModelDescription:
         attention="",
         attention_note="",
         shape_audit=ShapeAudit(False, (1,), ()),
+        tokenizer_size=VOCABULARY,
+        output_rows=VOCABULARY,
     )
 
 

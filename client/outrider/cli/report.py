@@ -75,11 +75,18 @@ def _model_lines(role: str, model: ModelDescription) -> list[str]:
         f"         {model.dtype}{weights} on {device}, {compiled}, kernels: {kernels}",
         f"         attention {model.attention} ({model.attention_note})",
         f"         width {model.width}, {model.slots} slots of {model.max_context_tokens} tokens, "
-        f"{model.vocabulary_size:,} token ids",
+        f"{_token_ids(model)}",
         f"         shapes: {agreed} of {len(audit.shapes)} identical, {verdict}"
         f"{', pinned to one' if audit.reproducible else ''}",
         f"         model {model.model_fingerprint}, vocabulary {model.vocabulary_fingerprint}",
     ]
+
+
+def _token_ids(model: ModelDescription) -> str:
+    ids = f"{model.vocabulary_size:,} token ids"
+    if model.tokenizer_size == model.output_rows:
+        return ids
+    return f"{ids} (the tokenizer has {model.tokenizer_size:,}, the model {model.output_rows:,})"
 
 
 def _dump(fields: dict[str, object]) -> str:

@@ -17,7 +17,7 @@ class DraftRequest(_message.Message):
     def __init__(self, open: _Optional[_Union[DraftOpen, _Mapping]] = ..., commit: _Optional[_Union[DraftCommit, _Mapping]] = ...) -> None: ...
 
 class DraftOpen(_message.Message):
-    __slots__ = ("session_id", "epoch", "committed_length", "sampling", "seed", "generated_from", "lead", "vocabulary_fingerprint", "burst")
+    __slots__ = ("session_id", "epoch", "committed_length", "sampling", "seed", "generated_from", "lead", "vocabulary_fingerprint", "burst", "vocabulary_size")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_LENGTH_FIELD_NUMBER: _ClassVar[int]
@@ -27,6 +27,7 @@ class DraftOpen(_message.Message):
     LEAD_FIELD_NUMBER: _ClassVar[int]
     VOCABULARY_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     BURST_FIELD_NUMBER: _ClassVar[int]
+    VOCABULARY_SIZE_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     epoch: int
     committed_length: int
@@ -36,7 +37,8 @@ class DraftOpen(_message.Message):
     lead: int
     vocabulary_fingerprint: str
     burst: int
-    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., committed_length: _Optional[int] = ..., sampling: _Optional[_Union[_types_pb2.SamplingParams, _Mapping]] = ..., seed: _Optional[int] = ..., generated_from: _Optional[int] = ..., lead: _Optional[int] = ..., vocabulary_fingerprint: _Optional[str] = ..., burst: _Optional[int] = ...) -> None: ...
+    vocabulary_size: int
+    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., committed_length: _Optional[int] = ..., sampling: _Optional[_Union[_types_pb2.SamplingParams, _Mapping]] = ..., seed: _Optional[int] = ..., generated_from: _Optional[int] = ..., lead: _Optional[int] = ..., vocabulary_fingerprint: _Optional[str] = ..., burst: _Optional[int] = ..., vocabulary_size: _Optional[int] = ...) -> None: ...
 
 class DraftCommit(_message.Message):
     __slots__ = ("start_position", "tokens", "lead", "burst")

@@ -40,7 +40,12 @@ class DraftServicer(ModelServicer, draft_pb2_grpc.DraftServiceServicer):
             raise InvalidRequest("open", "the first message of the stream must be open")
         message = opening.open
         self._check(message)
-        draw = Draw(sampling_from_proto(message.sampling), message.seed, message.generated_from)
+        draw = Draw(
+            sampling_from_proto(message.sampling),
+            message.seed,
+            message.generated_from,
+            vocabulary_size=self._smaller(message.vocabulary_size),
+        )
         opened = await self._engine.open(
             message.session_id, message.epoch, message.committed_length, draw
         )
@@ -55,6 +60,13 @@ class DraftServicer(ModelServicer, draft_pb2_grpc.DraftServiceServicer):
         finally:
             self._engine.close(opened)
             span.end()
+
+    def _smaller(self, vocabulary_size: int) -> int | None:
+        """The target's number of ids where the draft has more."""
+        if not vocabulary_size:  # a caller of before
+            return None
+        own = self._engine.engine.loaded.vocabulary_size
+        return vocabulary_size if vocabulary_size < own else None
 
     def _check(self, message: draft_pb2.DraftOpen) -> None:
         if message.vocabulary_fingerprint != self._engine.engine.loaded.vocabulary_fingerprint:

@@ -15,6 +15,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ..speculation.errors import ModelRefused
+from .vocabulary import Vocabulary
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 WEIGHTS = "model.safetensors"
@@ -99,11 +100,12 @@ def _check_weights(folder: Path, path: Path) -> None:
         ) from error
 
 
-def fingerprint_model(checkpoint: Checkpoint, quantization: str) -> str:
-    """Hex SHA-256 over the configuration, samples of every weight file, and the quantization.
+def fingerprint_model(checkpoint: Checkpoint, quantization: str, vocabulary: Vocabulary) -> str:
+    """Hex SHA-256 over the configuration, samples of every weight file, the quantization, and the draw.
 
     Sampling keeps the start of a service independent of the model's size; a file of up to 4 MiB is read
-    whole. Quantized while loading, a checkpoint is another model: its weights are others.
+    whole. Quantized while loading, a checkpoint is another model: its weights are others. So is one whose
+    tokenizer leaves other logits out of the draw.
     """
     digest = hashlib.sha256(checkpoint.config_json)
     for path in checkpoint.weights:
@@ -115,9 +117,6 @@ def fingerprint_model(checkpoint: Checkpoint, quantization: str) -> str:
                 file.seek(offset)
                 digest.update(file.read(SAMPLE_BYTES))
     digest.update(quantization.encode())
+    if vocabulary.is_cut:
+        digest.update(f" {vocabulary.size} ids".encode())
     return digest.hexdigest()
-
-
-def fingerprint_vocabulary(tokenizer_json: bytes, vocabulary_size: int) -> str:
-    """Hex SHA-256 over the tokenizer and the number of ids."""
-    return hashlib.sha256(tokenizer_json + f" {vocabulary_size}".encode()).hexdigest()

@@ -22,7 +22,6 @@ from .architectures import attention_at_loading, check_architecture, longest_con
 from .checkpoint import (
     Checkpoint,
     fingerprint_model,
-    fingerprint_vocabulary,
     open_checkpoint,
     read_json,
 )
@@ -32,6 +31,7 @@ from .quantizing import NONE, loading_options, settle_layers, stored_quantizatio
 from .sharing import check_shares
 from .summing import plan_in_order
 from .tokenizer_files import read_tokenizer
+from .vocabulary import Vocabulary, read_vocabulary
 
 DTYPES: dict[str, torch.dtype | str] = {
     "auto": "auto",
@@ -52,8 +52,7 @@ class LoadedModel:
     name: str
     architecture: str
     model_fingerprint: str
-    vocabulary_fingerprint: str
-    vocabulary_size: int
+    vocabulary: Vocabulary
     end_token_ids: tuple[int, ...]
     max_positions: int
     tokenizer: TokenizerFiles
@@ -62,6 +61,16 @@ class LoadedModel:
     """How the weights are quantized, for example "nf4"; empty where they are not."""
     ranks: int = 1
     """Processes that share the model out among them; each holds its share."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Ids that can be sent, proposed and drawn."""
+        return self.vocabulary.size
+
+    @property
+    def vocabulary_fingerprint(self) -> str:
+        """The same for a draft and the target that it can guess for."""
+        return self.vocabulary.fingerprint
 
 
 def check_model(folder: Path, ranks: int) -> None:
@@ -82,6 +91,8 @@ def load_model(
     library_logging.disable_progress_bar()
     config = _read_config(checkpoint.folder)
     _check_layers(checkpoint.folder, config, ranks)
+    tokenizer = read_tokenizer(checkpoint.folder)
+    vocabulary = _read_vocabulary(checkpoint.folder, tokenizer, config)
     stored = stored_quantization(checkpoint.folder, config)
     options = loading_options(
         checkpoint.folder, quantization, stored, _element_type(dtype, config), device
@@ -95,15 +106,12 @@ def load_model(
     settle_layers(checkpoint.folder, kind, model)
     if not options:  # a quantized or shared one was loaded to where it belongs
         model = model.to(device)
-    tokenizer = read_tokenizer(checkpoint.folder)
-    vocabulary_size = int(config.vocab_size)
     return LoadedModel(
         model=model.eval(),
         name=folder.resolve().name,
         architecture=(config.architectures or [type(model).__name__])[0],
-        model_fingerprint=fingerprint_model(checkpoint, "" if stored else kind),
-        vocabulary_fingerprint=fingerprint_vocabulary(tokenizer.tokenizer_json, vocabulary_size),
-        vocabulary_size=vocabulary_size,
+        model_fingerprint=fingerprint_model(checkpoint, "" if stored else kind, vocabulary),
+        vocabulary=vocabulary,
         end_token_ids=_end_token_ids(model),
         max_positions=longest_context(config),
         tokenizer=tokenizer,
@@ -128,6 +136,13 @@ def _read_config(folder: Path) -> Any:
             f"model folder {folder} cannot be loaded: {_first_line(error)}"
         ) from error
     return config
+
+
+def _read_vocabulary(folder: Path, tokenizer: TokenizerFiles, config: Any) -> Vocabulary:
+    try:
+        return read_vocabulary(tokenizer.tokenizer_json, int(config.vocab_size))
+    except ModelRefused as refused:
+        raise ModelRefused(f"model folder {folder} cannot be served: {refused}") from refused
 
 
 def _element_type(dtype: str, config: Any) -> torch.dtype:

@@ -77,7 +77,9 @@ class DrawTable:
                 or sampling.frequency_penalty != 0
                 or sampling.presence_penalty != 0
             )
-            features.bias |= bool(sampling.logit_bias)
+            features.bias |= (
+                bool(sampling.logit_bias) or self._draws[slot].vocabulary_size is not None
+            )
         return features
 
     def logprobs(self, slot: int) -> int | None:
@@ -85,12 +87,19 @@ class DrawTable:
         return self._draws[slot].logprobs
 
     def bias(self, slots: list[int], vocabulary_size: int) -> torch.Tensor:
-        """Dense logit bias of a slot a row: [R, V] float32; zero for a slot that was never written."""
+        """Dense logit bias of a slot a row: [R, V] float32; zero for a slot that was never written.
+
+        What the slot's vocabulary lacks has -inf.
+        """
         dense = torch.zeros((len(slots), vocabulary_size), device=self.temperature.device)
         for row, slot in enumerate(slots):
             draw = self._draws.get(slot)
-            for token, value in draw.sampling.logit_bias.items() if draw else ():
+            if draw is None:
+                continue
+            for token, value in draw.sampling.logit_bias.items():
                 dense[row, token] = value
+            if draw.vocabulary_size is not None:
+                dense[row, draw.vocabulary_size :] = -torch.inf
         return dense
 
 

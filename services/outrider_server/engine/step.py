@@ -247,11 +247,12 @@ class StepRunner:
     def _decide(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """One forward pass: [3, N] -> float32 logits [N, V] and the most probable tokens [N].
 
-        The latter are NOT_FINITE where the logits are no numbers. Ties go to the lowest token id.
+        The latter are NOT_FINITE where the logits are no numbers. Ties go to the lowest token id. Logits of
+        ids that no token of the vocabulary has are left out of everything.
         """
         width = inputs.shape[1] if self.layout.packed else self.limits.width
         output = self.model(**self._arguments(inputs.view(3, -1, width)))
-        logits = output.logits.float().flatten(0, 1)
+        logits = output.logits[..., : self.vocabulary_size].float().flatten(0, 1)
         finite = logits.isfinite().all(dim=-1)
         return logits, torch.where(finite, logits.argmax(dim=-1), NOT_FINITE)
 

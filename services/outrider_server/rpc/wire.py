@@ -124,6 +124,8 @@ _SAME_NAME = (
     "model_fingerprint",
     "vocabulary_fingerprint",
     "vocabulary_size",
+    "tokenizer_size",
+    "output_rows",
     "max_context_tokens",
     "width",
     "slots",

@@ -212,6 +212,7 @@ class RemoteDrafter:
             lead=turn.lead,
             burst=turn.burst,
             vocabulary_fingerprint=turn.vocabulary_fingerprint,
+            vocabulary_size=turn.vocabulary_size,
         )
         with contextlib.suppress(asyncio.InvalidStateError):
             await self._call.write(draft_pb2.DraftRequest(open=opening))

@@ -54,6 +54,8 @@ class ModelDescription:
     attention: str
     attention_note: str
     shape_audit: ShapeAudit
+    tokenizer_size: int
+    output_rows: int
     ranks: int = 1
 
 

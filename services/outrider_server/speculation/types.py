@@ -131,6 +131,8 @@ class Draw:
     """Position of the turn's first generated token."""
     logprobs: int | None = None
     """Most probable tokens to report with each decision; None reports nothing."""
+    vocabulary_size: int | None = None
+    """Ids from here on are never drawn; None draws every id that the model has."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed <= MAX_SEED:
@@ -139,6 +141,8 @@ class Draw:
             raise InvalidRequest("logprobs", f"logprobs must be 0 to {MAX_LOGPROBS}")
         if self.generated_from < 0:
             raise InvalidRequest("generated_from", "generated_from must not be negative")
+        if self.vocabulary_size is not None and self.vocabulary_size < 1:
+            raise InvalidRequest("vocabulary_size", "vocabulary_size must be at least 1")
 
 
 @dataclass(frozen=True, slots=True)
