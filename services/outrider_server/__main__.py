@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 
 def main() -> None:
     """The command's entry point; a bare installation has the command but not what it needs."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # An interrupt ends a command as SIGTERM does, with no traceback, until the command takes it.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from .lifeline import hold
+
+    hold()
     try:
         from .cli import main as run
     except ModuleNotFoundError as error:
@@ -20,4 +27,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        del sys.path[0]  # the working directory: what happens to lie there is not to be run
     main()

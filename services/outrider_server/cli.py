@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -109,7 +110,7 @@ def target(
         threads=threads,
         tensor_parallel=tensor_parallel,
     )
-    _run(run_target(configuration.TargetConfig(listen=listen, engine=engine)))
+    _serve(run_target(configuration.TargetConfig(listen=listen, engine=engine)))
 
 
 @app.command()
@@ -150,7 +151,7 @@ def draft(
         threads=threads,
         tensor_parallel=tensor_parallel,
     )
-    _run(run_draft(configuration.DraftConfig(listen=listen, engine=engine)))
+    _serve(run_draft(configuration.DraftConfig(listen=listen, engine=engine)))
 
 
 @app.command()
@@ -177,7 +178,7 @@ def session(
     """Run the session service: the public API, the ledger and the decode loop."""
     from .wiring import run_session
 
-    _run(
+    _serve(
         run_session(
             configuration.SessionConfig(
                 listen=listen,
@@ -261,13 +262,24 @@ def _addresses(text: str) -> tuple[str, ...]:
     return tuple(each.strip() for each in text.split(","))
 
 
+def _serve(service: Coroutine[Any, Any, Any]) -> None:
+    """Runs a service to its end, and ends the process with it.
+
+    Nothing is left to do then; the interpreter's own end takes seconds where torch is loaded.
+    """
+    _run(service)
+    print(end="", flush=True)
+    os._exit(0)
+
+
 def _run(service: Coroutine[Any, Any, Any]) -> Any:
+    interrupted = signal.getsignal(signal.SIGINT)
     try:
         return uvloop.run(service)
     except StartupError as error:
         _refuse(error)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    finally:
+        signal.signal(signal.SIGINT, interrupted)  # the loop leaves Python's, which raises
 
 
 def _refuse(error: StartupError) -> None:

@@ -60,7 +60,7 @@ async def run_demo(compile_mode: str = "auto") -> int:
     console.print("Starting draft, target and session service ...")
     with tempfile.TemporaryDirectory() as folder:
         options = [f"--ledger={Path(folder) / 'ledger.db'}", f"--compile={compile_mode}"]
-        child = await Child.start("up", [*START, *options])
+        child = await Child.start("up", [*START, *options], scratch=Path(folder))
         try:
             address = await child.ready()
             async with outrider.AsyncClient(address) as client:

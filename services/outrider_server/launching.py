@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import distributed
 
+from . import lifeline
 from .engine.hub import local_folder
 from .engine.links import JOIN_SECONDS, SECRET_BYTES, Links, accept, connect, listen
 from .engine.loading import check_model
@@ -39,15 +40,12 @@ class Children:
     def __init__(self) -> None:
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
 
-    def start(self, size: int, variables: Mapping[str, str]) -> None:
+    def start(self, size: int, variables: dict[str, str]) -> None:
         """Starts this process's own command for ranks 1 to size - 1."""
         for rank in range(1, size):
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             self._processes[rank] = subprocess.Popen(
-                [sys.executable, "-m", "outrider_server", *sys.argv[1:]],
-                env={**os.environ, **variables, **own},
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,  # so that a terminal's interrupt reaches rank 0 alone
+                lifeline.python("outrider_server", *sys.argv[1:]), **lifeline.bound(variables | own)
             )
 
     def check(self) -> None:
@@ -171,7 +169,7 @@ def _follow(place: Place) -> Group:
     except RuntimeError as error:
         raise StartupError(f"rank 0 did not come within {JOIN_SECONDS:.0f} s") from error
     link = connect(os.environ["MASTER_ADDR"], int(port), bytes.fromhex(secret), place.rank)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     return Group(place, link, store or _store())
 

@@ -13,34 +13,42 @@ import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 
+from . import lifeline
 from .speculation.errors import StartupError
+from .stopping import Stop
 
 STOP_SECONDS = 40.0
+HURRY_SECONDS = 3.0
 READY = "ready "
 
 
 class Child:
-    """One service as a process of its own."""
+    """One service as a process of its own, which ends with this one."""
 
     def __init__(self, name: str, process: Process) -> None:
         self.name = name
         self.process = process
+        self._asked = False
 
     @classmethod
     async def start(
-        cls, name: str, arguments: Sequence[str], variables: Mapping[str, str] | None = None
+        cls,
+        name: str,
+        arguments: Sequence[str],
+        variables: Mapping[str, str] | None = None,
+        scratch: Path | None = None,
     ) -> Child:
-        """Starts `outrider-server NAME ARGUMENTS`, with these variables added to the environment."""
+        """Starts `outrider-server NAME ARGUMENTS`, with these variables added to the environment.
+
+        `scratch` is a folder to remove where this process is killed before it can.
+        """
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "outrider_server",
-            name,
-            *arguments,
+            *lifeline.python("outrider_server", name, *arguments),
             stdout=PIPE,
-            start_new_session=True,
-            env={**os.environ, **(variables or {})},
+            **lifeline.bound(variables, scratch),
         )
         return cls(name, process)
 
@@ -56,13 +64,31 @@ class Child:
 
     async def stop(self) -> None:
         """Asks it to drain; kills it if it does not end in time."""
-        if self.process.returncode is not None:
-            return
-        self.process.send_signal(signal.SIGTERM)
+        self._ask()
+        await self._end_within(STOP_SECONDS)
+
+    async def hurry(self) -> None:
+        """Asks it to end without draining; kills it if it does not end soon."""
+        self._ask()
+        self._send(signal.SIGINT)
+        await self._end_within(HURRY_SECONDS)
+
+    def _ask(self) -> None:
+        if not self._asked:
+            self._send(signal.SIGTERM)
+        self._asked = True
+
+    def _send(self, number: signal.Signals) -> None:
+        if self.process.returncode is None:
+            with suppress(ProcessLookupError):
+                self.process.send_signal(number)
+
+    async def _end_within(self, seconds: float) -> None:
         try:
-            await asyncio.wait_for(self.process.wait(), STOP_SECONDS)
+            await asyncio.wait_for(self.process.wait(), seconds)
         except TimeoutError:
-            self.process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
             await self.process.wait()
 
 
@@ -71,29 +97,29 @@ async def run_up(
     target_arguments: Sequence[str],
     draft_arguments: Sequence[str] | None,
 ) -> int:
-    """Runs the services until SIGTERM or SIGINT; returns the exit status.
+    """Runs the services until a signal asks to stop; returns the exit status.
 
     They talk over Unix sockets, which cost less than the loopback. `draft_arguments` None runs without a
     draft. Raises StartupError when a service does not start.
     """
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = Stop()
     children: list[Child] = []
     sockets = tempfile.TemporaryDirectory(prefix="outrider-")
+    folder = Path(sockets.name)
     try:
-        target = await Child.start("target", [f"--listen=unix:{sockets.name}/t", *target_arguments])
+        listen = f"--listen=unix:{folder}/t"
+        target = await Child.start("target", [listen, *target_arguments], scratch=folder)
         children.append(target)
         if draft_arguments is not None:
-            listen = f"--listen=unix:{sockets.name}/d"
-            children.append(await Child.start("draft", [listen, *draft_arguments]))
+            listen = f"--listen=unix:{folder}/d"
+            draft = await Child.start("draft", [listen, *draft_arguments], scratch=folder)
+            children.append(draft)
         starting = asyncio.gather(*(child.ready() for child in children))
         addresses = await _unless(stop, starting)
         if addresses is None:
             return 0
         links = ["--target", addresses[0], "--draft", addresses[1] if addresses[1:] else "none"]
-        session = await Child.start("session", [*session_arguments, *links])
+        session = await Child.start("session", [*session_arguments, *links], scratch=folder)
         children.append(session)
         address = await _unless(stop, asyncio.ensure_future(session.ready()))
         if address is None:
@@ -101,14 +127,23 @@ async def run_up(
         print(f"{READY}{address}", flush=True)
         return await _watch(stop, children)
     finally:
-        for child in reversed(children):
-            await child.stop()
+        await stop.end(_drain(children), lambda: _hurry(children))
         sockets.cleanup()
 
 
-async def _unless(stop: asyncio.Event, wanted: asyncio.Future):  # type: ignore[no-untyped-def, type-arg]
+async def _hurry(children: Sequence[Child]) -> None:
+    await asyncio.gather(*(child.hurry() for child in children))
+
+
+async def _drain(children: Sequence[Child]) -> None:
+    """The last one first: a session service that drains needs the others."""
+    for child in reversed(children):
+        await child.stop()
+
+
+async def _unless(stop: Stop, wanted: asyncio.Future):  # type: ignore[no-untyped-def, type-arg]
     """The future's result, or None when the stop signal comes first."""
-    stopping = asyncio.create_task(stop.wait())
+    stopping = asyncio.create_task(stop.asked.wait())
     await asyncio.wait({stopping, wanted}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     if wanted.done():
@@ -117,9 +152,9 @@ async def _unless(stop: asyncio.Event, wanted: asyncio.Future):  # type: ignore[
     return None
 
 
-async def _watch(stop: asyncio.Event, children: Sequence[Child]) -> int:
+async def _watch(stop: Stop, children: Sequence[Child]) -> int:
     """Waits for the stop signal, or for the end of a service that the others need."""
-    stopping = asyncio.create_task(stop.wait())
+    stopping = asyncio.create_task(stop.asked.wait())
     ends = {asyncio.create_task(child.process.wait()): child for child in children}
     waiting = {stopping, *ends}
     while True:

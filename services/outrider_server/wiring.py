@@ -1,7 +1,7 @@
 """The processes: builds each service from its configuration, serves, drains, stops.
 
 The only place that knows all the parts. Each `run_*` prints `ready ADDRESS` when it serves and returns after
-SIGTERM or SIGINT.
+a signal that asks it to stop.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from outrider.v1.draft_pb2 import DESCRIPTOR as DRAFT_FILE
 
 from .config import DraftConfig, EngineConfig, SessionConfig, TargetConfig, is_database
 from .rpc import telemetry
-from .rpc.serve import Server, stop_signal
+from .rpc.serve import Server
 from .speculation.errors import StartupError, Unavailable
+from .stopping import Stop
 
 TARGET_SERVICE = target_pb2.DESCRIPTOR.services_by_name["TargetService"].full_name
 DRAFT_SERVICE = DRAFT_FILE.services_by_name["DraftService"].full_name
@@ -109,11 +110,11 @@ async def _serve(
 ) -> None:
     stop_telemetry = telemetry.set_up(f"outrider-{name}")
     try:
+        told = Stop()  # before it is known that the service is ready to be stopped
         address = await server.start(listen)
-        stopping = stop_signal()  # before it is known that the service is ready to be stopped
         print(f"ready {address}", flush=True)
-        await stopping.wait()
-        await server.drain(drain_seconds)
+        await told.asked.wait()
+        await told.end(server.drain(drain_seconds), server.cut_off)
     finally:
         await stop()
         stop_telemetry()

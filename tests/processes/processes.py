@@ -24,8 +24,11 @@ ENGINE = ["--compile=off", "--slots=4", "--threads=1"]
 class Service:
     """One `outrider-server` process. `address` is set once it is ready."""
 
-    def __init__(self, *arguments: str, module: str = "outrider_server") -> None:
+    def __init__(
+        self, *arguments: str, module: str = "outrider_server", folder: Path | None = None
+    ) -> None:
         self.module = module
+        self.folder = folder
         self.arguments = arguments
         self._launch(arguments)
 
@@ -36,6 +39,7 @@ class Service:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            cwd=self.folder,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         self._ready = threading.Event()
@@ -118,9 +122,11 @@ class Services:
         self.folder = folder
         self._running: list[Service] = []
 
-    def start(self, *arguments: str, module: str = "outrider_server") -> Service:
-        """Starts a process without waiting for it."""
-        service = Service(*arguments, module=module)
+    def start(
+        self, *arguments: str, module: str = "outrider_server", folder: Path | None = None
+    ) -> Service:
+        """Starts a process, in a folder of its own where one is given, without waiting for it."""
+        service = Service(*arguments, module=module, folder=folder)
         self._running.append(service)
         return service
 
@@ -164,6 +170,26 @@ def until(holds: Callable[[], Any], seconds: float = START_SECONDS) -> Any:
         assert time.monotonic() < deadline, "what was waited for did not come"
         time.sleep(0.02)
     return value
+
+
+def children(process_id: int) -> list[int]:
+    """The child processes of a process."""
+    tasks = Path(f"/proc/{process_id}/task/{process_id}/children")
+    return [int(child) for child in tasks.read_text().split()]
+
+
+def lives(process_id: int) -> bool:
+    """True while the process runs."""
+    try:
+        stat = Path(f"/proc/{process_id}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def has_loaded(process_id: int, library: str) -> bool:
+    """True once a process has a library in memory."""
+    return library in Path(f"/proc/{process_id}/maps").read_text()
 
 
 def reply_to(client: outrider.Client, prompt: Any, **options: Any) -> outrider.Reply:

@@ -168,6 +168,13 @@ def test_a_killed_rank_ends_the_group_and_the_session_goes_on_once_it_is_back(
     assert conversation.position == unbroken.position
 
 
+def test_a_rank_that_starts_ends_with_rank_0(running, model):
+    target = start(running, model, RANKS)
+    (other,) = until(lambda: others(target))
+    target.kill()
+    until(lambda: ended(other))
+
+
 def test_a_rank_killed_in_the_middle_of_a_turn_loses_no_token_that_was_seen(target, shared):
     options = {"max_new_tokens": 200, "draft": "off", "temperature": 0.0}
     expected = reply_to(shared, PROMPTS[2], **options).tokens

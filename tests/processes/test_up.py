@@ -6,28 +6,17 @@ import os
 import signal
 from pathlib import Path
 
+import outrider
 import pytest
 
-from .processes import Services, connected, reply_to, until
+from .processes import Services, children, connected, has_loaded, lives, reply_to, until
 
 UP = ["up", "--listen=127.0.0.1:0", "--compile=off", "--slots=2"]
 
 
-def children(process_id: int) -> list[int]:
-    """The child processes of a process."""
-    tasks = Path(f"/proc/{process_id}/task/{process_id}/children")
-    return [int(child) for child in tasks.read_text().split()]
-
-
-def lives(process_id: int) -> bool:
-    """True while the process runs."""
-    status = Path(f"/proc/{process_id}/status")
-    return status.exists() and "State:\tZ" not in status.read_text()
-
-
 def command(process_id: int) -> str:
     """The subcommand that a child process runs."""
-    return Path(f"/proc/{process_id}/cmdline").read_bytes().split(b"\0")[3].decode()
+    return Path(f"/proc/{process_id}/cmdline").read_bytes().split(b"\0")[4].decode()
 
 
 @pytest.fixture
@@ -61,9 +50,59 @@ def test_up_ends_when_a_service_that_it_needs_does(up):
     assert "the target service ended" in up.errors
 
 
-def test_up_does_not_start_without_its_model(services: Services, tmp_path):
-    service = services.start(*UP, "--target=no-such-folder", f"--ledger={tmp_path / 'ledger.db'}")
+def test_up_whose_terminal_closes_cuts_off_what_runs_and_leaves_nothing(up):
+    processes = children(up.process.pid)
+    with connected(up.address, resume_ms=0) as client:
+        reply = client.create_session().generate(
+            "def main():", max_new_tokens=1500, seed=1, logit_bias={0: -100.0}
+        )
+        next(reply)
+        up.process.send_signal(signal.SIGHUP)
+        with pytest.raises(outrider.StreamBrokenError):
+            reply.read()
+    assert up.wait() == 0
+    assert not any(map(lives, processes))
+    assert "Traceback" not in up.errors
+
+
+def test_up_that_is_killed_leaves_neither_a_process_nor_a_folder(
+    services: Services, tmp_path, monkeypatch
+):
+    """Even while its services start."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    service = services.start(*UP, f"--ledger={tmp_path / 'ledger.db'}")
+    processes = until(lambda: len(found := children(service.process.pid)) == 2 and found)
+    until(lambda: all(has_loaded(process, "uvloop") for process in processes))
+    service.process.kill()
+    until(lambda: not any(map(lives, processes)))
+    until(lambda: not list(scratch.glob("outrider-*")))
+
+
+@pytest.mark.parametrize(
+    ("command", "library"), [(("session", "--target=127.0.0.1:1"), "uvloop"), (UP, "uvloop")]
+)
+def test_an_interrupt_while_a_command_starts_prints_nothing(
+    services: Services, tmp_path, command, library
+):
+    service = services.start(*command, f"--ledger={tmp_path / 'ledger.db'}")
+    until(lambda: has_loaded(service.process.pid, library))
+    service.process.send_signal(signal.SIGINT)
+    assert service.wait() in (0, -signal.SIGINT)
+    assert service.errors == ""
+
+
+def test_up_does_not_start_without_its_model_and_runs_nothing_that_lies_beside(
+    services: Services, tmp_path
+):
+    ran = tmp_path / "ran"
+    for name in ("random", "uvloop", "grpc", "outrider", "torch", "secrets"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(ran)!r}, 'a').write({name!r})\n")
+    arguments = ("--target=no-such-folder", f"--ledger={tmp_path / 'ledger.db'}")
+    service = services.start(*UP, *arguments, folder=tmp_path)
     assert service.wait() == 2
     assert service.address == ""
     assert "no-such-folder" in service.errors
     assert "the target service did not start" in service.errors
+    assert not ran.exists(), ran.read_text()

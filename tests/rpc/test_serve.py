@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from pathlib import Path
 
 import grpc
@@ -13,7 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from outrider.v1 import target_pb2, target_pb2_grpc
 from outrider_server.rpc.channels import open_channel
-from outrider_server.rpc.serve import Server, stop_signal
+from outrider_server.rpc.serve import Server
 from outrider_server.speculation.errors import StartupError
 
 from .service import NAME, ScriptedTarget, serving
@@ -129,16 +127,3 @@ async def test_reflection_lists_the_services() -> None:
         answer = await call.read()
     names = {service.name for service in answer.list_services_response.service}
     assert names == {NAME, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_stop_signal_counts_from_the_call_on(number: signal.Signals) -> None:
-    """At once: a service may be told to stop in the moment in which it says that it is ready."""
-    loop = asyncio.get_running_loop()
-    stop = stop_signal()
-    assert not stop.is_set()
-    os.kill(os.getpid(), number)
-    async with asyncio.timeout(5):
-        await stop.wait()
-    for each in (signal.SIGTERM, signal.SIGINT):
-        loop.remove_signal_handler(each)

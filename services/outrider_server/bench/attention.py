@@ -15,6 +15,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from .. import lifeline
 from ..config import ATTENTIONS
 from ..models import TARGET_FOLDER
 from ..speculation.errors import StartupError
@@ -128,7 +129,7 @@ def _print_table(folder: Path) -> None:
     )
     first: list[int] | None = None
     for kernel in KERNELS:
-        command = [sys.executable, "-m", __spec__.name, *sys.argv[1:]]
+        command = lifeline.python(__spec__.name, *sys.argv[1:])
         own = [f"--model={folder}", f"--one={kernel}"]
         answer = json.loads(
             subprocess.run([*command, *own], check=True, stdout=subprocess.PIPE).stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -52,6 +53,8 @@ def bench(
     )
     from .run import run_bench
 
+    # Unlike a service it ends what is not bound to it: other software's servers.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         sys.exit(asyncio.run(run_bench(settings)))
     except (KeyboardInterrupt, asyncio.CancelledError):

@@ -85,6 +85,7 @@ async def running_fleet(options: FleetOptions) -> AsyncIterator[Fleet]:
                 f"--model={options.target}",
                 f"--listen=unix:{folder}/t",
             ],
+            folder,
             options.variables,
         )
         # The network suite puts a TCP proxy before the draft.
@@ -92,6 +93,7 @@ async def running_fleet(options: FleetOptions) -> AsyncIterator[Fleet]:
             stack,
             "draft",
             [*shared, f"--model={options.draft}", "--listen=127.0.0.1:0"],
+            folder,
             options.variables,
         )
         session, address = await stack.enter_async_context(
@@ -107,7 +109,7 @@ async def running_session(target: str, draft: str) -> AsyncIterator[tuple[Child,
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         arguments = [f"--target={target}", f"--draft={draft}", "--listen=127.0.0.1:0"]
         yield await _started(
-            stack, "session", [*arguments, f"--ledger={Path(folder) / 'ledger.db'}"]
+            stack, "session", [*arguments, f"--ledger={Path(folder) / 'ledger.db'}"], folder
         )
 
 
@@ -115,9 +117,10 @@ async def _started(
     stack: AsyncExitStack,
     name: str,
     arguments: Sequence[str],
+    scratch: str,
     variables: Mapping[str, str] | None = None,
 ) -> tuple[Child, str]:
-    child = await Child.start(name, arguments, variables)
+    child = await Child.start(name, arguments, variables, Path(scratch))
     stack.push_async_callback(child.stop)
     return child, await child.ready()
 

@@ -14,6 +14,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .. import lifeline
 from ..speculation.errors import StartupError
 from .tasks import Outcome, Task
 
@@ -35,10 +36,7 @@ class PeerProcess:
     async def start(cls, name: str, module: str, arguments: Sequence[str]) -> PeerProcess:
         """Starts `python -m MODULE ARGUMENTS` and waits until it is ready. Raises StartupError."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            module,
-            *arguments,
+            *lifeline.python(module, *arguments),
             stdin=PIPE,
             stdout=PIPE,
             start_new_session=True,

@@ -1,4 +1,4 @@
-"""The life of a server process: bind, report ready, drain on SIGTERM, stop.
+"""The life of a server process: bind, report ready, drain, stop.
 
 Health and reflection come with every server. Draining: health turns NOT_SERVING, new calls are refused,
 running ones get the grace period to end.
@@ -6,8 +6,6 @@ running ones get the grace period to end.
 
 from __future__ import annotations
 
-import asyncio
-import signal
 from collections.abc import Callable, Sequence
 
 import grpc
@@ -85,15 +83,10 @@ class Server:
             stop_taking()
         await self.grpc.stop(grace_seconds)
 
+    async def cut_off(self) -> None:
+        """Ends running calls at once, while `drain` waits for them."""
+        await self.grpc.stop(0)
+
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in self._names:
             await self._health.set(name, status)
-
-
-def stop_signal() -> asyncio.Event:
-    """Set when SIGTERM or SIGINT arrives from now on."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    return stop
