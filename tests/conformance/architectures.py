@@ -191,7 +191,7 @@ REFUSED = (
         "sliding window of",
         {"model_type": "qwen2_moe", "sliding_window": WINDOW, "use_sliding_window": True},
     ),
-    Refused("CodeGen", "registry", {"model_type": "codegen"}),
+    Refused("GPT-Neo", "registry", {"model_type": "gpt_neo"}),
     Refused("CLIP", "no causal language model", {"model_type": "clip"}),
     Refused("an unknown type", "cannot be loaded", {"model_type": "nothing_known"}),
     Refused("Gemma 3, with images", "no model of text alone", {"model_type": "gemma3"}),

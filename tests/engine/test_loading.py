@@ -71,6 +71,13 @@ def drop_tensor(folder: Path) -> None:
     save_file(tensors, weights(folder), {"format": "pt"})
 
 
+def rename_tensors(folder: Path) -> None:
+    tensors = load_file(weights(folder))
+    save_file(
+        {f"a.{name}": tensor for name, tensor in tensors.items()}, weights(folder), {"format": "pt"}
+    )
+
+
 def reshape_tensor(folder: Path) -> None:
     tensors = load_file(weights(folder))
     tensors["model.norm.weight"] = torch.ones(7)
@@ -137,7 +144,7 @@ BREAKS: dict[str, tuple[Callable[[Path], None], str]] = {
         r"lacks 1 of the model's weights \(model.layers.1.mlp.up_proj.weight\)",
     ),
     "lacking many": (
-        lambda folder: save_file({"a": torch.ones(1)}, weights(folder), {"format": "pt"}),
+        rename_tensors,
         r"lacks 21 of the model's weights \(lm_head.weight, model.embed_tokens.weight, .*, \.\.\.\)",
     ),
     "wrong shape": (
@@ -145,6 +152,10 @@ BREAKS: dict[str, tuple[Callable[[Path], None], str]] = {
         r"model.norm.weight has the shape \[7\] in the weights and \[32\] by config.json",
     ),
     "an index of nothing": (damage_the_index, "does not say which files"),
+    "a fraction of the weights, the rest larger than any memory": (
+        lambda folder: edit_json(folder / "config.json", vocab_size=2**33),
+        r"lacks weights: its files hold [\d,]+ values, the model of config.json has [\d,]+;",
+    ),
     "lacking a shard": (drop_a_shard, "lacks model-00002-of-.*, which model.safetensors.index"),
     "a shard cut off": (cut_a_shard, "model-00002-of-.* is damaged or cut off"),
     "no causal model": (

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,22 @@ def _check_weights(folder: Path, path: Path) -> None:
             f"model folder {folder} cannot be loaded: {path.name} is damaged or cut off; "
             "copy it anew"
         ) from error
+
+
+def check_amount(checkpoint: Checkpoint, values: int) -> None:
+    """Refuses a folder that holds less than half of a model's `values`, before there is room made for them.
+
+    What lacks less is refused by the names of the weights, once they are loaded.
+    """
+    stored = 0
+    for path in checkpoint.weights:
+        with safe_open(path, framework="pt") as file:
+            stored += sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    if 2 * stored < values:
+        raise ModelRefused(
+            f"model folder {checkpoint.folder} lacks weights: its files hold {stored:,} values, the model of "
+            f"config.json has {values:,}; copy it anew"
+        )
 
 
 def fingerprint_model(checkpoint: Checkpoint, quantization: str, vocabulary: Vocabulary) -> str:

@@ -21,6 +21,7 @@ from ..speculation.errors import ModelRefused
 from .architectures import attention_at_loading, check_architecture, longest_context
 from .checkpoint import (
     Checkpoint,
+    check_amount,
     fingerprint_model,
     open_checkpoint,
     read_json,
@@ -90,10 +91,12 @@ def load_model(
     library_logging.set_verbosity_error()
     library_logging.disable_progress_bar()
     config = _read_config(checkpoint.folder)
-    _check_layers(checkpoint.folder, config, ranks)
+    values = _check_layers(checkpoint.folder, config, ranks)
     tokenizer = read_tokenizer(checkpoint.folder)
     vocabulary = _read_vocabulary(checkpoint.folder, tokenizer, config)
     stored = stored_quantization(checkpoint.folder, config)
+    if not stored:
+        check_amount(checkpoint, values)
     options = loading_options(
         checkpoint.folder, quantization, stored, _element_type(dtype, config), device
     )
@@ -204,13 +207,16 @@ def _first_line(error: Exception) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def _check_layers(folder: Path, config: Any, ranks: int) -> None:
-    """Refuses what the slot cache or so many ranks cannot serve, before weights are read."""
+def _check_layers(folder: Path, config: Any, ranks: int) -> int:
+    """Refuses what the slot cache or so many ranks cannot serve, before weights are read.
+
+    Returns how many values the weights have.
+    """
     try:
         check_architecture(config)
         check_shares(config, ranks)
         with _loading:  # the library switches the default dtype while it builds a model
-            probe_step(config)
+            return probe_step(config)
     except ModelRefused as refused:
         raise ModelRefused(f"model folder {folder} cannot be served: {refused}") from refused
 

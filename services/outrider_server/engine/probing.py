@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from ..speculation.errors import ModelRefused
 from .architectures import adapt_model, attention_at_loading
@@ -40,18 +40,22 @@ class _OwnCalls(TorchDispatchMode):
         return operator(*args, **(kwargs or {}))
 
 
-def probe_step(config: PreTrainedConfig) -> None:
-    """Runs the step. Raises ModelRefused with the reason why the engine cannot serve such a model.
+def probe_step(config: PreTrainedConfig) -> int:
+    """Runs the step; returns how many values the model's weights have.
+
+    Raises ModelRefused with the reason why the engine cannot serve such a model.
 
     What looks at values cannot be run without them, and is left to the engine's first real step.
     """
+    model = _build(deepcopy(config))
+    values = sum(weight.numel() for weight in model.parameters())
     try:
-        attended, layers = _attended_layers(deepcopy(config))
+        attended, layers = _attended_layers(model)
     except ModelRefused:
         raise
     except Exception as error:
         if "meta" in str(error):
-            return
+            return values
         raise ModelRefused(
             f"{config.model_type} does not run over the slot cache ({_first_line(error)})"
         ) from error
@@ -60,15 +64,26 @@ def probe_step(config: PreTrainedConfig) -> None:
             f"its {layers} layers attend {attended} times through the library's registry; "
             "once each is served"
         )
+    return values
+
+
+def _build(config: PreTrainedConfig) -> PreTrainedModel:
+    """The library's model without values. Changes the configuration."""
+    try:
+        with META:
+            return AutoModelForCausalLM.from_config(
+                config, attn_implementation=attention_at_loading(config)
+            ).eval()
+    except Exception as error:
+        raise ModelRefused(
+            f"{config.model_type} cannot be built from its configuration ({_first_line(error)})"
+        ) from error
 
 
 @torch.no_grad()
-def _attended_layers(config: PreTrainedConfig) -> tuple[int, int]:
-    """How often layers attended over the slot cache, and how many there are. Changes the configuration."""
+def _attended_layers(model: PreTrainedModel) -> tuple[int, int]:
+    """How often layers attended over the slot cache, and how many there are. Adapts the model."""
     with META, _OwnCalls() as calls:
-        model = AutoModelForCausalLM.from_config(
-            config, attn_implementation=attention_at_loading(config)
-        ).eval()
         adapt_model(model)
         cache = SlotCache(model.config, 1, POSITIONS, model.dtype, META)
         tokens = torch.zeros((1, TOKENS), dtype=torch.int64)
