@@ -10,6 +10,7 @@
 `AsyncClient` has the same shape. Imports neither the services nor a model library.
 """
 
+import outrider._quiet  # noqa: F401
 from outrider.aio import AsyncClient, AsyncReply, AsyncSession
 from outrider.errors import (
     AccessError,

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -16,11 +16,13 @@ import grpc
 import grpc.aio
 
 from outrider import _status
+from outrider._fork import Owned
 from outrider.errors import (
     CallCancelledError,
     ClosedError,
     InternalError,
     InvalidRequestError,
+    UsageError,
 )
 from outrider.v1 import session_pb2_grpc
 
@@ -29,6 +31,8 @@ MetadataSource = Metadata | Callable[[], Metadata]
 ChannelOptions = Sequence[tuple[str, int | str]]
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+LAST_WORDS_SECONDS = 0.01
+"""How long a closed channel's calls are listened to."""
 
 _METADATA_KEY = re.compile(r"[0-9a-z_.-]+")
 _METADATA_VALUE = re.compile(r"[ -~]*")
@@ -55,8 +59,11 @@ def channel_options(extra: ChannelOptions) -> list[tuple[str, int | str]]:
     ]
 
 
-class Channel:
-    """One channel, opened by the first call, on the event loop of that call."""
+class Channel(Owned):
+    """One channel, opened by the first call, on the event loop of that call.
+
+    Once that loop is closed, the next call opens another channel.
+    """
 
     def __init__(
         self,
@@ -74,7 +81,8 @@ class Channel:
         self._options = channel_options(options)
         self._credentials = credentials
         self._metadata = metadata
-        self._channel: grpc.aio.Channel | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._connection: AsyncGenerator[None] | None = None
         self._stub: Any = None
         self._closed = False
 
@@ -103,27 +111,51 @@ class Channel:
     async def close(self) -> None:
         """Cancels every call and closes the channel; harmless when repeated."""
         self._closed = True
-        channel, self._channel, self._stub = self._channel, None, None
-        if channel is not None:
-            await channel.close(None)
+        if self.is_inherited:
+            return  # the parent's
+        connection, self._connection, self._stub = self._connection, None, None
+        if connection is not None and self._loop is asyncio.get_running_loop():
+            await connection.aclose()
 
     def _open(self) -> Any:
-        """The stub, over a channel that is made here when there is none yet."""
+        """The stub, over a channel that is made here when there is none on this event loop yet."""
         if self._closed:
             raise ClosedError("the client is closed")
-        if self._channel is None:
-            if self._credentials is None:
-                self._channel = grpc.aio.insecure_channel(self._target, self._options)
-            else:
-                self._channel = grpc.aio.secure_channel(
-                    self._target, self._credentials, self._options
+        self.check_own()
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._loop is not None and not self._loop.is_closed():
+                raise UsageError(
+                    "the client is in use on another event loop: make one for each event loop"
                 )
-            self._stub = session_pb2_grpc.SessionServiceStub(self._channel)  # type: ignore[no-untyped-call]
+            self.own()
+            channel = self._connected()
+            self._connection, self._loop = _until_closed(channel), loop
+            with suppress(StopIteration):  # it yields at once
+                anext(self._connection).send(None)
+            self._stub = session_pb2_grpc.SessionServiceStub(channel)  # type: ignore[no-untyped-call]
         return self._stub
+
+    def _connected(self) -> grpc.aio.Channel:
+        if self._credentials is None:
+            return grpc.aio.insecure_channel(self._target, self._options)
+        return grpc.aio.secure_channel(self._target, self._credentials, self._options)
 
     def _merged_metadata(self, extra: Metadata | None) -> list[tuple[str, str]]:
         common = self._metadata() if callable(self._metadata) else self._metadata
         return checked_metadata({**(common or {}), **(extra or {})})
+
+
+async def _until_closed(channel: grpc.aio.Channel) -> AsyncGenerator[None]:
+    """Closes a channel when it is closed itself, which an event loop that ends does for all its generators.
+
+    What a call still has to say to a loop that is gone would be a traceback on the terminal.
+    """
+    try:
+        yield
+    finally:
+        await channel.close(None)
+        await asyncio.sleep(LAST_WORDS_SECONDS)
 
 
 def checked_metadata(metadata: Metadata) -> list[tuple[str, str]]:

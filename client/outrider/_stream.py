@@ -16,6 +16,7 @@ from typing import Any
 
 from outrider import _wire
 from outrider._channel import translated_failures
+from outrider._fork import Owned
 from outrider._wire import TurnMessage
 from outrider.errors import (
     CallCancelledError,
@@ -26,6 +27,7 @@ from outrider.errors import (
     TryLaterError,
     TurnRunningError,
     UnavailableError,
+    UsageError,
 )
 from outrider.types import Event, Started, Summary
 
@@ -63,7 +65,7 @@ class Patience:
         return delay if now + delay - self._since < self._seconds else None
 
 
-class TurnStream:
+class TurnStream(Owned):
     """An async iterator of a turn's messages.
 
     `start` makes the call, on the event loop: for the whole turn, given None, or from an index on. A turn
@@ -78,6 +80,7 @@ class TurnStream:
     ) -> None:
         self._start = start
         self._patience = Patience(resume_seconds)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._call: Any = None
         self._messages: AsyncIterator[Any] | None = None
         self._waiting: deque[TurnMessage] = deque()
@@ -166,14 +169,21 @@ class TurnStream:
 
     def _begun(self) -> AsyncIterator[Any]:
         """The messages of the call, which is made here when there is none yet."""
+        self.check_own()
+        loop = asyncio.get_running_loop()
         if self._messages is None:
             self._call = self._start(None)
-            self._messages = aiter(self._call)
+            self._messages, self._loop = aiter(self._call), loop
+            self.own()
+        if self._loop is not loop:
+            raise UsageError(
+                "the reply was begun on another event loop; session.attach() goes on with its turn"
+            )
         return self._messages
 
     def _fail(self, failure: OutriderError) -> None:
         self._failure = failure
-        if self._call is not None:
+        if self._call is not None and not self.is_inherited:
             self._call.cancel()
 
 

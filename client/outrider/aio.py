@@ -18,10 +18,11 @@ from outrider.v1 import session_pb2
 
 
 class AsyncClient:
-    """A connection to a session service, opened by the first call.
+    """A connection to a session service, opened by the first call, and anew on another event loop once that
+    of the call before is closed.
 
-    Every call may raise `UnavailableError`, `DeadlineError`, `InternalError`, and `ClosedError`
-    once the client is closed.
+    Every call may raise `UnavailableError`, `DeadlineError`, `InternalError`, `ClosedError` once the client
+    is closed, and `UsageError` on a second event loop, and in a process that was forked after its first call.
 
     Args:
         target: "HOST:PORT", or "unix:/path" for a Unix socket.

@@ -1,8 +1,8 @@
 """The sync face of the SDK: `Client`, `Session`, `Reply`, the same shape as the async one.
 
-Every client has an event loop in a thread of its own, so it works in any thread, and in programs
-that have a running loop already. A reply's messages cross threads through one queue: what has
-arrived is taken without waiting.
+Every client has an event loop in a thread of its own, from its first call until it is closed, or it and
+its sessions and replies are dropped. So it works in any thread, and in programs that have a running loop
+already. A reply's messages cross threads through one queue: what has arrived is taken without waiting.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from outrider.v1 import session_pb2
 class Client:
     """A connection to a session service, opened by the first call. May be shared by threads.
 
-    Every call may raise `UnavailableError`, `DeadlineError`, `InternalError`, and `ClosedError`
-    once the client is closed.
+    Every call may raise `UnavailableError`, `DeadlineError`, `InternalError`, `ClosedError` once the client
+    is closed, and `UsageError` in a process that was forked after the client's first call.
 
     Args:
         target: "HOST:PORT", or "unix:/path" for a Unix socket.
@@ -62,7 +62,7 @@ class Client:
             metadata=metadata,
         )
         self._calls = Calls(self._channel, resume_ms)
-        self._loop = LoopThread()
+        self._loop = LoopThread(self._channel.close)
 
     def __enter__(self) -> Self:
         return self
@@ -77,7 +77,7 @@ class Client:
 
     def close(self) -> None:
         """Cancels what runs and closes the connection. Sessions stay on the service."""
-        self._loop.close(self._channel.close())
+        self._loop.close()
 
     def create_session(self, *, ttl_seconds: int | None = None) -> Session:
         """Creates an empty session, which expires `ttl_seconds` after its last write.
@@ -243,6 +243,7 @@ class Reply(ReplyState):
 
     def _wait(self) -> TurnMessage | Exception | None:
         """The next thing that has arrived; starts the call where that has not happened."""
+        self._loop.check_own()
         if self._arrived is None:
             self._arrived = queue.SimpleQueue()
             self._loop.submit(_forward(self._stream, self._arrived))
