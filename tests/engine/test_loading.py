@@ -98,9 +98,15 @@ def cut_a_shard(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def own_code(name: str, key: str) -> Callable[[Path], None]:
-    classes = {"auto_map": {key: "modeling_planted.Planted"}}
-    return lambda folder: edit_json(folder / name, **classes)
+def own_code(path: str) -> Callable[[Path], None]:
+    return lambda folder: edit_json(folder / "config.json", auto_map={"AutoModelForCausalLM": path})
+
+
+def left_over(folder: Path) -> None:
+    own_code("modeling_planted.LlamaForCausalLM")(folder)
+    tensors = load_file(weights(folder))
+    tensors["model.layers.0.self_attn.gate.weight"] = torch.ones(4)
+    save_file(tensors, weights(folder), {"format": "pt"})
 
 
 def t5(folder: Path) -> None:
@@ -110,10 +116,25 @@ def t5(folder: Path) -> None:
 BREAKS: dict[str, tuple[Callable[[Path], None], str]] = {
     "missing": (shutil.rmtree, "does not exist"),
     "no config": (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
-    "code in config": (own_code("config.json", "AutoModelForCausalLM"), "auto_map in config.json"),
-    "code in tokenizer": (
-        own_code("tokenizer_config.json", "AutoTokenizer"),
-        "auto_map in tokenizer_config.json",
+    "code of a class that the library lacks": (
+        own_code("modeling_planted.Planted"),
+        r"code of its own \(Planted, by auto_map in config.json\), .* llama is LlamaForCausalLM",
+    ),
+    "code of another repository": (
+        own_code("owner/name--modeling_planted.Planted"),
+        r"code of its own \(Planted, by auto_map in config.json\)",
+    ),
+    "code for a type that the library lacks": (
+        lambda folder: edit_json(
+            folder / "config.json",
+            model_type="planted",
+            auto_map={"AutoConfig": "configuration_planted.Planted"},
+        ),
+        r"does not know and which would need code of its own \(auto_map\)",
+    ),
+    "code with weights that the library's class lacks": (
+        left_over,
+        r"1 of its weights, model.layers.0.self_attn.gate.weight for one, have no place",
     ),
     "pickle only": (only_pickle, r"pickle weights only \(pytorch_model.bin\)"),
     "no weights": (lambda folder: weights(folder).unlink(), "no safetensors weights"),

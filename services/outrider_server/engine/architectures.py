@@ -20,6 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from ..speculation.errors import ModelRefused
 from .attention import NAME, SLOPES
 from .experts import run_experts_alike
+from .own_code import check_own_code
 
 SLIDING_SERVED = frozenset(
     {
@@ -47,6 +48,7 @@ def check_architecture(config: PreTrainedConfig) -> None:
     if config.get_text_config() is not config:
         raise ModelRefused(f"{config.model_type} is no model of text alone; use one that is")
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    check_own_code(config, model_class)
     if getattr(model_class, "_is_stateful", False):
         raise ModelRefused(
             f"{config.model_type} has recurrent layers, whose state cannot be rolled back; "

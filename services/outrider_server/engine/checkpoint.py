@@ -42,12 +42,6 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     config_path = folder / "config.json"
     if not config_path.is_file():
         raise ModelRefused(f"model folder {folder} has no config.json")
-    for name in ("config.json", "tokenizer_config.json"):
-        if "auto_map" in read_json(folder / name):
-            raise ModelRefused(
-                f"model folder {folder} wants to run code of its own (auto_map in {name}); "
-                "use a model that the library implements"
-            )
     weights = _find_weights(folder)
     for path in weights:
         _check_weights(folder, path)

@@ -27,6 +27,7 @@ from .checkpoint import (
     read_json,
 )
 from .hub import local_folder
+from .own_code import check_left_over
 from .probing import probe_step
 from .quantizing import NONE, loading_options, settle_layers, stored_quantization
 from .sharing import check_shares
@@ -126,11 +127,13 @@ def load_model(
 
 def _read_config(folder: Path) -> Any:
     """The library's configuration of the folder's architecture."""
-    kind = read_json(folder / "config.json").get("model_type")
+    content = read_json(folder / "config.json")
+    kind = content.get("model_type")
     if kind not in CONFIG_MAPPING:
+        own = " and which would need code of its own (auto_map)" if "auto_map" in content else ""
         raise ModelRefused(
             f"model folder {folder} cannot be loaded: its model_type is {kind}, "
-            "which transformers does not know"
+            f"which transformers does not know{own}; use a model that the library implements"
         )
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -182,12 +185,12 @@ def _load_weights(
             f"is quantized by {kind}, which cannot be loaded here" if kind else "cannot be loaded"
         )
         raise ModelRefused(f"model folder {folder} {what}: {_first_line(error)}") from error
-    _check_found(folder, found)
+    _check_found(folder, config, found)
     return model
 
 
-def _check_found(folder: Path, found: dict[str, Any]) -> None:
-    """Refuses weights of another shape and missing ones, by name."""
+def _check_found(folder: Path, config: Any, found: dict[str, Any]) -> None:
+    """Refuses weights of another shape, missing ones, and those of the folder's own code, by name."""
     for name, stored, wanted in sorted(found["mismatched_keys"]):
         raise ModelRefused(
             f"model folder {folder} cannot be loaded: {name} has the shape {list(stored)} in the "
@@ -200,6 +203,10 @@ def _check_found(folder: Path, found: dict[str, Any]) -> None:
         raise ModelRefused(
             f"model folder {folder} lacks {len(missing)} of the model's weights ({named}{more})"
         )
+    try:
+        check_left_over(config, found["unexpected_keys"])
+    except ModelRefused as refused:
+        raise ModelRefused(f"model folder {folder} cannot be served: {refused}") from refused
 
 
 def _first_line(error: Exception) -> str:
