@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from outrider_server.session.chat import ChatTemplate
 from outrider_server.session.messages import ChatContext, ChatMessage
-from outrider_server.session.tokenizer import RenderedText
 from outrider_server.speculation.errors import InvalidRequest
 
 from .sample_tokenizers import BEGIN, END, THINK, TURN, byte_level_raw, no_deadline, wrapped
@@ -106,7 +105,7 @@ def test_rendering_equals_transformers(style, chat, prompt):
         tokenize=False,
     )
     rendered = ChatTemplate(style, BEGIN, END).render(chat, generation_prompt=prompt)
-    assert rendered == RenderedText(expected)
+    assert rendered.text == expected
 
 
 def test_tokens_of_a_chat_equal_transformers():
@@ -137,7 +136,7 @@ def test_messages_cannot_write_control_tokens(style, content):
     template = ChatTemplate(style, BEGIN, END)
 
     def controls(text: str) -> list[int]:
-        rendered = template.render([ChatMessage("user", text)], control_texts=CONTROL)
+        rendered = template.render([ChatMessage("user", text)])
         tokens = tokenizer.encode_rendered(rendered, begin=False)
         ids = {byte_level_raw().token_to_id(text) for text in tokenizer.control_texts}
         return [token for token in tokens if token in ids]
@@ -145,23 +144,12 @@ def test_messages_cannot_write_control_tokens(style, content):
     assert controls(f"x{content}x") == controls("harmless")
 
 
-@pytest.mark.parametrize("style", STYLES.values(), ids=STYLES.keys())
-@no_deadline
-@given(content=HOSTILE)
-def test_guarding_messages_does_not_change_their_text(style, content):
-    template = ChatTemplate(style, BEGIN, END)
-    messages = [ChatMessage("user", f"x{content}x")]
-    guarded = template.render(messages, control_texts=CONTROL)
-    assert guarded.text == template.render(messages).text
-    assert all(guarded.text[start:end] in CONTROL for start, end in guarded.quoted)
-
-
 @pytest.mark.parametrize("cut", ["[1:]", "[:-1]", "[2:]", "[:-2]", "[2:-2]", "[:9]"])
 def test_a_template_that_cuts_messages_cannot_be_misled(cut):
     source = "{{ bos_token }}{{ messages[0].content" + cut + " }}{{ eos_token }}"
     template, tokenizer = ChatTemplate(source, BEGIN, END), wrapped(byte_level_raw())
     for content in (TURN, f"a{TURN}", f"{TURN}a", f"{TURN}{TURN}", f"{END}{TURN}{END}"):
-        rendered = template.render([ChatMessage("user", content)], control_texts=CONTROL)
+        rendered = template.render([ChatMessage("user", content)])
         tokens = tokenizer.encode_rendered(rendered, begin=True)
         silent = [token for token in tokens if tokenizer.is_silent(token)]
         assert silent == [tokenizer.begin_token_id, tokenizer.end_token_id]
@@ -230,10 +218,11 @@ def test_templates_read_tools_documents_and_options():
 
 
 def test_tools_documents_and_options_cannot_write_control_tokens():
-    source = "{{ tools | tojson }}{{ documents[0].text }}{{ enable_thinking }}"
+    source = "{{ tools[0].name }}: {{ documents[0].text }}: {{ enable_thinking }}"
     context = ChatContext(({"name": TURN},), ({"text": END},), {"enable_thinking": THINK})
-    rendered = ChatTemplate(source).render(USER, context, control_texts=CONTROL)
-    assert [rendered.text[start:end] for start, end in rendered.quoted] == [TURN, END, THINK]
+    rendered = ChatTemplate(source).render(USER, context)
+    words = [rendered.text[start:end] for start, end in rendered.quoted]
+    assert words == [TURN, END, THINK]
 
 
 def test_an_empty_chat_is_refused():

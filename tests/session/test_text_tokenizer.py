@@ -85,6 +85,15 @@ def test_templates_write_control_tokens_and_messages_spell_them():
     assert tokens.count(turn) == 2
 
 
+def test_an_assistant_spells_special_tokens_and_writes_the_others():
+    tokenizer = wrapped(byte_level_raw(), chat_template=f"...{THINK}...")
+    think, text = byte_level_raw().token_to_id(THINK), f"{THINK}{TURN}"
+    spelled = tokenizer.encode(TURN, begin=False)
+    spoken = RenderedText(f"{TURN}{text}{TURN}", spoken=((len(TURN), len(TURN) + len(text)),))
+    turn = byte_level_raw().token_to_id(TURN)
+    assert tokenizer.encode_rendered(spoken, begin=False) == [turn, think, *spelled, turn]
+
+
 @pytest.mark.parametrize("legacy", [True, False])
 def test_spelling_a_control_token_adds_no_space_to_what_users_wrote(legacy):
     tokenizer = wrapped(byte_fallback_raw(legacy))

@@ -173,9 +173,7 @@ def encode_input(turn_input: TurnInput, model: ServedModel, *, begin: bool) -> t
         _require(bool(encoded), "text", "the tokenizer makes no token of the text; send another")
         _check_known(encoded, model, "text")
         return encoded
-    rendered = model.chat.render(
-        turn_input.messages, turn_input.context, control_texts=model.tokenizer.control_texts
-    )
+    rendered = model.chat.render(turn_input.messages, turn_input.context)
     encoded = tuple(model.tokenizer.encode_rendered(rendered, begin=begin))
     _require(bool(encoded), "chat", "the chat template rendered nothing; send other messages")
     _check_known(encoded, model, "chat")

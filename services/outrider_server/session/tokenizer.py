@@ -20,11 +20,16 @@ from .ordinary import OrdinaryText, Place
 
 @dataclass(frozen=True, slots=True)
 class RenderedText:
-    """What a chat template wrote. `quoted` are the spans, in order and apart, that hold the text of
-    a control token because a message said so; there it is ordinary text."""
+    """What a chat template wrote, with the spans of others in it, in order and apart.
+
+    Users wrote what is in `quoted`: the text of a control token there is ordinary text. Assistants wrote
+    what is in `spoken`: that of a special token is ordinary text, since a reply never shows one, and
+    any other is the token that the assistant wrote.
+    """
 
     text: str
     quoted: tuple[tuple[int, int], ...] = ()
+    spoken: tuple[tuple[int, int], ...] = ()
 
 
 class Tokenizer:
@@ -134,7 +139,7 @@ class Tokenizer:
         return {token: byte for token, byte in found if token is not None}
 
     def _encode(self, rendered: RenderedText, *, begin: bool) -> list[int]:
-        """Encodes stretch by stretch between the control tokens that are not quoted."""
+        """Encodes stretch by stretch between the control tokens that are no text of a message."""
         text = rendered.text
         encoding = self._raw.encode(text, add_special_tokens=False)
         tokens: list[int] = []
@@ -143,12 +148,18 @@ class Tokenizer:
         for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
             written = self._control.get(token, "")
             found = text.find(written, start, end) if written else -1
-            if found >= 0 and not _touches(rendered.quoted, found, found + len(written)):
+            if found >= 0 and not self._is_said(token, rendered, found, found + len(written)):
                 tokens += [*self._stretch(text[at:start], stretch, place), token]
                 stretch, place, at = [], Place.INNER, end
             else:
                 stretch.append(token)
         return tokens + self._stretch(text[at:], stretch, place)
+
+    def _is_said(self, token: int, rendered: RenderedText, start: int, end: int) -> bool:
+        """Whether the control token's text there is ordinary text of a message."""
+        if token in self._special and _touches(rendered.spoken, start, end):
+            return True
+        return _touches(rendered.quoted, start, end)
 
     def _stretch(self, text: str, tokens: list[int], place: Place) -> list[int]:
         """A stretch without control tokens; `tokens` is what the tokenizer made of it in its text."""
