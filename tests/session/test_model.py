@@ -24,6 +24,8 @@ def description(end_token_ids: tuple[int, ...], vocabulary_size: int = 600) -> M
         parameter_count=1,
         compiled=False,
         shape_audit=ShapeAudit(False, (1,), ()),
+        tokenizer_size=vocabulary_size,
+        output_rows=vocabulary_size,
     )
 
 
