@@ -232,16 +232,6 @@ def test_a_good_folder_is_described(folder: Path) -> None:
     assert not (folder / "executed").exists()
 
 
-def test_the_chat_template_comes_from_its_file_or_the_settings(folder: Path) -> None:
-    edit_json(
-        folder / "tokenizer_config.json", chat_template="in settings", bos_token={"content": "<s>"}
-    )
-    tokenizer = load_model(folder, "auto", CPU).tokenizer
-    assert (tokenizer.chat_template, tokenizer.begin_token) == ("in settings", "<s>")
-    (folder / "chat_template.jinja").write_text("in a file")
-    assert load_model(folder, "auto", CPU).tokenizer.chat_template == "in a file"
-
-
 def test_sharded_weights_are_those_of_one_file(folder: Path) -> None:
     whole = load_model(folder, "auto", CPU)
     shard(folder)
@@ -292,6 +282,8 @@ def test_a_name_on_the_hub_is_fetched_without_code_and_pickles(
             "model-00001-of-00002.safetensors",
             "model.safetensors.index.json",
             "chat_template.jinja",
+            "additional_chat_templates/tool_use.jinja",
+            "original/params.json",
             "modeling_own.py",
             "pytorch_model.bin",
             "original/model.safetensors",
@@ -306,6 +298,7 @@ def test_a_name_on_the_hub_is_fetched_without_code_and_pickles(
         "model-00001-of-00002.safetensors",
         "model.safetensors.index.json",
         "chat_template.jinja",
+        "additional_chat_templates/tool_use.jinja",
     ]
 
 

@@ -187,7 +187,7 @@ def test_a_prefill_of_one_row_is_no_bucket_of_one_row() -> None:
     assert wire.description_from_proto(wire.description_to_proto(wanted)) == wanted
 
 
-@given(st.binary(max_size=50), st.tuples(*[st.text(max_size=9)] * 5))
-def test_tokenizer_files_survive(content: bytes, texts: tuple[str, str, str, str, str]) -> None:
+@given(st.binary(max_size=50), st.tuples(*[st.text(max_size=9)] * 6))
+def test_tokenizer_files_survive(content: bytes, texts: tuple[str, ...]) -> None:
     files = TokenizerFiles(content, *texts)
     assert wire.tokenizer_from_proto(over_bytes(wire.tokenizer_to_proto(files))) == files

@@ -237,3 +237,38 @@ def test_templates_read_the_clock_that_they_are_given():
 def test_tokens_that_the_model_lacks_are_undefined():
     template = ChatTemplate("{{ bos_token is defined }}{{ eos_token }}", "", END)
     assert template.render(USER).text == f"False{END}"
+
+
+def test_pad_and_unknown_token_are_there_where_the_model_has_them():
+    source = "{{ pad_token }}{{ unk_token is defined }}"
+    assert ChatTemplate(source, pad_token="<pad>").render(USER).text == "<pad>False"
+    assert ChatTemplate(source, unknown_token="<unk>").render(USER).text == "True"
+
+
+def test_a_template_for_tools_serves_chats_with_tools():
+    template = ChatTemplate("plain", tool_source="{{ tools[0].name }}")
+    with_tools = ChatContext(tools=({"name": "add"},))
+    assert template.render(USER).text == "plain"
+    assert template.render(USER, with_tools).text == "add"
+    assert ChatTemplate("plain").render(USER, with_tools).text == "plain"
+    assert ChatTemplate("", tool_source="tools").render(USER, with_tools).text == "tools"
+    assert "send text" in refusal(ChatTemplate("", tool_source="tools"), USER)
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("{{ messages[0].content }}", "one  two"),
+        ("{{ messages[0].content | trim }}", "one  two"),
+        ("{{ '[' + messages[0].content + ']' }}", "[one  two]"),
+        ("{% for part in messages[0].content %}({{ part.text }}){% endfor %}", "(one )( two)"),
+        (
+            "{% set c = messages[0].content %}{% if c is string %}{{ c }}{% else %}"
+            "{% for part in c if part['type'] == 'text' %}{{ part['text'] | trim }}|{% endfor %}"
+            "{% endif %}",
+            "one|two|",
+        ),
+    ],
+)
+def test_parts_reach_a_template_that_shows_them_and_are_joined_for_another(source, shown):
+    assert ChatTemplate(source).render([ChatMessage("user", ("one ", " two"))]).text == shown

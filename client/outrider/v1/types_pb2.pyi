@@ -108,17 +108,19 @@ class AuditedShape(_message.Message):
     def __init__(self, rows: _Optional[int] = ..., width: _Optional[int] = ..., variation: _Optional[str] = ..., identical: _Optional[bool] = ..., max_difference: _Optional[float] = ..., in_use: _Optional[bool] = ...) -> None: ...
 
 class TokenizerFiles(_message.Message):
-    __slots__ = ("tokenizer_json", "chat_template", "begin_token", "end_token", "pad_token", "unknown_token")
+    __slots__ = ("tokenizer_json", "chat_template", "begin_token", "end_token", "pad_token", "unknown_token", "tool_chat_template")
     TOKENIZER_JSON_FIELD_NUMBER: _ClassVar[int]
     CHAT_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     BEGIN_TOKEN_FIELD_NUMBER: _ClassVar[int]
     END_TOKEN_FIELD_NUMBER: _ClassVar[int]
     PAD_TOKEN_FIELD_NUMBER: _ClassVar[int]
     UNKNOWN_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    TOOL_CHAT_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     tokenizer_json: bytes
     chat_template: str
     begin_token: str
     end_token: str
     pad_token: str
     unknown_token: str
-    def __init__(self, tokenizer_json: _Optional[bytes] = ..., chat_template: _Optional[str] = ..., begin_token: _Optional[str] = ..., end_token: _Optional[str] = ..., pad_token: _Optional[str] = ..., unknown_token: _Optional[str] = ...) -> None: ...
+    tool_chat_template: str
+    def __init__(self, tokenizer_json: _Optional[bytes] = ..., chat_template: _Optional[str] = ..., begin_token: _Optional[str] = ..., end_token: _Optional[str] = ..., pad_token: _Optional[str] = ..., unknown_token: _Optional[str] = ..., tool_chat_template: _Optional[str] = ...) -> None: ...

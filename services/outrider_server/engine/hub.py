@@ -15,8 +15,8 @@ from ..speculation.errors import ModelRefused
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 """OWNER/NAME."""
 WANTED_FILES = ["*.safetensors", "*.json", "*.jinja"]
-UNWANTED_FILES = ["*/*", "consolidated*", "adapter*"]
-"""Folders hold other formats of the same weights; the library reads those of the top alone."""
+UNWANTED_FILES = ["*/*.safetensors", "*/*.json", "consolidated*", "adapter*"]
+"""Folders hold other formats of the same weights, which the library leaves alone, and chat templates."""
 ETAG_SECONDS = 5.0
 
 

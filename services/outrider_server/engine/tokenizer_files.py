@@ -14,6 +14,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from ..speculation.description import TokenizerFiles
 from ..speculation.errors import ModelRefused
+from .chat_templates import DEFAULT, WITH_TOOLS, read_chat_templates
 from .checkpoint import read_json
 
 CONFIG = "tokenizer_config.json"
@@ -28,13 +29,13 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
     if not path.is_file():
         raise ModelRefused(f"model folder {folder} has no tokenizer.json")
     config = read_json(folder / CONFIG)
-    template_file = folder / "chat_template.jinja"
-    template = template_file.read_text() if template_file.is_file() else config.get("chat_template")
+    templates = read_chat_templates(folder, config)
     settings = _settings(folder, config)
     begin, end, pad, unknown = (_text(settings.get(role)) for role in ROLES)
     return TokenizerFiles(
         tokenizer_json=_completed(folder, settings),
-        chat_template=template if isinstance(template, str) else "",
+        chat_template=templates.get(DEFAULT, ""),
+        tool_chat_template=templates.get(WITH_TOOLS, ""),
         begin_token=begin,
         end_token=end,
         pad_token=pad,

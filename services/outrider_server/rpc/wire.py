@@ -199,6 +199,7 @@ def tokenizer_to_proto(files: TokenizerFiles) -> types_pb2.TokenizerFiles:
         end_token=files.end_token,
         pad_token=files.pad_token,
         unknown_token=files.unknown_token,
+        tool_chat_template=files.tool_chat_template,
     )
 
 
@@ -211,4 +212,5 @@ def tokenizer_from_proto(message: types_pb2.TokenizerFiles) -> TokenizerFiles:
         message.end_token,
         message.pad_token,
         message.unknown_token,
+        message.tool_chat_template,
     )

@@ -37,17 +37,23 @@ class ChatTemplate:
         begin_token: str = "",
         end_token: str = "",
         *,
+        pad_token: str = "",
+        unknown_token: str = "",
+        tool_source: str = "",
         now: Callable[[], datetime] = datetime.now,
     ) -> None:
-        """`source` may be empty or broken: the model can still be used with plain text."""
-        self._tokens = {"bos_token": begin_token, "eos_token": end_token}
-        self._template: jinja2.Template | None = None
-        self._problem = "the model has no chat template"
-        if source:
-            try:
-                self._template = compile_template(source, now)
-            except Exception:  # whatever is wrong with it, the template is unusable
-                self._problem = "the model's chat template is broken"
+        """A source may be empty or broken: the model can still be used with plain text.
+
+        `tool_source` is for chats with tools; where it is empty, `source` is for all.
+        """
+        tokens = {
+            "bos_token": begin_token,
+            "eos_token": end_token,
+            "pad_token": pad_token,
+            "unk_token": unknown_token,
+        }
+        self._template = _Template(source, tokens, now)
+        self._tool_template = _Template(tool_source, tokens, now) if tool_source else self._template
 
     def render(
         self,
@@ -61,38 +67,64 @@ class ChatTemplate:
         Raises InvalidRequest for field "chat" when the template is missing, refuses the messages or
         fails.
         """
-        if self._template is None:
-            raise InvalidRequest("chat", f"{self._problem}; send text instead")
         if not messages:
             raise InvalidRequest("chat", "chat must have at least one message")
+        context = context or ChatContext()
+        template = self._tool_template if context.tools else self._template
         parts = any(isinstance(message.content, tuple) for message in messages)
-        readable = [_readable(entry, in_parts=parts and self._reads_parts) for entry in messages]
-        variables = self._variables(readable, context or ChatContext(), generation_prompt)
-        text = _rendered(self._template, variables)
+        readable = [_readable(entry, in_parts=parts and template.reads_parts) for entry in messages]
+        text = template.run(readable, context, generation_prompt=generation_prompt)
         shadow = shadow_of(text)
         return RenderedText(str.__str__(text), spans_of(shadow, USER), spans_of(shadow, ASSISTANT))
 
-    def _variables(
-        self, messages: list[dict[str, Any]], context: ChatContext, generation_prompt: bool
-    ) -> dict[str, Any]:
-        return {
-            **{name: token for name, token in self._tokens.items() if token},
+
+class _Template:
+    """One of a model's templates."""
+
+    def __init__(self, source: str, tokens: Mapping[str, str], now: Callable[[], datetime]) -> None:
+        self._tokens = {name: token for name, token in tokens.items() if token}
+        self._compiled: jinja2.Template | None = None
+        self._problem = "the model has no chat template"
+        if source:
+            try:
+                self._compiled = compile_template(source, now)
+            except Exception:  # whatever is wrong with it, the template is unusable
+                self._problem = "the model's chat template is broken"
+
+    @functools.cached_property
+    def reads_parts(self) -> bool:
+        """Whether it shows the text of a part; others fail, or show the part as Python does."""
+        probe = _readable(ChatMessage("user", (PROBE,)), in_parts=True)
+        try:
+            shown = self.run([probe], ChatContext(), generation_prompt=True)
+        except InvalidRequest:
+            return False
+        return PROBE in shown and repr(PROBE) not in shown
+
+    def run(
+        self, messages: list[dict[str, Any]], context: ChatContext, *, generation_prompt: bool
+    ) -> str:
+        """The text, with authors. Raises InvalidRequest."""
+        if self._compiled is None:
+            raise InvalidRequest("chat", f"{self._problem}; send text instead")
+        variables = {
+            **self._tokens,
             **{name: written(value, USER) for name, value in context.options.items()},
             "messages": messages,
             "tools": written(list(context.tools), USER) or None,
             "documents": written(list(context.documents), USER) or None,
             "add_generation_prompt": generation_prompt,
         }
-
-    @functools.cached_property
-    def _reads_parts(self) -> bool:
-        """Whether the template shows the text of a part; others fail, or show the part as Python does."""
-        probe = _readable(ChatMessage("user", (PROBE,)), in_parts=True)
         try:
-            shown = _rendered(self._template, self._variables([probe], ChatContext(), True))
-        except InvalidRequest:
-            return False
-        return PROBE in shown and repr(PROBE) not in shown
+            return run_template(self._compiled, variables)
+        except Refusal as refusal:
+            reason = " ".join(str(refusal).split())[:MAX_REFUSAL_CHARACTERS]
+            problem = f"the model's chat template refuses these messages: {reason}"
+        except Exceeded:
+            problem = "the model's chat template makes too much of these messages"
+        except Exception:  # a template can fail in any way; none of it is the caller's to read
+            problem = "the model's chat template cannot render these messages"
+        raise InvalidRequest("chat", problem)
 
 
 def _readable(message: ChatMessage, *, in_parts: bool) -> dict[str, Any]:
@@ -108,16 +140,3 @@ def _readable(message: ChatMessage, *, in_parts: bool) -> dict[str, Any]:
         name: value if name == "role" else written(value, authors.get(name, USER))
         for name, value in read.items()
     }
-
-
-def _rendered(template: jinja2.Template, variables: Mapping[str, Any]) -> str:
-    try:
-        return run_template(template, variables)
-    except Refusal as refusal:
-        reason = " ".join(str(refusal).split())[:MAX_REFUSAL_CHARACTERS]
-        problem = f"the model's chat template refuses these messages: {reason}"
-    except Exceeded:
-        problem = "the model's chat template makes too much of these messages"
-    except Exception:  # a template can fail in any way; none of it is the caller's to read
-        problem = "the model's chat template cannot render these messages"
-    raise InvalidRequest("chat", problem)

@@ -27,11 +27,18 @@ class ServedModel:
                 files.tokenizer_json.decode(),
                 begin_token=files.begin_token,
                 end_token=files.end_token,
-                chat_template=files.chat_template,
+                chat_template=files.chat_template + files.tool_chat_template,
             )
         except ValueError as error:
             raise StartupError(f"the target's tokenizer cannot be used: {error}") from error
-        chat = ChatTemplate(files.chat_template, files.begin_token, files.end_token)
+        chat = ChatTemplate(
+            files.chat_template,
+            files.begin_token,
+            files.end_token,
+            pad_token=files.pad_token,
+            unknown_token=files.unknown_token,
+            tool_source=files.tool_chat_template,
+        )
         return cls(_with_end_token(description, tokenizer.end_token_id), tokenizer, chat)
 
     def first_unknown(self, tokens: Sequence[int]) -> int | None:

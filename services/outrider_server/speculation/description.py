@@ -69,3 +69,4 @@ class TokenizerFiles:
     end_token: str
     pad_token: str = ""
     unknown_token: str = ""
+    tool_chat_template: str = ""
