@@ -26,6 +26,20 @@ def int32(field: str, value: object) -> int:
     return integer(field, value, -(2**31), 2**31 - 1)
 
 
+def int32s(field: str, values: object) -> list[int]:
+    """Several integers of 32 bits. Raises `InvalidRequestError`."""
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        raise invalid(field, "is a list of integers", values)
+    return [int32(field, value) for value in values]
+
+
+def flag(field: str, value: object) -> bool:
+    """True or False. Raises `InvalidRequestError`."""
+    if not isinstance(value, bool):
+        raise invalid(field, "is True or False", value)
+    return value
+
+
 def number(field: str, value: object) -> float:
     """A finite or infinite number. Raises `InvalidRequestError`."""
     if not isinstance(value, Real):

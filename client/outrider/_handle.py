@@ -75,6 +75,10 @@ class SessionHandle(Generic[ReplyT]):
         logprobs: int | None = None,
         request_id: str | None = None,
         loop: LoopMode | None = None,
+        stop_token_ids: Iterable[int] = (),
+        ignore_end_tokens: bool = False,
+        min_new_tokens: int | None = None,
+        parse_control_tokens: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
         template_options: Mapping[str, Any] | None = None,
@@ -97,13 +101,21 @@ class SessionHandle(Generic[ReplyT]):
             presence_penalty: Taken off a logit once used in this turn, -100 to 100 [0].
             logit_bias: Added to the logits of token ids; at most 1024 entries.
             seed: Keys the randomness, 0 to 2**64 - 1 [chosen; the summary names it].
-            stop: Texts that end the turn, at most 16 of 1 to 256 characters.
+            stop: Texts that end the turn, at most 16 of 1 to 256 characters. The text of a special
+                token, which is not shown, may be part of one.
             draft: Who may propose: "auto" (model and n-gram), "model", "ngram" or "off".
             max_window: The most tokens to propose in a round, 0 to the target's width - 1.
             logprobs: None for none; 0 for the chosen token's; 1 to 20 for so many of the most
                 probable tokens beside it.
             request_id: Names the turn, unique within the session, at most 128 characters.
             loop: How to pace draft and target, for measuring: "run_ahead", "synchronous", "adaptive".
+            stop_token_ids: Token ids that end the turn, as the model's end tokens do; at most 1024.
+            ignore_end_tokens: True to go on after the model's end tokens as after any other.
+            min_new_tokens: No token that ends the turn is drawn before so many, 0 to
+                `max_new_tokens` [0]. A stop text ends the turn whenever it is written.
+            parse_control_tokens: True takes the text of a control token in a text input, for example
+                "<|im_start|>", as that token. False spells it in ordinary tokens, so that no part of
+                the text can speak for another role.
             tools: Tools that the chat template is to show the model, such as JSON schemas.
             documents: Documents that it is to show the model.
             template_options: Further variables of the template, such as {"enable_thinking": False}.
@@ -135,12 +147,13 @@ class SessionHandle(Generic[ReplyT]):
             sampling,
             max_new_tokens=max_new_tokens,
             seed=seed,
-            stop=stop,
             draft=draft,
             max_window=max_window,
             logprobs=logprobs,
             request_id=request_id,
             loop=loop,
+            ends=_request.Ends(stop, stop_token_ids, ignore_end_tokens, min_new_tokens),
+            parse_control_tokens=parse_control_tokens,
             tools=tools,
             documents=documents,
             template_options=template_options,

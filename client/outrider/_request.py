@@ -7,12 +7,13 @@ other range is the service's to check, so that one rule stands in one place.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 
 from outrider._chat import chat_input
-from outrider._checks import choice, int32, integer, invalid, number, text, texts
+from outrider._checks import choice, flag, int32, int32s, integer, invalid, number, text, texts
 from outrider.types import ChatMessage
 from outrider.v1 import session_pb2, types_pb2
 
@@ -28,6 +29,16 @@ _LOOP_MODES = {
     "synchronous": session_pb2.LOOP_MODE_SYNCHRONOUS,
     "adaptive": session_pb2.LOOP_MODE_ADAPTIVE,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """What ends a turn beside its length, and from when on."""
+
+    stop: str | Iterable[str]
+    stop_token_ids: Iterable[int]
+    ignore_end_tokens: bool
+    min_new_tokens: int | None
 
 
 def create_request(ttl_seconds: object) -> session_pb2.CreateSessionRequest:
@@ -46,12 +57,13 @@ def generate_request(
     *,
     max_new_tokens: int | None,
     seed: int | None,
-    stop: str | Iterable[str],
     draft: str,
     max_window: int | None,
     logprobs: int | None,
     request_id: str | None,
     loop: str | None,
+    ends: Ends,
+    parse_control_tokens: bool,
     tools: object,
     documents: object,
     template_options: object,
@@ -65,13 +77,18 @@ def generate_request(
         ("max_new_tokens", max_new_tokens),
         ("max_window", max_window),
         ("logprobs", logprobs),
+        ("min_new_tokens", ends.min_new_tokens),
     ):
         if value is not None:
             setattr(request, field, int32(field, value))
     if seed is not None:
         request.seed = checked_seed(seed)
-    request.stop.extend(texts("stop", [stop] if isinstance(stop, str) else stop))
+    stop = [ends.stop] if isinstance(ends.stop, str) else ends.stop
+    request.stop.extend(texts("stop", stop))
+    request.stop_token_ids.extend(int32s("stop_token_ids", ends.stop_token_ids))
+    request.ignore_end_tokens = flag("ignore_end_tokens", ends.ignore_end_tokens)
     request.draft = choice("draft", draft, _DRAFT_MODES)
+    request.parse_control_tokens = flag("parse_control_tokens", parse_control_tokens)
     if request_id is not None:
         request.request_id = text("request_id", request_id)
     if loop is not None:

@@ -73,6 +73,8 @@ def test_options_reach_the_request(run, service):
         *("--top-k", "4", "--top-p", "0.5", "--min-p", "0.25", "--seed", "9", "--stop", "a"),
         *("--stop", "b", "--draft", "off", "--max-window", "3", "--logprobs", "0"),
         *("--repetition-penalty", "1.5", "--frequency-penalty", "1", "--presence-penalty", "2"),
+        *("--stop-token-id", "7", "--stop-token-id", "8", "--ignore-end-tokens"),
+        *("--min-new-tokens", "2", "--parse-control-tokens"),
     )
     assert result.exit_code == 0
     service.requests.get()
@@ -96,6 +98,10 @@ def test_options_reach_the_request(run, service):
         draft=session_pb2.DRAFT_MODE_OFF,
         max_window=3,
         logprobs=0,
+        stop_token_ids=[7, 8],
+        ignore_end_tokens=True,
+        min_new_tokens=2,
+        parse_control_tokens=True,
     )
 
 

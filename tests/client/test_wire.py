@@ -185,6 +185,8 @@ async def test_every_argument_reaches_its_field(client, service):
         "logit_bias": {5: -1.5, 6: 1.0},
     }
     plain = {"max_new_tokens": 9, "seed": 2**64 - 1, "max_window": 0, "logprobs": 0}
+    plain |= {"stop_token_ids": [5, 6], "ignore_end_tokens": True, "min_new_tokens": 4}
+    plain |= {"parse_control_tokens": True}
     request = await sent(
         client,
         service,
@@ -299,6 +301,12 @@ async def test_an_empty_text_is_the_services_to_refuse(client, service):
         ("stop", "hi", {"stop": 3}),
         ("stop", "hi", {"stop": [3]}),
         ("request_id", "hi", {"request_id": 3}),
+        ("stop_token_ids", "hi", {"stop_token_ids": "12"}),
+        ("stop_token_ids", "hi", {"stop_token_ids": ["a"]}),
+        ("stop_token_ids", "hi", {"stop_token_ids": 3}),
+        ("ignore_end_tokens", "hi", {"ignore_end_tokens": 1}),
+        ("parse_control_tokens", "hi", {"parse_control_tokens": "yes"}),
+        ("min_new_tokens", "hi", {"min_new_tokens": 1.5}),
     ],
 )
 async def test_what_a_message_cannot_carry_is_refused_at_once(

@@ -17,10 +17,15 @@ from .subjects import GREEDY, Subject, both
 
 
 @both
-def test_a_step_decides_what_the_tokens_before_it_decide_alone(subject: Subject) -> None:
+@pytest.mark.parametrize("min_new_tokens", [0, 8])
+def test_a_step_decides_what_the_tokens_before_it_decide_alone(
+    subject: Subject, min_new_tokens: int
+) -> None:
     """Proposal and padding are in the same step, yet row i depends on the tokens up to i only."""
     tokens = tuple(range(10, 26))
-    draw = Draw(SamplingParams(temperature=0.8, top_k=9, presence_penalty=0.5), 11, 4)
+    sampling = SamplingParams(temperature=0.8, top_k=9, presence_penalty=0.5)
+    withheld = tuple(range(0, VOCABULARY_SIZE, 2))
+    draw = Draw(sampling, 11, 4, withheld=withheld, min_new_tokens=min_new_tokens)
     subject.runner.draws.write(1, draw)
     subject.runner.prefill(Row(1, 0, tokens[:8]))
     together = subject.runner.decide([Row(1, 8, tokens[8:])], 1)[0].tokens
@@ -29,6 +34,40 @@ def test_a_step_decides_what_the_tokens_before_it_decide_alone(subject: Subject)
         for k in range(8)
     ]
     assert list(together) == one_by_one
+    young = together[: max(0, min_new_tokens - 5)]  # the first is the turn's fifth
+    assert all(token % 2 for token in young)
+    subject.runner.draws.write(1, Draw(sampling, 11, 4))
+    free = subject.runner.decide([Row(1, 8, tokens[8:])], 1)[0].tokens
+    assert together[len(young) :] == free[len(young) :]
+
+
+@both
+@pytest.mark.parametrize("sampling", [SamplingParams(temperature=0.0), SamplingParams()])
+def test_withheld_tokens_are_drawn_from_their_position_on(
+    subject: Subject, sampling: SamplingParams
+) -> None:
+    """Before it the next best of the same draw is, whatever a bias says; the logprobs are the model's."""
+    tokens = tuple(range(20, 28))
+    runner = subject.runner
+    runner.draws.write(0, Draw(sampling, 3, 2, logprobs=0))
+    free = runner.decide([Row(0, 0, tokens)], 1)[0]
+    biased = SamplingParams(
+        temperature=sampling.temperature, logit_bias=dict.fromkeys(free.tokens, 90.0)
+    )
+    withheld = tuple(sorted(set(free.tokens)))
+    runner.draws.write(0, Draw(biased, 3, 2, 0, withheld=withheld, min_new_tokens=4))
+    held_back = runner.decide([Row(0, 0, tokens)], 1)[0].tokens
+    banned = SamplingParams(
+        temperature=sampling.temperature, logit_bias=dict.fromkeys(free.tokens, -3e38)
+    )
+    runner.draws.write(0, Draw(banned, 3, 2))
+    assert held_back[:5] == runner.decide([Row(0, 0, tokens)], 1)[0].tokens[:5]
+    assert set(held_back[5:]) <= set(withheld)
+    runner.draws.write(0, Draw(sampling, 3, 2, 0, withheld=withheld, min_new_tokens=4))
+    again = runner.decide([Row(0, 0, tokens)], 1)[0]
+    assert again.tokens[5:] == free.tokens[5:]
+    assert again.logprobs[5:] == free.logprobs[5:]
+    assert all(entry.logprob < 0 for entry in again.logprobs)
 
 
 @both
@@ -112,7 +151,10 @@ def test_rows_of_mixed_lengths_and_samplings_decide_as_each_does_alone(
 ) -> None:
     rows = []
     for slot, (sampling, length) in enumerate(chosen):
-        subject.runner.draws.write(slot, Draw(sampling, 5 + slot, 1, logprobs=2))
+        withheld = tuple(range(slot, 60, 3))
+        until = 12 if slot % 2 else 0
+        draw = Draw(sampling, 5 + slot, 1, 2, withheld=withheld, min_new_tokens=until)
+        subject.runner.draws.write(slot, draw)
         subject.runner.prefill(Row(slot, 0, tuple(range(slot, slot + 9))))
         rows.append(Row(slot, 9 - slot, tuple((3 * slot + k) % 60 for k in range(length))))
     together = subject.runner.decide(rows, 4)

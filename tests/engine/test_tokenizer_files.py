@@ -83,6 +83,15 @@ CASES: dict[str, tuple[dict[str, Any], list[str], Any]] = {
         WORDS[:5],
         BEGINS,
     ),
+    "the end token in added_tokens_decoder only": (
+        {
+            CONFIG: GENERAL
+            | NAMED
+            | {"eos_token": "<think>", "added_tokens_decoder": {"270": SPECIAL_THINK}}
+        },
+        WORDS[:5],
+        BEGINS,
+    ),
     "several, not in order": (
         {
             CONFIG: GENERAL

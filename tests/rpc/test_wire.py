@@ -84,17 +84,32 @@ def test_a_number_out_of_range_on_the_wire_is_refused() -> None:
             wire.sampling_from_proto(over_bytes(types_pb2.SamplingParams(**field)))
 
 
-@given(SAMPLING, st.integers(0, MAX_SEED), POSITION, st.none() | st.integers(0, 20))
+@given(
+    SAMPLING,
+    st.integers(0, MAX_SEED),
+    POSITION,
+    st.none() | st.integers(0, 20),
+    TOKENS,
+    POSITION,
+)
 def test_a_draw_survives(
-    sampling: SamplingParams, seed: int, generated_from: int, logprobs: int | None
+    sampling: SamplingParams,
+    seed: int,
+    generated_from: int,
+    logprobs: int | None,
+    withheld: tuple[int, ...],
+    min_new_tokens: int,
 ) -> None:
     message = target_pb2.VerifyOpen(
         sampling=wire.sampling_to_proto(sampling),
         seed=seed,
         generated_from=generated_from,
         logprobs=logprobs,
+        withheld_token_ids=withheld,
+        min_new_tokens=min_new_tokens,
     )
-    wanted = Draw(sampling, seed, generated_from, logprobs)
+    ends = {"withheld": withheld, "min_new_tokens": min_new_tokens}
+    wanted = Draw(sampling, seed, generated_from, logprobs, **ends)
     assert wire.draw_from_open(over_bytes(message)) == wanted
 
 

@@ -46,6 +46,18 @@ TURN: dict[str, list[dict[str, Any]]] = {
     "logprobs": [{"text": "x", "logprobs": count} for count in (-1, 21)],
     "stop": [{"text": "x", "stop": stop} for stop in (["a"] * 17, [""], ["a" * 257])],
     "request_id": [{"text": "x", "request_id": "r" * 129}],
+    "stop_token_ids": [
+        {"text": "x", "stop_token_ids": ids} for ids in ([1, VOCABULARY_SIZE], [-1], [1] * 1025)
+    ],
+    "min_new_tokens": [
+        {"text": "x", "min_new_tokens": -1},
+        {"text": "x", "min_new_tokens": 257},
+        {"text": "x", "min_new_tokens": 3, "max_new_tokens": 2},
+    ],
+    "parse_control_tokens": [
+        {"tokens": session_pb2.TokenInput(tokens=[1]), "parse_control_tokens": True},
+        {"chat": session_pb2.ChatInput(), "parse_control_tokens": True},
+    ],
     "draft": [{"text": "x", "draft": 99}],
     "loop": [{"text": "x", "loop": 99}],
 }

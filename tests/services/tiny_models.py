@@ -22,11 +22,17 @@ DRAFT_NOISE = 0.02
 Change = Callable[[LlamaForCausalLM], None]
 
 
-def save_model(folder: Path, *, seed: int = 1, change: Change | None = None) -> Path:
+def save_model(
+    folder: Path,
+    *,
+    seed: int = 1,
+    change: Change | None = None,
+    vocabulary_size: int = VOCABULARY_SIZE,
+) -> Path:
     """A random model, the same for the same seed; `change` is applied before it is saved."""
     torch.manual_seed(seed)
     config = llama_config(
-        VOCABULARY_SIZE,
+        vocabulary_size,
         hidden_size=64,
         intermediate_size=128,
         max_position_embeddings=CONTEXT_TOKENS,

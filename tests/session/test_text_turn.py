@@ -12,7 +12,7 @@ from outrider_server.session.turn_text import TurnText
 from outrider_server.speculation.errors import InvalidRequest
 from outrider_server.speculation.types import Accepted, FinishReason
 
-from .sample_tokenizers import END, byte_fallback, byte_level, no_deadline
+from .sample_tokenizers import END, TURN, byte_fallback, byte_level, byte_level_raw, no_deadline
 
 ALPHABET = "ab\u00e9\U0001f600"
 stops_lists = st.lists(st.text(ALPHABET, min_size=1, max_size=4), max_size=4)
@@ -210,6 +210,52 @@ def test_an_end_tokens_text_typed_by_the_model_in_letters_ends_nothing():
     tokens = tokenizer.encode(END, begin=False)
     accepted = turn(tokenizer, end_tokens=[tokenizer.end_token_id]).accept(tokens)
     assert (accepted.finish_reason, "".join(accepted.texts)) == (None, END)
+
+
+@pytest.mark.parametrize(
+    ("stop", "shown", "kept"),
+    [
+        ([TURN], "a", 2),
+        ([f"{TURN}b"], "a", 3),
+        ([f"a{TURN}"], "", 2),
+        ([f"b{TURN}", "never"], "a", 4),
+        (["b", TURN], "a", 2),
+        ([f"{TURN}c", "b"], "a", 3),
+        (["ab"], "", 3),
+        ([f"{TURN}{TURN}"], "ab", 5),
+    ],
+)
+def test_a_special_token_counts_as_its_text_where_a_stop_string_holds_that(stop, shown, kept):
+    """And is never shown; without such a stop string the texts beside it are one."""
+    tokenizer = byte_level()
+    (a,), (b,) = (tokenizer.encode(letter, begin=False) for letter in "ab")
+    special = byte_level_raw().token_to_id(TURN)
+    tokens = [a, special, b, special, special, a]
+    whole = turn(tokenizer, stop=stop).accept(tokens)
+    assert "".join(whole.texts) == shown
+    assert (whole.kept, whole.finish_reason) == (kept, FinishReason.STOP_STRING)
+    one_by_one = turn(tokenizer, stop=stop)
+    texts = [one_by_one.accept([token]).texts for token in tokens[:kept]]
+    assert tuple(text for group in texts for text in group) == whole.texts
+
+
+def test_what_was_held_back_for_a_special_token_is_shown_without_it():
+    tokenizer = byte_level()
+    (a,), (b,) = (tokenizer.encode(letter, begin=False) for letter in "ab")
+    special = byte_level_raw().token_to_id(TURN)
+    stop = [f"a{TURN}a{TURN}x"]
+    accepted = turn(tokenizer, stop=stop).accept([a, special, a, special, b, a])
+    assert accepted.texts == ("", "", "", "", "aab", "")
+    limited = turn(tokenizer, stop=stop, max_new_tokens=4).accept([a, special, a, special])
+    assert limited == Accepted(4, ("", "", "", "aa"), FinishReason.LENGTH)
+
+
+def test_an_end_token_ends_the_turn_as_such_though_a_stop_string_names_it():
+    tokenizer = byte_level()
+    (a,) = tokenizer.encode("a", begin=False)
+    end = tokenizer.end_token_id
+    accepted = turn(tokenizer, stop=[f"a{END}"], end_tokens=[end]).accept([a, end])
+    assert accepted == Accepted(2, ("", ""), FinishReason.END_TOKEN)
 
 
 def test_no_tokens_decide_nothing():

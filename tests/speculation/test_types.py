@@ -66,6 +66,20 @@ def test_logit_bias_takes_a_bounded_number_of_tokens() -> None:
         SamplingParams(logit_bias=dict.fromkeys(range(MAX_LOGIT_BIAS + 1), 1.0))
 
 
+def test_withheld_tokens_are_of_the_vocabulary_and_leave_one_to_draw() -> None:
+    Draw(SamplingParams(), 0, 0, withheld=(0, 9, 9), min_new_tokens=3).check_vocabulary(10)
+    for withheld in ((10,), (-1,), tuple(range(10))):
+        with pytest.raises(InvalidRequest) as refused:
+            Draw(SamplingParams(), 0, 0, withheld=withheld).check_vocabulary(10)
+        assert refused.value.field == "withheld_token_ids"
+    with pytest.raises(InvalidRequest) as refused:
+        Draw(SamplingParams(), 0, 0, withheld=(1,) * 2049)
+    assert refused.value.field == "withheld_token_ids"
+    with pytest.raises(InvalidRequest) as refused:
+        Draw(SamplingParams(), 0, 0, min_new_tokens=-1)
+    assert refused.value.field == "min_new_tokens"
+
+
 @pytest.mark.parametrize("token", [-1, 10, 2**31 - 1])
 def test_logit_bias_outside_the_vocabulary_is_refused(token: int) -> None:
     SamplingParams(logit_bias={0: 1.0, 9: 1.0}).check_vocabulary(10)

@@ -30,6 +30,22 @@ MinPOption = Annotated[float | None, typer.Option(help="Keep tokens so likely be
 PenaltyOption = Annotated[float | None, typer.Option(help="Weakens tokens that were used.")]
 SeedOption = Annotated[int | None, typer.Option(help="Keys the randomness.")]
 StopOption = Annotated[list[str] | None, typer.Option(help="A text that ends the turn.")]
+StopTokenOption = Annotated[
+    list[int] | None, typer.Option("--stop-token-id", help="A token id that ends the turn.")
+]
+IgnoreEndOption = Annotated[
+    bool, typer.Option("--ignore-end-tokens", help="Go on after the model's end tokens.")
+]
+MinNewTokensOption = Annotated[
+    int | None, typer.Option(help="No end token is drawn before so many tokens.")
+]
+ParseControlOption = Annotated[
+    bool,
+    typer.Option(
+        "--parse-control-tokens",
+        help="Take the text of control tokens, such as <|im_start|>, as these tokens.",
+    ),
+]
 DraftOption = Annotated[DraftMode, typer.Option(help="Who may propose tokens.")]
 MaxWindowOption = Annotated[int | None, typer.Option(help="The most tokens proposed in a round.")]
 TimeoutOption = Annotated[int | None, typer.Option(help="Deadline in milliseconds.")]

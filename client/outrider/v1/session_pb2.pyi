@@ -224,7 +224,7 @@ class TokenInput(_message.Message):
     def __init__(self, tokens: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("session_id", "text", "tokens", "chat", "max_new_tokens", "sampling", "seed", "stop", "draft", "max_window", "logprobs", "request_id", "loop")
+    __slots__ = ("session_id", "text", "tokens", "chat", "max_new_tokens", "sampling", "seed", "stop", "draft", "max_window", "logprobs", "request_id", "loop", "stop_token_ids", "ignore_end_tokens", "min_new_tokens", "parse_control_tokens")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -238,6 +238,10 @@ class GenerateRequest(_message.Message):
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     LOOP_FIELD_NUMBER: _ClassVar[int]
+    STOP_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    IGNORE_END_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MIN_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PARSE_CONTROL_TOKENS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     text: str
     tokens: TokenInput
@@ -251,7 +255,11 @@ class GenerateRequest(_message.Message):
     logprobs: int
     request_id: str
     loop: LoopMode
-    def __init__(self, session_id: _Optional[str] = ..., text: _Optional[str] = ..., tokens: _Optional[_Union[TokenInput, _Mapping]] = ..., chat: _Optional[_Union[ChatInput, _Mapping]] = ..., max_new_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_types_pb2.SamplingParams, _Mapping]] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., draft: _Optional[_Union[DraftMode, str]] = ..., max_window: _Optional[int] = ..., logprobs: _Optional[int] = ..., request_id: _Optional[str] = ..., loop: _Optional[_Union[LoopMode, str]] = ...) -> None: ...
+    stop_token_ids: _containers.RepeatedScalarFieldContainer[int]
+    ignore_end_tokens: bool
+    min_new_tokens: int
+    parse_control_tokens: bool
+    def __init__(self, session_id: _Optional[str] = ..., text: _Optional[str] = ..., tokens: _Optional[_Union[TokenInput, _Mapping]] = ..., chat: _Optional[_Union[ChatInput, _Mapping]] = ..., max_new_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_types_pb2.SamplingParams, _Mapping]] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., draft: _Optional[_Union[DraftMode, str]] = ..., max_window: _Optional[int] = ..., logprobs: _Optional[int] = ..., request_id: _Optional[str] = ..., loop: _Optional[_Union[LoopMode, str]] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., ignore_end_tokens: _Optional[bool] = ..., min_new_tokens: _Optional[int] = ..., parse_control_tokens: _Optional[bool] = ...) -> None: ...
 
 class AttachRequest(_message.Message):
     __slots__ = ("session_id", "from_index", "request_id")

@@ -61,7 +61,7 @@ class TurnResponse(_message.Message):
     def __init__(self, turn: _Optional[int] = ..., response: _Optional[_Union[VerifyResponse, _Mapping]] = ..., failure: _Optional[bytes] = ...) -> None: ...
 
 class VerifyOpen(_message.Message):
-    __slots__ = ("session_id", "epoch", "committed_length", "sampling", "seed", "generated_from", "logprobs")
+    __slots__ = ("session_id", "epoch", "committed_length", "sampling", "seed", "generated_from", "logprobs", "withheld_token_ids", "min_new_tokens")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_LENGTH_FIELD_NUMBER: _ClassVar[int]
@@ -69,6 +69,8 @@ class VerifyOpen(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     GENERATED_FROM_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    WITHHELD_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    MIN_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     epoch: int
     committed_length: int
@@ -76,7 +78,9 @@ class VerifyOpen(_message.Message):
     seed: int
     generated_from: int
     logprobs: int
-    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., committed_length: _Optional[int] = ..., sampling: _Optional[_Union[_types_pb2.SamplingParams, _Mapping]] = ..., seed: _Optional[int] = ..., generated_from: _Optional[int] = ..., logprobs: _Optional[int] = ...) -> None: ...
+    withheld_token_ids: _containers.RepeatedScalarFieldContainer[int]
+    min_new_tokens: int
+    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., committed_length: _Optional[int] = ..., sampling: _Optional[_Union[_types_pb2.SamplingParams, _Mapping]] = ..., seed: _Optional[int] = ..., generated_from: _Optional[int] = ..., logprobs: _Optional[int] = ..., withheld_token_ids: _Optional[_Iterable[int]] = ..., min_new_tokens: _Optional[int] = ...) -> None: ...
 
 class VerifyStep(_message.Message):
     __slots__ = ("start_position", "context_tokens", "proposed_tokens", "survival")

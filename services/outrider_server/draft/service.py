@@ -40,11 +40,14 @@ class DraftServicer(ModelServicer, draft_pb2_grpc.DraftServiceServicer):
             raise InvalidRequest("open", "the first message of the stream must be open")
         message = opening.open
         self._check(message)
+        size = self._engine.engine.loaded.vocabulary_size
         draw = Draw(
             sampling_from_proto(message.sampling),
             message.seed,
             message.generated_from,
             vocabulary_size=self._smaller(message.vocabulary_size),
+            withheld=tuple(token for token in message.withheld_token_ids if token < size),
+            min_new_tokens=message.min_new_tokens,
         )
         opened = await self._engine.open(
             message.session_id, message.epoch, message.committed_length, draw

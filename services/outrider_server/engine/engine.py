@@ -108,7 +108,7 @@ class Engine:
                 "committed_length",
                 f"committed_length must be 0 to {self.limits.max_context_tokens}",
             )
-        draw.sampling.check_vocabulary(self.loaded.vocabulary_size)
+        draw.check_vocabulary(self.loaded.vocabulary_size)
         parked = self.parked.take(session_id, epoch)  # whoever is evicted for it gets its room
         try:
             slot = self.table.open(session_id, epoch)

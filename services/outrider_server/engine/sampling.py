@@ -31,6 +31,12 @@ class Features:
     filters: bool = False
     penalties: bool = False
     bias: bool = False
+    withheld: bool = False
+
+    @property
+    def scores(self) -> bool:
+        """True where the draw is not over the model's own logits."""
+        return self.penalties or self.bias or self.withheld
 
 
 class DrawTable:
@@ -100,6 +106,23 @@ class DrawTable:
                 dense[row, token] = value
             if draw.vocabulary_size is not None:
                 dense[row, draw.vocabulary_size :] = -torch.inf
+        return dense
+
+    def withholds(self, slot: int, position: int) -> bool:
+        """True where the draw that follows this position may not give every token."""
+        return position + 1 < self._draws[slot].withheld_until
+
+    def withheld(
+        self, slots: list[int], positions: list[int], vocabulary_size: int
+    ) -> torch.Tensor:
+        """-inf for what the draw after each position may not give, else 0: [N, V] float32.
+
+        One slot and one position a token; a slot that was never written withholds nothing.
+        """
+        dense = torch.zeros((len(slots), vocabulary_size), device=self.temperature.device)
+        for row, (slot, position) in enumerate(zip(slots, positions, strict=True)):
+            if slot in self._draws and self.withholds(slot, position):
+                dense[row, list(self._draws[slot].withheld)] = -torch.inf
         return dense
 
 

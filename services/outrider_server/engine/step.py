@@ -179,9 +179,10 @@ class StepRunner:
     ) -> torch.Tensor:
         """The token after each of the step's tokens: [N] int64, NOT_FINITE where there is none."""
         features = self.draws.features([row.slot for row in rows])
-        if not (features.noise or features.penalties or features.bias):
+        features.withheld = any(self.draws.withholds(row.slot, row.start_position) for row in rows)
+        if not (features.noise or features.scores):
             return best
-        if not (features.filters or features.penalties or features.bias):
+        if not (features.filters or features.scores):
             return self._sample(inputs, logits, best)
         slots, positions = inputs[1], inputs[2, :, None]
         scores = logits[:, None, :]
@@ -189,6 +190,9 @@ class StepRunner:
             scores = scores + self.draws.bias(slots.tolist(), self.vocabulary_size)[:, None, :]
         if features.penalties:
             scores = penalize(scores, self.history, positions, slots, self.draws)
+        if features.withheld:
+            ends = self.draws.withheld(slots.tolist(), inputs[2].tolist(), self.vocabulary_size)
+            scores = scores + ends[:, None, :]
         drawn = draw_tokens(scores, positions, slots, self.draws, features, self._noise)
         return torch.where(best == NOT_FINITE, NOT_FINITE, drawn[:, 0])
 

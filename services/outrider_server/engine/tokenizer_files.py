@@ -68,11 +68,10 @@ def _completed(folder: Path, settings: dict[str, Any]) -> bytes:
     """
     path = folder / "tokenizer.json"
     known = {entry.get("content") for entry in read_json(path).get("added_tokens") or ()}
-    beside = {
-        token.content: (token, identifier)
-        for token, identifier in _added_beside(folder, settings)
-        if token.content not in known
-    }
+    beside: dict[str, tuple[AddedToken, int | None]] = {}
+    for token, identifier in _added_beside(folder, settings):
+        if token.content not in known:
+            beside.setdefault(token.content, (token, identifier))
     if not beside:
         return path.read_bytes()
     tokenizer = _tokenizer(folder)

@@ -55,6 +55,8 @@ def draw_from_open(message: target_pb2.VerifyOpen) -> Draw:
         message.seed,
         message.generated_from,
         message.logprobs if message.HasField("logprobs") else None,
+        withheld=tuple(message.withheld_token_ids),
+        min_new_tokens=message.min_new_tokens,
     )
 
 

@@ -213,6 +213,8 @@ class RemoteDrafter:
             burst=turn.burst,
             vocabulary_fingerprint=turn.vocabulary_fingerprint,
             vocabulary_size=turn.vocabulary_size,
+            withheld_token_ids=turn.draw.withheld,
+            min_new_tokens=turn.draw.min_new_tokens,
         )
         with contextlib.suppress(asyncio.InvalidStateError):
             await self._call.write(draft_pb2.DraftRequest(open=opening))

@@ -115,7 +115,7 @@ class TurnOpener:
         committed = await self._ledger.tokens(session_id)
         self._check_known(committed)
         tokens = (*committed, *prompt)
-        draw = Draw(request.sampling, request.seed, len(tokens), request.logprobs)
+        draw = request.draw(len(tokens), self._model.description.end_token_ids)
         meter = TurnMeter(self._costs)
         new = NewTurn(request.request_id, prompt, request.parameters())
         verifier = None
@@ -197,7 +197,7 @@ class TurnOpener:
         end = self._end(request, record, tokens[: record.generated_from])
         accepted = end.accept([entry.token for entry in generated])
         told = _told(record, generated, accepted.texts, from_index)
-        draw = Draw(request.sampling, request.seed, record.generated_from, request.logprobs)
+        draw = request.draw(record.generated_from, self._model.description.end_token_ids)
         finish_reason = accepted.finish_reason
         goes_on = is_last and not record.is_cut and record.finish_reason in UNFINISHED
         if finish_reason is None and not goes_on:
@@ -268,7 +268,7 @@ class TurnOpener:
             self._model.tokenizer,
             context,
             stop=request.stop,
-            end_tokens=description.end_token_ids,
+            end_tokens=request.end_tokens(description.end_token_ids),
             max_new_tokens=request.max_new_tokens,
             room=description.max_context_tokens - record.generated_from,
         )

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import secrets
 import uuid
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from outrider.v1 import session_pb2
 
 from ..rpc.wire import sampling_from_proto
+from ..speculation.description import ModelDescription
 from ..speculation.errors import InvalidRequest
-from ..speculation.types import MAX_LOGPROBS, DraftMode, LoopMode, SamplingParams
+from ..speculation.types import MAX_LOGPROBS, DraftMode, Draw, LoopMode, SamplingParams
 from .ledger import TurnRecord
 from .messages import ChatInput
 from .model import ServedModel
@@ -20,6 +22,7 @@ from .wire import chat_from_proto
 
 DEFAULT_MAX_NEW_TOKENS = 256
 MAX_REQUEST_ID_CHARACTERS = 128
+MAX_STOP_TOKENS = 1024
 
 _DRAFT_MODES = {
     session_pb2.DRAFT_MODE_UNSPECIFIED: DraftMode.AUTO,
@@ -35,7 +38,16 @@ _LOOP_MODES = {
     session_pb2.LOOP_MODE_ADAPTIVE: LoopMode.ADAPTIVE,
 }
 
-TurnInput = str | tuple[int, ...] | ChatInput
+
+@dataclass(frozen=True, slots=True)
+class TextInput:
+    """Text, in which the texts of control tokens are these or, by default, ordinary text."""
+
+    text: str
+    parse_control_tokens: bool = False
+
+
+TurnInput = TextInput | tuple[int, ...] | ChatInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +65,26 @@ class TurnRequest:
     logprobs: int | None
     request_id: str
     loop: LoopMode | None
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_end_tokens: bool = False
+    min_new_tokens: int = 0
+
+    def end_tokens(self, of_model: Sequence[int]) -> tuple[int, ...]:
+        """The tokens that end the turn, where the model has these."""
+        ends = () if self.ignore_end_tokens else of_model
+        return tuple(sorted({*ends, *self.stop_token_ids}))
+
+    def draw(self, generated_from: int, of_model: Sequence[int]) -> Draw:
+        """How the tokens from this position on are drawn."""
+        withheld = self.end_tokens(of_model) if self.min_new_tokens else ()
+        return Draw(
+            self.sampling,
+            self.seed,
+            generated_from,
+            self.logprobs,
+            withheld=withheld,
+            min_new_tokens=self.min_new_tokens,
+        )
 
     def parameters(self) -> str:
         """What the tokens depend on beside target and prompt, as JSON for the ledger."""
@@ -64,6 +96,9 @@ class TurnRequest:
                 "stop": self.stop,
                 "max_new_tokens": self.max_new_tokens,
                 "logprobs": self.logprobs,
+                "stop_token_ids": self.stop_token_ids,
+                "ignore_end_tokens": self.ignore_end_tokens,
+                "min_new_tokens": self.min_new_tokens,
             }
         )
 
@@ -84,12 +119,18 @@ def recorded_request(record: TurnRecord) -> TurnRequest:
         logprobs=asked.get("logprobs"),
         request_id=record.request_id,
         loop=None,
+        stop_token_ids=tuple(asked.get("stop_token_ids", ())),
+        ignore_end_tokens=asked.get("ignore_end_tokens", False),
+        min_new_tokens=asked.get("min_new_tokens", 0),
     )
 
 
 def what_differs(asked: TurnRequest, seed_is_given: bool, recorded: TurnRecord) -> list[str]:
     """Names of the parameters in which a request is not the recorded one. A seed left open agrees."""
-    wanted, held = json.loads(asked.parameters()), json.loads(recorded.parameters)
+    wanted = json.loads(asked.parameters())
+    held = json.loads(
+        recorded_request(recorded).parameters()
+    )  # with what came later as its default
     if not seed_is_given:
         wanted.pop("seed")
     return sorted(name for name, value in wanted.items() if held.get(name) != value)
@@ -106,6 +147,7 @@ def parse_turn(message: session_pb2.GenerateRequest, model: ServedModel) -> Turn
     _require(max_new_tokens >= 1, "max_new_tokens", "max_new_tokens must be at least 1")
     stop = tuple(message.stop)
     StopStrings(stop)
+    _check_ends(message, max_new_tokens, description)
     max_window = message.max_window if message.HasField("max_window") else None
     _require(
         max_window is None or 0 <= max_window < description.width,
@@ -137,6 +179,38 @@ def parse_turn(message: session_pb2.GenerateRequest, model: ServedModel) -> Turn
         logprobs=logprobs,
         request_id=message.request_id or uuid.uuid4().hex,
         loop=_LOOP_MODES[message.loop],
+        stop_token_ids=tuple(message.stop_token_ids),
+        ignore_end_tokens=message.ignore_end_tokens,
+        min_new_tokens=message.min_new_tokens,
+    )
+
+
+def _check_ends(
+    message: session_pb2.GenerateRequest, max_new_tokens: int, description: ModelDescription
+) -> None:
+    """Raises InvalidRequest for what cannot end a turn, or would leave no token to draw."""
+    size, stops = description.vocabulary_size, message.stop_token_ids
+    _require(
+        len(stops) <= MAX_STOP_TOKENS,
+        "stop_token_ids",
+        f"stop_token_ids must have at most {MAX_STOP_TOKENS} ids",
+    )
+    for token in stops:
+        _require(
+            0 <= token < size,
+            "stop_token_ids",
+            f"token id {token} is outside the vocabulary of 0 to {size - 1}",
+        )
+    _require(
+        0 <= message.min_new_tokens <= max_new_tokens,
+        "min_new_tokens",
+        f"min_new_tokens must be 0 to max_new_tokens, which is {max_new_tokens}",
+    )
+    ends = () if message.ignore_end_tokens else description.end_token_ids
+    _require(
+        not message.min_new_tokens or len({*stops, *ends}) < size,
+        "stop_token_ids",
+        "every token ends the turn; with min_new_tokens leave one out",
     )
 
 
@@ -144,7 +218,12 @@ def _parse_input(message: session_pb2.GenerateRequest, vocabulary_size: int) -> 
     kind = message.WhichOneof("input")
     if kind == "text":
         _require(bool(message.text), "text", "text is empty; send at least one character")
-        return message.text
+        return TextInput(message.text, message.parse_control_tokens)
+    _require(
+        not message.parse_control_tokens,
+        "parse_control_tokens",
+        "parse_control_tokens is for text; leave it out with tokens or chat",
+    )
     if kind == "tokens":
         tokens = tuple(message.tokens.tokens)
         _require(bool(tokens), "tokens", "tokens is empty; send at least one token id")
@@ -168,8 +247,11 @@ def encode_input(turn_input: TurnInput, model: ServedModel, *, begin: bool) -> t
     """
     if isinstance(turn_input, tuple):
         return turn_input
-    if isinstance(turn_input, str):
-        encoded = tuple(model.tokenizer.encode(turn_input, begin=begin))
+    if isinstance(turn_input, TextInput):
+        parse = turn_input.parse_control_tokens
+        encoded = tuple(
+            model.tokenizer.encode(turn_input.text, begin=begin, parse_control_tokens=parse)
+        )
         _require(bool(encoded), "text", "the tokenizer makes no token of the text; send another")
         _check_known(encoded, model, "text")
         return encoded

@@ -30,26 +30,44 @@ class StopStrings:
             )
         self._stops = tuple(stops)
         self._held = ""
+        self._hidden: list[tuple[int, int]] = []
+        """Spans of what is held, in order, that count as text and are not shown."""
 
-    def feed(self, piece: str) -> tuple[str, bool]:
+    def feed(self, piece: str, hidden: str = "") -> tuple[str, bool]:
         """Takes the next piece; returns what can be shown now, and whether a stop string is
         complete.
 
-        After a complete stop string nothing may be fed any more.
+        `hidden` stands before the piece and is never shown. It counts where a stop string holds it
+        whole; else the texts beside it are one. After a complete stop string nothing may be fed any
+        more.
         """
-        text = self._held + piece
-        start = self._first_match(text)
+        if hidden and any(hidden in stop for stop in self._stops):
+            self._hidden.append((len(self._held), len(self._held) + len(hidden)))
+            piece = hidden + piece
+        self._held += piece
+        start = self._first_match(self._held)
         if start is not None:
-            self._held = ""
-            return text[:start], True
-        shown = len(text) - self._undecided(text)
-        self._held = text[shown:]
-        return text[:shown], False
+            shown = self._release(start)
+            self._held, self._hidden = "", []
+            return shown, True
+        return self._release(len(self._held) - self._undecided(self._held)), False
 
     def flush(self) -> str:
         """Returns what was held back, once no text can follow."""
-        held, self._held = self._held, ""
-        return held
+        return self._release(len(self._held))
+
+    def _release(self, length: int) -> str:
+        """So much of what is held, without what is hidden in it; the rest stays."""
+        shown, at = "", 0
+        for start, end in self._hidden:
+            shown += self._held[at : max(at, min(start, length))]
+            at = max(at, min(end, length))
+        shown += self._held[at:length]
+        self._held = self._held[length:]
+        self._hidden = [
+            (max(start - length, 0), end - length) for start, end in self._hidden if end > length
+        ]
+        return shown
 
     def _first_match(self, text: str) -> int | None:
         matches = (

@@ -64,6 +64,8 @@ class TargetLink:
             seed=draw.seed,
             generated_from=draw.generated_from,
             logprobs=draw.logprobs,
+            withheld_token_ids=draw.withheld,
+            min_new_tokens=draw.min_new_tokens,
         )
         if self._stream is None or self._stream.over:
             self._stream = TargetStream(self._stub.VerifyTurns())

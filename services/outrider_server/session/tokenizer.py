@@ -107,6 +107,10 @@ class Tokenizer:
         """True for a token that never has text: a special one, or an id without a meaning."""
         return token in self._special or self._raw.id_to_token(token) is None
 
+    def special_text(self, token: int) -> str:
+        """The text of a special token, which is not shown; empty for any other."""
+        return self._special.get(token, "")
+
     def byte_of(self, token: int) -> int | None:
         """The byte that the token stands for, where the tokenizer falls back to bytes."""
         return self._bytes.get(token)

@@ -21,7 +21,8 @@ class TurnText:
     A turn ends with an end token, with the token that completes a stop string, or at its limit;
     where several meet in one token, in this order. That token is kept. A stop string and what
     follows it are never shown; an end token has no text; whatever else was held back is shown with
-    the last token. The answer does not depend on how the tokens are grouped into calls.
+    the last token. A special token is never shown, and counts as its text where a stop string holds
+    that. The answer does not depend on how the tokens are grouped into calls.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class TurnText:
         if room < 1:
             raise ValueError("a turn needs room for a token")
         self._stops = StopStrings(stop)
+        self._tokenizer = tokenizer
         self._text = IncrementalText(tokenizer, context)
         self._end_tokens = frozenset(end_tokens)
         self._left = min(max_new_tokens, room)
@@ -65,7 +67,7 @@ class TurnText:
         piece = "" if is_end else self._text.push(token)
         if is_last:
             piece += self._text.flush()
-        shown, is_stopped = self._stops.feed(piece)
+        shown, is_stopped = self._stops.feed(piece, self._tokenizer.special_text(token))
         if is_last and not is_stopped:
             shown += self._stops.flush()
         if is_end:

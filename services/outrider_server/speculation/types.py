@@ -17,6 +17,7 @@ from .errors import InvalidRequest
 
 MAX_LOGPROBS = 20
 MAX_LOGIT_BIAS = 1024
+MAX_WITHHELD = 2048
 MAX_SEED = 2**64 - 1
 MAX_FLOAT32 = (2 - 2**-23) * 2.0**127
 NO_BIAS: Mapping[int, float] = MappingProxyType({})
@@ -133,6 +134,9 @@ class Draw:
     """Most probable tokens to report with each decision; None reports nothing."""
     vocabulary_size: int | None = None
     """Ids from here on are never drawn; None draws every id that the model has."""
+    withheld: tuple[int, ...] = ()
+    """Tokens that are not drawn among the first `min_new_tokens` of the turn."""
+    min_new_tokens: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed <= MAX_SEED:
@@ -143,6 +147,29 @@ class Draw:
             raise InvalidRequest("generated_from", "generated_from must not be negative")
         if self.vocabulary_size is not None and self.vocabulary_size < 1:
             raise InvalidRequest("vocabulary_size", "vocabulary_size must be at least 1")
+        if self.min_new_tokens < 0:
+            raise InvalidRequest("min_new_tokens", "min_new_tokens must not be negative")
+        if len(self.withheld) > MAX_WITHHELD:
+            raise InvalidRequest(
+                "withheld_token_ids", f"withheld_token_ids must have at most {MAX_WITHHELD} ids"
+            )
+
+    @property
+    def withheld_until(self) -> int:
+        """The first position for which every token may be drawn."""
+        return self.generated_from + self.min_new_tokens if self.withheld else 0
+
+    def check_vocabulary(self, vocabulary_size: int) -> None:
+        """Raises InvalidRequest when a token outside the vocabulary is named, or none is left to draw."""
+        self.sampling.check_vocabulary(vocabulary_size)
+        for token in self.withheld:
+            if not 0 <= token < vocabulary_size:
+                raise InvalidRequest(
+                    "withheld_token_ids",
+                    f"token id {token} is outside the vocabulary of 0 to {vocabulary_size - 1}",
+                )
+        if len(set(self.withheld)) == vocabulary_size:
+            raise InvalidRequest("withheld_token_ids", "some token must be left to draw")
 
 
 @dataclass(frozen=True, slots=True)
