@@ -9,7 +9,6 @@ from outrider_server.engine.architectures import (
     adapt_model,
     binding_window,
     cache_shape,
-    longest_context,
 )
 from outrider_server.engine.layout import Row
 from outrider_server.engine.step import StepRunner
@@ -84,9 +83,3 @@ def test_a_window_binds_where_some_layer_has_it_and_the_context_is_longer(
     config: PreTrainedConfig, window: int | None
 ) -> None:
     assert binding_window(config) == window
-
-
-def test_the_longest_context_is_found_by_any_of_its_names() -> None:
-    assert longest_context(MptConfig(max_seq_len=96)) == 96
-    assert longest_context(MistralConfig(max_position_embeddings=64)) == 64
-    assert longest_context(BloomConfig()) == 0

@@ -70,7 +70,11 @@ def test_the_largest_bucket_is_used_even_where_it_differs_and_says_so() -> None:
     assert 4 in audit.row_buckets
     wrong = [finding for finding in audit.findings if finding.rows == 4 and not finding.identical]
     variations = [finding.variation for finding in wrong]
-    assert variations == ["row 3 after short rows", "row 3 among neighbours"]
+    assert variations == [
+        "row 3 after short rows",
+        "row 3 among neighbours",
+        "row 3 beside the longest",
+    ]
     assert wrong[0].in_use
 
 

@@ -41,7 +41,12 @@ class Conversation:
         self._taken: tuple[int, ...] = ()
         slot = Slot(0, "session", 1, list(slot_tokens), open=True, lease=1)
         limits = tiny_limits(max_context_tokens=LENGTH, width=2, prefill_width=8)
-        engine = SimpleNamespace(limits=limits, check_tokens=lambda *_: None)
+        engine = SimpleNamespace(
+            limits=limits,
+            check_tokens=lambda *_: None,
+            turn_to=lambda *_: False,
+            reach=lambda _: LENGTH,
+        )
         self.job = DraftJob(engine, slot, 1, len(PROMPT), lead, self._emit, self._failed, burst)
         known = len(slot_tokens) if tuple(slot_tokens) == PROMPT[: len(slot_tokens)] else 0
         self.to_draft.append((known, PROMPT[known:]))

@@ -12,9 +12,13 @@ SCRATCH = 9
 WIDTH = 8
 LAYOUTS = st.builds(Layout, st.just(WIDTH), st.booleans(), st.just(SCRATCH))
 ROWS = st.lists(
-    st.tuples(st.integers(0, 90), st.lists(st.integers(1, 60), min_size=1, max_size=WIDTH)),
+    st.tuples(
+        st.integers(0, 90),
+        st.lists(st.integers(1, 60), min_size=1, max_size=WIDTH).map(tuple),
+        st.integers(0, 120),
+    ),
     max_size=SCRATCH,
-).map(lambda rows: [Row(slot, start, tuple(tokens)) for slot, (start, tokens) in enumerate(rows)])
+).map(lambda rows: [Row(slot, *told) for slot, told in enumerate(rows)])
 
 
 def lengths_of(rows: list[Row]) -> list[int]:
@@ -26,14 +30,15 @@ def test_every_row_begins_where_begins_says_and_keeps_its_order(
     layout: Layout, rows: list[Row], spare: int
 ) -> None:
     tokens = layout.tokens(lengths_of(rows)) + spare * WIDTH
-    ids, slots, positions = layout.fill(rows, tokens)
-    assert len(ids) == len(slots) == len(positions) == tokens
+    ids, slots, positions, lengths = layout.fill(rows, tokens)
+    assert len(ids) == len(slots) == len(positions) == len(lengths) == tokens
     for begin, row in zip(layout.begins(rows), rows, strict=True):
         length = len(row.tokens)
         part = slice(begin, begin + length)
         assert tuple(ids[part]) == row.tokens
         assert slots[part] == [row.slot] * length
         assert positions[part] == list(range(row.start_position, row.start_position + length))
+        assert lengths[part] == [max(row.reading, position + 1) for position in positions[part]]
 
 
 @given(LAYOUTS, ROWS, st.integers(0, 40))
@@ -42,7 +47,7 @@ def test_padding_never_touches_what_a_session_holds(
 ) -> None:
     """Packed, it is in the scratch slot. Aligned, it also follows a row, where nothing is committed yet."""
     tokens = layout.tokens(lengths_of(rows)) + spare * WIDTH
-    ids, slots, positions = layout.fill(rows, tokens)
+    ids, slots, positions, _ = layout.fill(rows, tokens)
     of_rows: set[int] = set()
     for begin, row in zip(layout.begins(rows), rows, strict=True):
         of_rows |= set(range(begin, begin + len(row.tokens)))
@@ -79,7 +84,7 @@ def test_packing_takes_the_tokens_alone_and_aligning_the_width(rows: list[Row]) 
 @given(st.booleans(), st.integers(1, 16), st.integers(16, 24))
 def test_a_prefill_row_may_be_wider_than_a_step(packed: bool, count: int, width: int) -> None:
     row = Row(2, 5, tuple(range(1, count + 1)))
-    ids, slots, positions = Layout(WIDTH, packed, SCRATCH).fill([row], width, width)
+    ids, slots, positions, _ = Layout(WIDTH, packed, SCRATCH).fill([row], width, width)
     assert ids == [*row.tokens, *[0] * (width - count)]
     assert slots[:count] == [2] * count
     assert positions[:count] == list(range(5, 5 + count))

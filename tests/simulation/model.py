@@ -17,6 +17,7 @@ from typing import Any, cast
 import torch
 from outrider_server.engine.engine import Engine
 from outrider_server.engine.layout import Layout, Row, RowResult
+from outrider_server.engine.lengths import LengthRule
 from outrider_server.engine.parking import ParkedSessions
 from outrider_server.engine.slots import SlotTable
 from outrider_server.engine.step import StepLimits
@@ -36,6 +37,8 @@ VOCABULARY = 1 + len(LETTERS)
 WIDTH = 8
 PREFILL_WIDTH = 16
 CONTEXT = 256
+BORDER = 48
+"""A context that outgrows it is read anew, as the longest contexts of some real models."""
 TOKEN_SECONDS = 1e-5
 STALE = 255
 """What the cache holds where nothing was written; no token."""
@@ -134,7 +137,9 @@ class HashRunner:
         self.draws = self
         self.cache = self
         self._agreement = settings.agreement
+        self.length_rule = LengthRule(BORDER, reread=True)
         self._kv = [bytearray([STALE]) * CONTEXT for _ in range(settings.slots)]
+        self._readings = [bytearray(CONTEXT) for _ in range(settings.slots)]
         self._seeds = [0] * settings.slots
 
     def write(self, slot: int, draw: Draw) -> None:
@@ -147,7 +152,9 @@ class HashRunner:
 
     def prefill(self, row: Row) -> None:
         """Reads tokens."""
-        self._kv[row.slot][row.start_position : row.start_position + len(row.tokens)] = row.tokens
+        place = slice(row.start_position, row.start_position + len(row.tokens))
+        self._kv[row.slot][place] = row.tokens
+        self._readings[row.slot][place] = bytes([row.reading]) * len(row.tokens)
 
     def decide(self, rows: Sequence[Row], bucket: int) -> list[RowResult]:
         """Reads tokens and draws after each of them."""
@@ -156,22 +163,32 @@ class HashRunner:
 
     def _decide(self, row: Row) -> RowResult:
         self.prefill(row)
-        kv, seed = self._kv[row.slot], self._seeds[row.slot]
-        heads = (kv[: row.start_position + count + 1] for count in range(len(row.tokens)))
+        seed = self._seeds[row.slot]
+        heads = (self._head(row, count) for count in range(len(row.tokens)))
         if self._agreement is None:
             return RowResult(tuple(next_token(seed, head) for head in heads))
         return RowResult(tuple(guess(seed, head, self._agreement) for head in heads))
 
+    def _head(self, row: Row, count: int) -> bytearray:
+        """What a token is drawn from: nothing of use where some of it was read at another length."""
+        end = row.start_position + count + 1
+        reading = self.length_rule.reading(end, 0)
+        if self._readings[row.slot][:end].count(reading) < end:
+            return bytearray([STALE]) * end
+        return self._kv[row.slot][:end]
+
     def read_slot(self, slot: int, length: int) -> Any:
-        """The cache of a slot as one layer, keys and values alike: [1, T, 1] uint8."""
-        keys = torch.tensor(list(self._kv[slot][:length]), dtype=torch.uint8).reshape(1, -1, 1)
-        return ((keys, keys),)
+        """The cache of a slot as one layer, tokens and what they were read at: [1, T, 1] uint8 each."""
+        held = (self._kv[slot][:length], self._readings[slot][:length])
+        keys, values = (
+            torch.tensor(list(part), dtype=torch.uint8).reshape(1, -1, 1) for part in held
+        )
+        return ((keys, values),)
 
     def write_slot(self, slot: int, tokens: Sequence[int], layers: Any) -> None:
         """Puts back what `read_slot` gave."""
-        ((keys, _),) = layers
-        held = keys.flatten().tolist()
-        self._kv[slot][: len(held)] = held
+        for held, part in zip((self._kv, self._readings), layers[0], strict=True):
+            held[slot][: part.numel()] = part.flatten().tolist()
 
 
 class SimulatedEngine(Engine):

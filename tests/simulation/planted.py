@@ -31,6 +31,7 @@ from outrider_server.speculation.ngram import NgramDrafter
 from outrider_server.speculation.types import decide
 
 from .ledger import SimulatedLedger
+from .model import WIDTH
 
 Bug = Callable[[], AbstractContextManager[Any]]
 Replaced = tuple[Any, str, Any]
@@ -129,6 +130,10 @@ def _park_one_less(self: Engine, slot: Slot) -> None:
         self.parked.put(slot.session_id, ParkedSession(slot.epoch, tuple(slot.tokens), layers))
 
 
+def _reach_too_far(self: Engine, length: int) -> int:
+    return length + WIDTH
+
+
 async def _find_none(self: TurnOpener, *_: Any) -> None:
     return None
 
@@ -197,6 +202,8 @@ PLANTED: dict[str, Bug] = {
         (target_link, "usable_length", lambda length, digest, tokens: length)
     ),
     "parking leaves out the last position": _bug((Engine, "_park_slot", _park_one_less)),
+    "a context that outgrows the border is not read anew": _bug((Engine, "turn_to", _nothing)),
+    "a row crosses the border": _bug((Engine, "reach", _reach_too_far)),
     "a prompt is recorded again when it is asked for again": _bug(
         (TurnOpener, "find", _find_none), (SimulatedLedger, "begin_turn", _begin_again)
     ),

@@ -20,6 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from ..speculation.errors import ModelRefused
 from .attention import NAME, SLOPES
 from .experts import run_experts_alike
+from .lengths import furthest_context
 from .own_code import check_own_code
 
 SLIDING_SERVED = frozenset(
@@ -73,19 +74,13 @@ def check_architecture(config: PreTrainedConfig) -> None:
 
 
 def binding_window(config: PreTrainedConfig) -> int | None:
-    """The sliding window of some layer where it is shorter than the longest context, else None."""
+    """The sliding window of some layer where it is shorter than the furthest context, else None."""
     kinds = getattr(config, "layer_types", None) or ["sliding_attention"]
     window = getattr(config, "sliding_window", None)
     if not window or "sliding_attention" not in kinds:
         return None
-    longest = longest_context(config) or window + 1
+    longest = furthest_context(config) or window + 1
     return int(window) if window < longest else None
-
-
-def longest_context(config: PreTrainedConfig) -> int:
-    """The most positions that the model was made for; 0 where it names none."""
-    named = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
-    return int(named or 0)
 
 
 def cache_shape(config: PreTrainedConfig) -> tuple[int, int]:

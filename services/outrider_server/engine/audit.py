@@ -2,14 +2,15 @@
 
 Runs once at start-up, and thereby warms every bucket. The reference is the largest bucket, which can carry
 any batch; a smaller one is used only if it agrees with the reference bit for bit, in every variation.
-Varied are the rows of a bucket, a row's index among others, its neighbours, the chunking of the tokens, the
-column of a token in the step, and prefill against verify steps.
+Varied are the rows of a bucket, a row's index among others, its neighbours and how far these are, the
+chunking of the tokens, the column of a token in the step, and prefill against verify steps. Where a model
+computes from a session's length, a text across the border of its rule is read in all these ways too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -23,83 +24,139 @@ GREEDY = Draw(SamplingParams(temperature=0.0), seed=0, generated_from=0)
 SAMPLED = Draw(SamplingParams(temperature=1.0), seed=0, generated_from=0)
 
 
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A text that is read in several ways: tokens from a position on."""
+
+    tokens: tuple[int, ...]
+    start: int = 0
+    slot: int | None = None
+    """Where it is read; None follows the row."""
+    name: str = ""
+
+    def after(self, count: int) -> Passage:
+        """Without its first tokens."""
+        return replace(self, tokens=self.tokens[count:], start=self.start + count)
+
+
+def _idle(runner: StepRunner, slot: int, position: int) -> Row:
+    """A neighbour that reads a single token."""
+    del runner, position
+    return Row(slot, 0, (0,))
+
+
+def _busy(runner: StepRunner, slot: int, position: int) -> Row:
+    """Another text at another position."""
+    return Row(slot, max(0, position - 5 * slot), _other_text(runner, slot))
+
+
+def _longest(runner: StepRunner, slot: int, position: int) -> Row:
+    """The end of a session that fills its context, and was read at that length."""
+    del position
+    longest, tokens = runner.limits.max_context_tokens, _other_text(runner, slot)
+    return Row(slot, max(0, longest - len(tokens)), tokens, reading=longest)
+
+
+def _other_text(runner: StepRunner, slot: int) -> tuple[int, ...]:
+    width = runner.limits.width
+    return tuple((31 * slot + 17 * k) % runner.vocabulary_size for k in range(width))
+
+
+Neighbour = Callable[[StepRunner, int, int], Row]
+"""Makes the row of a slot beside one that reads at a position."""
+
+
 def audit_shapes(runner: StepRunner, reproducible: bool) -> ShapeAudit:
     """Audits a runner whose slots are all free. Leaves junk in the slots, which nothing can attend to."""
     for slot in range(runner.limits.slots + 1):
         runner.draws.write(slot, GREEDY)
     buckets = runner.limits.row_buckets
     audited = buckets[-1:] if reproducible else buckets
-    length = min(AUDIT_TOKENS, runner.limits.max_context_tokens)
-    tokens = tuple((7919 * (index + 1)) % runner.vocabulary_size for index in range(length))
-    reference = _read(runner, tokens, buckets[-1], row=0)
-    findings: list[ShapeFinding] = []
-    usable: list[int] = []
-    for bucket in audited:
-        of_bucket = _audit_bucket(runner, tokens, bucket, reference)
-        good = bucket == buckets[-1] or all(finding.identical for finding in of_bucket)
-        usable += [bucket] if good else []
-        findings += [replace(finding, in_use=good) for finding in of_bucket]
-    findings.append(_audit_prefill(runner, tokens, usable[0], reference))
+    found: dict[int, list[ShapeFinding]] = {bucket: [] for bucket in audited}
+    by_prefill = []
+    for passage in _passages(runner):
+        reference = _read(runner, passage, buckets[-1], row=0)
+        for bucket in audited:
+            found[bucket] += _audit_bucket(runner, passage, bucket, reference)
+        by_prefill.append(_audit_prefill(runner, passage, buckets[-1], reference))
+    usable = [
+        bucket
+        for bucket, findings in found.items()
+        if bucket == buckets[-1] or all(finding.identical for finding in findings)
+    ]
+    by_bucket = [
+        replace(finding, in_use=bucket in usable)
+        for bucket, findings in found.items()
+        for finding in findings
+    ]
     _warm_draws(runner, usable)
-    return ShapeAudit(reproducible, tuple(usable), tuple(findings))
+    return ShapeAudit(reproducible, tuple(usable), (*by_bucket, *by_prefill))
+
+
+def _passages(runner: StepRunner) -> list[Passage]:
+    """A text from the first position on, and before it one across the border of the model's rule of lengths.
+
+    That one has a slot that nothing else was read into yet, so that the same stands before it every time.
+    """
+    limits, border = runner.limits, runner.length_rule.border
+    length = min(AUDIT_TOKENS, limits.max_context_tokens)
+    tokens = tuple((7919 * (index + 1)) % runner.vocabulary_size for index in range(length))
+    passages = [Passage(tokens)]
+    if border < limits.max_context_tokens:
+        start = max(0, min(border - length // 2, limits.max_context_tokens - length))
+        passages.insert(0, Passage(tokens, start, limits.slots - 1, f", across {border} tokens"))
+    return passages
 
 
 def _audit_bucket(
-    runner: StepRunner, tokens: tuple[int, ...], bucket: int, reference: torch.Tensor
+    runner: StepRunner, passage: Passage, bucket: int, reference: torch.Tensor
 ) -> list[ShapeFinding]:
-    width = runner.limits.width
-    readings = {"full rows": _read(runner, tokens, bucket, row=0)}
+    width, last = runner.limits.width, bucket - 1
+    readings = {"full rows": _read(runner, passage, bucket, row=0)}
     if bucket > 1:
-        readings[f"row {bucket - 1} after short rows"] = _read(
-            runner, tokens, bucket, row=bucket - 1
-        )
-        readings[f"row {bucket - 1} among neighbours"] = _read(
-            runner, tokens, bucket, row=bucket - 1, neighbours=True
-        )
-    readings["one token a step"] = _read(runner, tokens, bucket, row=0, chunk=1)
-    readings["three tokens a step"] = _read(runner, tokens, bucket, row=0, chunk=3)
-    return [_finding(bucket, width, name, got, reference) for name, got in readings.items()]
+        readings |= {
+            f"row {last} after short rows": _read(runner, passage, bucket, row=last),
+            f"row {last} among neighbours": _read(runner, passage, bucket, last, _busy),
+            f"row {last} beside the longest": _read(runner, passage, bucket, last, _longest),
+        }
+    readings["one token a step"] = _read(runner, passage, bucket, row=0, chunk=1)
+    readings["three tokens a step"] = _read(runner, passage, bucket, row=0, chunk=3)
+    return [
+        _finding(bucket, width, name + passage.name, got, reference)
+        for name, got in readings.items()
+    ]
 
 
 def _audit_prefill(
-    runner: StepRunner, tokens: tuple[int, ...], bucket: int, reference: torch.Tensor
+    runner: StepRunner, passage: Passage, bucket: int, reference: torch.Tensor
 ) -> ShapeFinding:
     """Reads the first half by prefill and the rest by verify steps."""
-    half, width = len(tokens) // 2, runner.limits.prefill_width
-    for start in range(0, half, width):
-        runner.prefill(Row(0, start, tokens[start : min(start + width, half)]))
-    got = _read(runner, tokens, bucket, row=0, start=half)
-    return _finding(1, width, "prefill before verify", got, reference[half:])
+    half, width = len(passage.tokens) // 2, runner.limits.prefill_width
+    for begin in range(0, half, width):
+        tokens = passage.tokens[begin : min(begin + width, half)]
+        runner.prefill(Row(passage.slot or 0, passage.start + begin, tokens))
+    got = _read(runner, passage.after(half), bucket, row=0)
+    return _finding(1, width, f"prefill before verify{passage.name}", got, reference[half:])
 
 
 def _read(
     runner: StepRunner,
-    tokens: tuple[int, ...],
+    passage: Passage,
     bucket: int,
     row: int,
-    neighbours: bool = False,
+    neighbour: Neighbour = _idle,
     chunk: int | None = None,
-    start: int = 0,
 ) -> torch.Tensor:
-    """Reads tokens[start:] through one bucket at one row; returns their logits [T, V]."""
+    """Reads a passage through one bucket at one row; returns its logits [T, V]."""
     size = min(chunk or runner.limits.width, runner.limits.width)
+    slot = row if passage.slot is None else passage.slot
     pieces = []
-    for position in range(start, len(tokens), size):
-        part = tokens[position : position + size]
-        rows = [_filler(runner, index, position, neighbours) for index in range(row)]
-        rows.append(Row(row, position, part))
+    for begin in range(0, len(passage.tokens), size):
+        position = passage.start + begin
+        rows = [neighbour(runner, index, position) for index in range(row)]
+        rows.append(Row(slot, position, passage.tokens[begin : begin + size]))
         pieces.append(runner.logits(rows, bucket)[row].clone())
     return torch.cat(pieces)
-
-
-def _filler(runner: StepRunner, slot: int, position: int, busy: bool) -> Row:
-    """A neighbour: another text at another position where `busy`, else a single token."""
-    if not busy:
-        return Row(slot, 0, (0,))
-    tokens = tuple(
-        (31 * slot + 17 * k) % runner.vocabulary_size for k in range(runner.limits.width)
-    )
-    return Row(slot, max(0, position - 5 * slot), tokens)
 
 
 def _finding(

@@ -104,13 +104,14 @@ def engine_builder(
 
 
 def _context(loaded: LoadedModel, wanted: int) -> int:
-    """The longest context in tokens; 0 wants the model's. Raises StartupError."""
-    positions = loaded.max_positions or wanted
-    if not positions:
+    """The longest context in tokens; 0 wants the one that the model names. Raises StartupError."""
+    named = loaded.max_positions
+    if not (named or wanted):
         raise StartupError("the model names no longest context; set max context tokens")
-    if wanted > positions:
-        raise StartupError(f"a context of {wanted} tokens is longer than the model's {positions}")
-    return wanted or positions
+    most = max(named, loaded.most_positions)
+    if named and wanted > most:
+        raise StartupError(f"a context of {wanted} tokens is longer than the model's {most}")
+    return wanted or named
 
 
 def _usable(device: str, group: Group | None) -> torch.device:

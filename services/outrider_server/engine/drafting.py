@@ -97,6 +97,7 @@ class DraftJob:
         told = self._told and self._committed >= max(self._wanted_length, 1)
         if not told or length >= self._end():
             return None
+        self._engine.turn_to(self.slot, length)
         start = min(len(self.slot.tokens), length - 1)
         unread = length - start
         if unread > self._engine.limits.width:
@@ -142,8 +143,12 @@ class DraftJob:
         self._on_error(error)
 
     def _end(self) -> int:
-        """The position that the job may not guess for."""
-        return min(self._committed + self._lead, self._engine.limits.max_context_tokens)
+        """The position that the job may not guess for. Guesses alone are no reason to read all again."""
+        return min(
+            self._committed + self._lead,
+            self._engine.limits.max_context_tokens,
+            self._engine.reach(self._committed) + 1,
+        )
 
     def _check(self, start_position: int, tokens: Sequence[int]) -> None:
         if not 0 <= start_position <= self._committed:

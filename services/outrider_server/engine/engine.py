@@ -119,6 +119,7 @@ class Engine:
         if parked is not None:
             self._restore(parked, slot)
         del slot.tokens[committed_length:]
+        slot.generated_from = draw.generated_from
         self.runner.draws.write(slot.index, draw)
         digest = tokens_digest(slot.tokens)
         return OpenedSlot(slot, slot.lease, len(slot.tokens), digest, time.monotonic())
@@ -150,7 +151,7 @@ class Engine:
         if slot is not None:
             held = min(length, len(slot.tokens))
             layers = self.runner.read_slot(slot.index, held)
-            copy = ParkedSession(1, tuple(slot.tokens[:held]), layers)
+            copy = ParkedSession(1, tuple(slot.tokens[:held]), layers, slot.reading)
         elif (parked := self.parked.get(session_id, epoch)) is not None:
             copy = parked.up_to(length, 1)
         else:
@@ -164,12 +165,13 @@ class Engine:
             self.parked.dropped += 1  # without a copy that would not be kept
             return
         layers = self.runner.read_slot(slot.index, len(slot.tokens))
-        parked = ParkedSession(slot.epoch, tuple(slot.tokens), layers)
+        parked = ParkedSession(slot.epoch, tuple(slot.tokens), layers, slot.reading)
         self.parked.put(slot.session_id, parked)
 
     def _restore(self, parked: ParkedSession, slot: Slot) -> None:
         self.runner.write_slot(slot.index, parked.tokens, parked.layers)
         slot.write(0, parked.tokens)
+        slot.reading = parked.reading
         self.parked.restored += 1
 
     def describe(self) -> ModelDescription:
@@ -221,6 +223,23 @@ class Engine:
         ]
         return plan_rows(demands, self.runner.layout, step_ms)
 
+    def turn_to(self, slot: Slot, length: int) -> bool:
+        """Makes the slot ready for a context of `length` tokens.
+
+        Where that is read at another length than what it holds, it is emptied and the answer is True: all is
+        to be read again.
+        """
+        reading = self.runner.length_rule.reading(length, slot.generated_from)
+        if reading == slot.reading:
+            return False
+        slot.reading = reading
+        slot.tokens.clear()
+        return True
+
+    def reach(self, length: int) -> int:
+        """The longest context that may share a step with one of `length` tokens."""
+        return self.runner.length_rule.reach(length)
+
     def wipe(self, slot: Slot) -> None:
         """Drops what a slot holds, after its model gave no number."""
         slot.tokens.clear()
@@ -230,7 +249,7 @@ class Engine:
         """Reads at most `prefill_width` tokens into a slot; returns the seconds that it took."""
         started = time.perf_counter()
         del slot.tokens[start_position:]  # a step that fails may have written over their KV
-        self.runner.prefill(Row(slot.index, start_position, tokens))
+        self.runner.prefill(Row(slot.index, start_position, tokens, slot.reading))
         slot.write(start_position, tokens)
         self.counters.prefill_steps += 1
         self.counters.prefilled_tokens += len(tokens)
@@ -247,7 +266,7 @@ class Engine:
         for slot, start, _ in rows:
             del slot.tokens[start:]
         results = self.runner.decide(
-            [Row(slot.index, start, tokens) for slot, start, tokens in rows], bucket
+            [Row(slot.index, start, tokens, slot.reading) for slot, start, tokens in rows], bucket
         )
         for slot, start, tokens in rows:
             slot.write(start, tokens)

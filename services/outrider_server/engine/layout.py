@@ -13,14 +13,18 @@ from dataclasses import dataclass
 
 from ..speculation.types import TokenLogprobs
 
+INPUT_KINDS = 4
+"""What a step is told of each of its tokens: id, slot, position, and the length that it is read at."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Tokens to read at `start_position` of a slot."""
+    """Tokens to read at `start_position` of a slot, each at a length of at least `reading`: `lengths.py`."""
 
     slot: int
     start_position: int
     tokens: tuple[int, ...]
+    reading: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +79,22 @@ class Layout:
         return begins
 
     def fill(self, rows: Sequence[Row], tokens: int, row_width: int = 0) -> list[list[int]]:
-        """Token ids, slots and positions: [3, tokens]. Aligned rows fill `row_width` or `width`."""
+        """Token ids, slots, positions and lengths: [4, tokens]. Aligned rows fill `row_width` or `width`."""
         row_width = row_width or self.width
         ids: list[int] = []
         slots: list[int] = []
         positions: list[int] = []
+        lengths: list[int] = []
         for row in rows:
             length = len(row.tokens) if self.packed else row_width
             ids += row.tokens + (0,) * (length - len(row.tokens))
             slots += [row.slot] * length
-            positions += range(row.start_position, row.start_position + length)
+            places = range(row.start_position, row.start_position + length)
+            positions += places
+            lengths += [max(row.reading, position + 1) for position in places]
         padding = tokens - len(ids)
         ids += [0] * padding
         slots += [self.scratch_slot] * padding
         positions += [index % row_width for index in range(padding)]
-        return [ids, slots, positions]
+        lengths += [1] * padding
+        return [ids, slots, positions, lengths]

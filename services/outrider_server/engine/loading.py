@@ -18,7 +18,7 @@ from transformers.utils import logging as library_logging
 
 from ..speculation.description import TokenizerFiles
 from ..speculation.errors import ModelRefused
-from .architectures import attention_at_loading, check_architecture, longest_context
+from .architectures import attention_at_loading, check_architecture
 from .checkpoint import (
     Checkpoint,
     check_amount,
@@ -27,6 +27,7 @@ from .checkpoint import (
     read_json,
 )
 from .hub import local_folder
+from .lengths import furthest_context, longest_context
 from .own_code import check_left_over
 from .probing import probe_step
 from .quantizing import NONE, loading_options, settle_layers, stored_quantization
@@ -61,6 +62,8 @@ class LoadedModel:
     parameter_count: int
     quantization: str = ""
     """How the weights are quantized, for example "nf4"; empty where they are not."""
+    most_positions: int = 0
+    """What may be asked for where that is more: a scaled rotary embedding reaches further."""
     ranks: int = 1
     """Processes that share the model out among them; each holds its share."""
 
@@ -118,6 +121,7 @@ def load_model(
         vocabulary=vocabulary,
         end_token_ids=_end_token_ids(model),
         max_positions=longest_context(config),
+        most_positions=furthest_context(config),
         tokenizer=tokenizer,
         parameter_count=model.num_parameters(),
         quantization=kind,

@@ -24,6 +24,8 @@ class ParkedSession:
     epoch: int
     tokens: tuple[int, ...]
     layers: Layers
+    reading: int = 0
+    """At what length they were read: see `lengths.py`."""
 
     @property
     def byte_count(self) -> int:
@@ -35,7 +37,7 @@ class ParkedSession:
         layers = tuple(
             (keys[:, :length].clone(), values[:, :length].clone()) for keys, values in self.layers
         )
-        return ParkedSession(epoch, self.tokens[:length], layers)
+        return ParkedSession(epoch, self.tokens[:length], layers, self.reading)
 
 
 @dataclass(slots=True)

@@ -23,6 +23,7 @@ import torch
 from torch import distributed
 
 from ..speculation.errors import OutriderError, StartupError
+from .layout import INPUT_KINDS
 from .links import Link, Links
 
 COLLECTIVE_HOURS = 2
@@ -38,7 +39,7 @@ class Operation(enum.IntEnum):
     """What rank 0 tells the others to run. All but the last have int64 values as their input."""
 
     DECIDE = 1
-    """A verify step over [3, N]: token ids, slots, positions."""
+    """A verify step over [INPUT_KINDS, N]."""
     READ = 2
     """A prefill step over the same."""
     WIPE = 3
@@ -130,7 +131,7 @@ class Group:
                 break
             inputs = torch.frombuffer(bytearray(payload), dtype=torch.int64)
             if operation != Operation.WIPE:
-                inputs = inputs.view(3, -1)
+                inputs = inputs.view(INPUT_KINDS, -1)
             try:
                 runner.repeat(operation, inputs.to(device))
             except OutriderError:

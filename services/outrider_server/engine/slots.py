@@ -21,6 +21,10 @@ class Slot:
     epoch: int
     tokens: list[int] = field(default_factory=list)
     open: bool = False
+    generated_from: int = 0
+    """Where the tokens that the turn generates begin."""
+    reading: int = 0
+    """At what length the tokens were read: see `lengths.py`."""
     lease: int = 0
     """Counts openings: a stream whose lease is not the latest has been taken over."""
 

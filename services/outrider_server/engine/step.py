@@ -23,12 +23,14 @@ from .cache import SlotCache
 from .cache_argument import cache_argument
 from .compiling import GuardedCompiler
 from .kernels import take_threads
-from .layout import Layout, Row, RowResult, packed_buckets
+from .layout import INPUT_KINDS, Layout, Row, RowResult, packed_buckets
+from .lengths import length_rule
 from .loading import LoadedModel
 from .noise import gumbel_noise
 from .packing import is_packed, pack_model, why_not_packed
 from .parking import Layers, read_slot, write_slot
 from .ranks import Group, Operation
+from .rotary import rotate_by_length
 from .sampling import DrawTable, Features, draw_tokens, penalize
 
 NOT_FINITE = -1
@@ -68,6 +70,8 @@ class StepRunner:
         self.device = loaded.model.device
         adapt_model(self.model)
         self._cache_argument = cache_argument(self.model)
+        self.length_rule = length_rule(self.model.config)
+        self._rotaries = rotate_by_length(self.model, limits.max_context_tokens)
         self.kernel_note = _put_on_kernels(self.model, compile_mode, attention)
         packed = not self.kernel_note
         self.layout = Layout(limits.width, packed, scratch_slot=limits.slots)
@@ -214,7 +218,7 @@ class StepRunner:
         self, inputs: torch.Tensor, logits: torch.Tensor, best: torch.Tensor
     ) -> torch.Tensor:
         """The same on the engine's own kernel."""
-        _, slots, positions = inputs
+        _, slots, positions, _ = inputs
         return torch.ops.outrider.draw_sampled.default(
             logits, best, self.draws.temperature[slots], self.draws.seed[slots], positions
         )
@@ -240,40 +244,42 @@ class StepRunner:
         )
 
     def _fill(self, rows: Sequence[Row], tokens: int, row_width: int = 0) -> torch.Tensor:
-        """Writes the rows into the static input of this many tokens: token ids, slots, positions."""
+        """Writes the rows into the static input of this many tokens: [INPUT_KINDS, tokens]."""
         inputs = self._inputs.get(tokens)
         if inputs is None:
-            inputs = torch.zeros((3, tokens), dtype=torch.int64, device=self.device)
+            inputs = torch.zeros((INPUT_KINDS, tokens), dtype=torch.int64, device=self.device)
             self._inputs[tokens] = inputs
         inputs.copy_(torch.tensor(self.layout.fill(rows, tokens, row_width)))
         return inputs
 
     def _decide(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """One forward pass: [3, N] -> float32 logits [N, V] and the most probable tokens [N].
+        """One forward pass: [INPUT_KINDS, N] -> float32 logits [N, V] and the most probable tokens [N].
 
         The latter are NOT_FINITE where the logits are no numbers. Ties go to the lowest token id. Logits of
         ids that no token of the vocabulary has are left out of everything.
         """
         width = inputs.shape[1] if self.layout.packed else self.limits.width
-        output = self.model(**self._arguments(inputs.view(3, -1, width)))
+        output = self.model(**self._arguments(inputs.view(INPUT_KINDS, -1, width)))
         logits = output.logits[..., : self.vocabulary_size].float().flatten(0, 1)
         finite = logits.isfinite().all(dim=-1)
         return logits, torch.where(finite, logits.argmax(dim=-1), NOT_FINITE)
 
     def _read(self, inputs: torch.Tensor) -> torch.Tensor:
         """The same without the vocabulary: keys and values are written, the hidden states [1, N, H] spare."""
-        output = self.model.base_model(**self._arguments(inputs.view(3, 1, -1)))
+        output = self.model.base_model(**self._arguments(inputs.view(INPUT_KINDS, 1, -1)))
         return output.last_hidden_state
 
     def _arguments(self, inputs: torch.Tensor) -> dict[str, object]:
-        """What the library's model takes: token ids, slots and positions of [R, W], [3, R, W] in all.
+        """What the library's model takes of [INPUT_KINDS, R, W].
 
         Padding past the end gets the last position, as some models look it up.
         """
-        token_ids, slots, positions = inputs.unbind()
+        token_ids, slots, positions, lengths = inputs.unbind()
         places = make_places(slots, positions)
         self.history[slots, positions] = token_ids
         self.cache.place(places)
+        for rotary in self._rotaries:
+            rotary.place(lengths)
         return {
             "input_ids": token_ids,
             "position_ids": positions.clamp(max=self.limits.max_context_tokens - 1),

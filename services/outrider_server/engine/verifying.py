@@ -37,6 +37,8 @@ class VerifyJob:
         self._engine = engine
         self._lease = lease
         self._step = step
+        self._start = step.start_position
+        self._context = step.context_tokens
         self._read = 0
         self._prefill_seconds = 0.0
         self._checked = False
@@ -51,13 +53,15 @@ class VerifyJob:
         self.slot.check_lease(self._lease)
         if not self._checked:
             self._check()
-        context = self._step.context_tokens
-        start = self._step.start_position + self._read
+        context = self._context
+        start = self._start + self._read
         unread = len(context) - 1 - self._read
         if unread:
             chunk = min(unread, self._engine.limits.prefill_width)
             return Work(start, context[self._read : self._read + chunk], prefill=True)
-        row = context[-1:] + self._step.proposed_tokens
+        length = start + 1
+        room = self._engine.reach(length) - length
+        row = context[-1:] + self._step.proposed_tokens[:room]
         return Work(start, row, prefill=False, survival=self._step.survival)
 
     def take(self, work: Work, result: RowResult | None, batch_rows: int, seconds: float) -> None:
@@ -103,4 +107,7 @@ class VerifyJob:
             )
         self.slot.check_position(step.start_position)
         self._engine.check_tokens(step.start_position, step.context_tokens + step.proposed_tokens)
+        held = tuple(self.slot.tokens[: step.start_position])
+        if self._engine.turn_to(self.slot, step.decided_position):
+            self._start, self._context = 0, held + step.context_tokens
         self._checked = True

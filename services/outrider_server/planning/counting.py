@@ -16,8 +16,9 @@ from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 
-from ..engine.architectures import check_architecture, longest_context
+from ..engine.architectures import check_architecture
 from ..engine.cache_argument import cache_argument
+from ..engine.lengths import furthest_context, longest_context
 from ..speculation.errors import ModelRefused
 from .config_file import ConfigFile, first_line
 from .types import CachedLayer, LinearLayer, ModelSizes, WeightTensor
@@ -49,6 +50,7 @@ def count_model(file: ConfigFile) -> ModelSizes:
         query_groups=max(1, heads // keys[0].shape[1]),
         head_dim=int(keys[0].shape[-1]),
         max_positions=longest_context(config),
+        most_positions=furthest_context(config),
         checkpoint_bytes=_checkpoint_bytes(file),
         notes=_notes(file),
     )

@@ -38,7 +38,8 @@ def fit(
         fits=holds(shape.slots, shape.context_tokens),
         largest_slots=largest(lambda slots: holds(slots, shape.context_tokens), MOST_SLOTS),
         largest_context_tokens=largest(
-            lambda tokens: holds(shape.slots, tokens), sizes.max_positions or LONGEST_CONTEXT
+            lambda tokens: holds(shape.slots, tokens),
+            max(sizes.max_positions, sizes.most_positions) or LONGEST_CONTEXT,
         ),
     )
 

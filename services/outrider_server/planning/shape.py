@@ -13,13 +13,13 @@ from .types import EngineRequest, EngineShape, ModelSizes
 
 def engine_shape(sizes: ModelSizes, request: EngineRequest) -> EngineShape:
     """The shape that an engine with these options has. Raises StartupError for a context it cannot have."""
-    positions = sizes.max_positions or request.max_context_tokens
-    if not positions:
+    named, wanted = sizes.max_positions, request.max_context_tokens
+    if not (named or wanted):
         raise StartupError(f"{sizes.name} names no longest context; set --max-context-tokens")
-    if request.max_context_tokens > positions:
+    most = max(named, sizes.most_positions)
+    if named and wanted > most:
         raise StartupError(
-            f"a context of {request.max_context_tokens} tokens is longer than the {positions} "
-            f"positions of {sizes.name}"
+            f"a context of {wanted} tokens is longer than the {most} positions of {sizes.name}"
         )
     dtype = sizes.dtype if request.dtype == "auto" else request.dtype
     on_cpu = request.device.partition(":")[0] == "cpu"
@@ -30,7 +30,7 @@ def engine_shape(sizes: ModelSizes, request: EngineRequest) -> EngineShape:
         rows=request.rows or request.slots,
         width=request.width,
         prefill_width=request.prefill_width,
-        context_tokens=request.max_context_tokens or positions,
+        context_tokens=wanted or named,
         packed=on_cpu and request.compile != "off" and _can_be_packed(sizes, dtype, request),
         compiled=_is_compiled(sizes, request, on_cpu),
         gathers_slots=not on_cpu,

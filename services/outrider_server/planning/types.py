@@ -66,6 +66,8 @@ class ModelSizes:
     head_dim: int
     max_positions: int
     """0 where the configuration names no longest context."""
+    most_positions: int = 0
+    """What may be asked for where it is more: a scaled rotary embedding reaches further."""
     checkpoint_bytes: int = 0
     """Size of the weight files of a checkpoint that is quantized already; 0 for every other."""
     notes: tuple[str, ...] = ()
