@@ -78,6 +78,7 @@ COARSE = [
     "('[[' ~ c) | e",
     "('[[' ~ c) | safe",
     "(('[[' ~ c) | safe) + '[['",
+    "('[[<' ~ c) | e | trim | e",
     "('[[' | safe).join([c])",
     "('[[%s' | safe) % c",
     "('[[' ~ c) | urlencode",
@@ -158,6 +159,30 @@ def test_what_an_author_wrote_and_nothing_else_is_in_its_spans(template, role, s
         assert not set(inside(rendered, spans)) & set("[]"), content
         if role == "assistant":
             assert not rendered.quoted
+
+
+@pytest.mark.parametrize(
+    ("expression", "text", "quoted"),
+    [
+        ("('ba' ~ c).split('a') | join('|')", "b|b", (2, 3)),
+        ("('b  ' ~ c).split() | join('|')", "b|b", (2, 3)),
+        ("('b\\n' ~ c).splitlines() | join('|')", "b|b", (2, 3)),
+        ("('ba' ~ c).partition('a') | join('|')", "b|a|b", (4, 5)),
+        ("('ba' ~ c).rsplit('a', 1) | join('|')", "b|b", (2, 3)),
+        ("('b' ~ c).removeprefix('b')", "b", (0, 1)),
+        ("(c ~ 'b').removesuffix('b')", "b", (0, 1)),
+        ("('xb' ~ c ~ 'bx').strip('x')", "bbb", (1, 2)),
+        ("('xb' ~ c).lstrip('x')", "bb", (1, 2)),
+        ("(c ~ 'bx').rstrip('x')", "bb", (0, 1)),
+        ("('ab' ~ c).replace('a', 'bb')", "bbbb", (3, 4)),
+        ("('bb' ~ c)[1:]", "bb", (1, 2)),
+        ("{'k': 'b' ~ c} | tojson", '{"k": "bb"}', (8, 9)),
+    ],
+)
+def test_a_piece_of_a_text_keeps_the_authors_of_its_place(expression, text, quoted):
+    """Template and user write the same letter."""
+    template = ChatTemplate(f"{{% set c = messages[0].content %}}{{{{ {expression} }}}}")
+    assert template.render([ChatMessage("user", "b")]) == RenderedText(text, (quoted,))
 
 
 @pytest.mark.parametrize("role", ["user", "assistant"])
