@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from outrider import _request, _wire
 from outrider._channel import Channel, Metadata, checked_metadata, timeout_seconds
+from outrider._ending import AGAIN_SECONDS, EndingTurns
 from outrider._stream import TurnStream
+from outrider.errors import TurnRunningError
 from outrider.types import Description, SessionInfo
 from outrider.v1 import session_pb2
 
@@ -19,6 +23,7 @@ class Calls:
     def __init__(self, channel: Channel, resume_ms: int = 0) -> None:
         self._channel = channel
         self._resume_seconds = resume_ms / 1000
+        self._ending = EndingTurns()
 
     async def create(self, ttl_seconds: int | None) -> SessionInfo:
         answer = await self._channel.call("CreateSession", _request.create_request(ttl_seconds))
@@ -43,20 +48,20 @@ class Calls:
 
     async def delete(self, session_id: str) -> None:
         request = session_pb2.DeleteSessionRequest(session_id=_request.session_id(session_id))
-        await self._channel.call("DeleteSession", request)
+        await self._idle_call("DeleteSession", request)
 
     async def fork(self, session_id: str, position: int | None) -> SessionInfo:
         request = session_pb2.ForkSessionRequest(session_id=session_id)
         if position is not None:
             request.position = _request.position(position)
-        answer = await self._channel.call("ForkSession", request)
+        answer = await self._idle_call("ForkSession", request)
         return _wire.session_info(answer.session)
 
     async def rewind(self, session_id: str, position: int) -> SessionInfo:
         request = session_pb2.RewindSessionRequest(
             session_id=session_id, position=_request.position(position)
         )
-        answer = await self._channel.call("RewindSession", request)
+        answer = await self._idle_call("RewindSession", request)
         return _wire.session_info(answer.session)
 
     async def describe(self) -> Description:
@@ -75,24 +80,19 @@ class Calls:
             checked_metadata(metadata)
         if not request.request_id:  # what a lost turn is asked for again by
             request.request_id = uuid.uuid4().hex
-        ends_at: float | None = None
+        left = _TimeLeft(timeout)
 
         def start(from_index: int | None) -> Any:
-            nonlocal ends_at
-            left = timeout
-            if timeout is not None:
-                ends_at = time.monotonic() + timeout if ends_at is None else ends_at
-                left = max(ends_at - time.monotonic(), 0.001)
             if from_index is None:
-                return self._channel.generate(request, left, metadata)
+                return self._channel.generate(request, left.seconds(), metadata)
             attach = session_pb2.AttachRequest(
                 session_id=request.session_id,
                 request_id=request.request_id,
                 from_index=from_index,
             )
-            return self._channel.attach(attach, left, metadata)
+            return self._channel.attach(attach, left.seconds(), metadata)
 
-        return TurnStream(start, self._resume_seconds)
+        return self._stream(start, request.session_id)
 
     def attached(
         self, session_id: str, request_id: str, from_index: int, timeout_ms: int | None
@@ -100,9 +100,40 @@ class Calls:
         """The stream of a turn that was begun before, from an index on."""
         timeout = timeout_seconds(timeout_ms)
         request = _request.attach_request(session_id, request_id, from_index)
+        left = _TimeLeft(timeout)
 
         def start(index: int | None) -> Any:
             request.from_index = request.from_index if index is None else index
-            return self._channel.attach(request, timeout, None)
+            return self._channel.attach(request, left.seconds(), None)
 
-        return TurnStream(start, self._resume_seconds, from_index)
+        return self._stream(start, session_id, from_index)
+
+    def _stream(
+        self, start: Callable[[int | None], Any], session_id: str, first_index: int = 0
+    ) -> TurnStream:
+        return TurnStream(start, self._resume_seconds, first_index, session_id, self._ending)
+
+    async def _idle_call(self, method: str, request: Any) -> Any:
+        """The answer to a call that a running turn refuses; one that was ended here is waited for."""
+        while True:
+            try:
+                return await self._channel.call(method, request)
+            except TurnRunningError:
+                if not self._ending.may_run(request.session_id):
+                    raise
+                await asyncio.sleep(AGAIN_SECONDS)
+
+
+class _TimeLeft:
+    """What is left of a timeout, in seconds, from the first question on; None where there is none."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self._timeout = timeout
+        self._ends_at: float | None = None
+
+    def seconds(self) -> float | None:
+        if self._timeout is None:
+            return None
+        now = time.monotonic()
+        self._ends_at = now + self._timeout if self._ends_at is None else self._ends_at
+        return max(self._ends_at - now, 0.001)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -38,6 +39,7 @@ class SessionHandle(Generic[ReplyT]):
         self._closed = False
         self._last_request: session_pb2.GenerateRequest | None = None
         self._last_start: int | None = None
+        self._current: weakref.ref[ReplyState] | None = None
 
     @property
     def id(self) -> str:
@@ -184,6 +186,13 @@ class SessionHandle(Generic[ReplyT]):
         """The reply over a stream that has not begun, to a request of this handle where there is one."""
         raise NotImplementedError
 
+    def _turn_to(self, reply: ReplyState | None) -> None:
+        """Ends the reply before this one, or before a call, where whoever read it has left it."""
+        before = None if self._current is None else self._current()
+        if before is not None and before is not reply and before._is_left():
+            before._end("the reply was ended by its session's next call")
+        self._current = None if reply is None else weakref.ref(reply)
+
     def _check_open(self) -> None:
         if self._closed:
             raise ClosedError(f"session {self._id} was closed here; open it again to use it")
@@ -216,6 +225,7 @@ class ReplyState:
         self, session: SessionHandle[ReplyT], request: session_pb2.GenerateRequest | None
     ) -> None:
         self._request = request
+        self._turn_to = session._turn_to
         self._moved_to = session._moved_to
         self._began = session._began
         self._started: Started | None = None
@@ -248,6 +258,21 @@ class ReplyState:
         if self._summary is None:
             raise UnfinishedError("the reply has no summary yet: read it to its end first")
         return self._summary
+
+    def _begin(self) -> None:
+        """The call is about to be made."""
+        if (
+            self._request is not None
+        ):  # one that is attached may go on with the turn of the reply before
+            self._turn_to(self)
+
+    def _is_left(self) -> bool:
+        """True where nobody reads on: whoever did has ended, or is the caller."""
+        raise NotImplementedError
+
+    def _end(self, why: str) -> None:
+        """Ends the turn; harmless when it has ended."""
+        raise NotImplementedError
 
     def _accept(self, message: TurnMessage) -> Event | None:
         """Takes a message in; gives it back if it is an event."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from outrider import _wire
 from outrider._channel import translated_failures
+from outrider._ending import AGAIN_SECONDS, EndingTurns
 from outrider._fork import Owned
 from outrider._wire import TurnMessage
 from outrider.errors import (
@@ -23,6 +24,7 @@ from outrider.errors import (
     NotImplementedYetError,
     OutriderError,
     StaleEpochError,
+    StoppedError,
     StreamBrokenError,
     TryLaterError,
     TurnRunningError,
@@ -69,7 +71,7 @@ class TurnStream(Owned):
     """An async iterator of a turn's messages.
 
     `start` makes the call, on the event loop: for the whole turn, given None, or from an index on. A turn
-    without progress is resumed for `resume_seconds`.
+    without progress is resumed for `resume_seconds`. `ending` knows of the session's turns before.
     """
 
     def __init__(
@@ -77,8 +79,12 @@ class TurnStream(Owned):
         start: Callable[[int | None], Any],
         resume_seconds: float = 0.0,
         first_index: int = 0,
+        session_id: str = "",
+        ending: EndingTurns | None = None,
     ) -> None:
         self._start = start
+        self._session_id = session_id
+        self._ending = EndingTurns() if ending is None else ending
         self._patience = Patience(resume_seconds)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._call: Any = None
@@ -112,10 +118,10 @@ class TurnStream(Owned):
                 raise
         raise StopAsyncIteration
 
-    def cancel(self) -> None:
+    def cancel(self, why: str = "the reply was cancelled") -> None:
         """Ends the turn; harmless when it has ended, and before the call is made."""
         if not self._ended and self._failure is None:
-            self._fail(CallCancelledError("the reply was cancelled"))
+            self._fail(CallCancelledError(why))
 
     async def _next(self) -> list[TurnMessage]:
         """What the next message holds; nothing at the end, for kinds that this SDK does not know, and
@@ -133,11 +139,15 @@ class TurnStream(Owned):
                 lost = f"the stream was lost: {error.message}"
                 raise StreamBrokenError(lost, code=error.code) from error
             raise
-        except (TurnRunningError, StaleEpochError):
+        except (TurnRunningError, StaleEpochError) as error:
             # Where a stream was lost, the service may still be at work for it.
-            if self._lost is None or not await self._resumed(self._lost):
-                raise
-            return []
+            if self._lost is not None and await self._resumed(self._lost):
+                return []
+            if isinstance(error, TurnRunningError) and self._ending.may_run(self._session_id):
+                await asyncio.sleep(AGAIN_SECONDS)
+                self._messages = None
+                return []
+            raise
         except NotImplementedYetError:
             if self._lost is None:
                 raise
@@ -150,6 +160,7 @@ class TurnStream(Owned):
             raise StreamBrokenError("the service sent a message that cannot be read")
         self._patience.progress()
         self._lost = None
+        self._ending.over(self._session_id)
         return [message for message in _wire.turn_messages(received) if self._order.check(message)]
 
     async def _resumed(self, error: TryLaterError) -> bool:
@@ -185,6 +196,8 @@ class TurnStream(Owned):
         self._failure = failure
         if self._call is not None and not self.is_inherited:
             self._call.cancel()
+            if isinstance(failure, (StoppedError, StreamBrokenError, UnavailableError)):
+                self._ending.ended(self._session_id)
 
 
 class _Order:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import weakref
 from collections.abc import AsyncIterator, Generator
 from contextlib import suppress
 from types import TracebackType
@@ -121,6 +123,7 @@ class AsyncSession(SessionHandle["AsyncReply"]):
         `NotImplementedYetError` from a service without it.
         """
         self._check_open()
+        self._turn_to(None)
         info = await self._calls.rewind(self._id, position)
         self._moved_to(info.position)
 
@@ -130,6 +133,7 @@ class AsyncSession(SessionHandle["AsyncReply"]):
         Raises as `rewind` does.
         """
         self._check_open()
+        self._turn_to(None)
         return AsyncSession(self._calls, await self._calls.fork(self._id, position))
 
     async def regenerate(
@@ -150,6 +154,7 @@ class AsyncSession(SessionHandle["AsyncReply"]):
         Raises `NotFoundError`, and `TurnRunningError` while a turn runs.
         """
         self._check_open()
+        self._turn_to(None)
         await self._calls.delete(self._id)
         self.close()
 
@@ -161,7 +166,8 @@ class AsyncReply(ReplyState):
     """The reply of one turn: an async iterator of events, whose text and tokens grow as it is read.
 
     Leaving `async with` early, `cancel`, and dropping the reply unread end the turn on the service
-    within one round; what was committed stays in the session.
+    within one round; what was committed stays in the session. The session's next call ends it
+    too, where who makes it had read the reply and left it.
     """
 
     def __init__(
@@ -172,11 +178,17 @@ class AsyncReply(ReplyState):
     ) -> None:
         super().__init__(session, request)
         self._stream = stream
+        self._reader: weakref.ref[asyncio.Task[Any]] | None = None
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Event:
+        if self._reader is None:
+            self._begin()
+        task = asyncio.current_task()
+        assert task is not None, "nothing else can await"
+        self._reader = weakref.ref(task)
         async for message in self._stream:
             event = self._accept(message)
             if event is not None:
@@ -211,6 +223,13 @@ class AsyncReply(ReplyState):
     def cancel(self) -> None:
         """Ends the turn; reading on raises `CallCancelledError`. Harmless after the end."""
         self._stream.cancel()
+
+    def _is_left(self) -> bool:
+        reader = None if self._reader is None else self._reader()
+        return reader is None or reader.done() or reader is asyncio.current_task()
+
+    def _end(self, why: str) -> None:
+        self._stream.cancel(why)
 
     async def aclose(self) -> None:
         """The same as `cancel`, for `contextlib.aclosing`."""

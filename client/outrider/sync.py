@@ -2,25 +2,25 @@
 
 Every client has an event loop in a thread of its own, from its first call until it is closed, or it and
 its sessions and replies are dropped. So it works in any thread, and in programs that have a running loop
-already. A reply's messages cross threads through one queue: what has arrived is taken without waiting.
+already. What has arrived of a reply is taken without waiting.
 """
 
 from __future__ import annotations
 
-import asyncio
-import queue
+import threading
 from collections.abc import Iterator
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 import grpc
 
+from outrider._bridge import Arrived, Bridge
 from outrider._calls import Calls
 from outrider._channel import Channel, ChannelOptions, MetadataSource
 from outrider._handle import ReplyState, SessionHandle
 from outrider._loop import LoopThread
 from outrider._stream import TurnStream
-from outrider._wire import TurnMessage
 from outrider.errors import CallCancelledError
 from outrider.types import Description, Event, SessionInfo
 from outrider.v1 import session_pb2
@@ -136,6 +136,7 @@ class Session(SessionHandle["Reply"]):
         `NotImplementedYetError` from a service without it.
         """
         self._check_open()
+        self._turn_to(None)
         info = self._loop.run(self._calls.rewind(self._id, position))
         self._moved_to(info.position)
 
@@ -145,6 +146,7 @@ class Session(SessionHandle["Reply"]):
         Raises as `rewind` does.
         """
         self._check_open()
+        self._turn_to(None)
         info = self._loop.run(self._calls.fork(self._id, position))
         return Session(self._calls, info, self._loop)
 
@@ -164,6 +166,7 @@ class Session(SessionHandle["Reply"]):
         Raises `NotFoundError`, and `TurnRunningError` while a turn runs.
         """
         self._check_open()
+        self._turn_to(None)
         self._loop.run(self._calls.delete(self._id))
         self.close()
 
@@ -175,7 +178,8 @@ class Reply(ReplyState):
     """The reply of one turn: an iterator of events, whose text and tokens grow as it is read.
 
     Leaving `with` early, `cancel`, an interrupt while waiting, and dropping the reply unread end
-    the turn on the service within one round; what was committed stays in the session.
+    the turn on the service within one round; what was committed stays in the session. The
+    session's next call ends it too, where who makes it had read the reply and left it.
     """
 
     def __init__(
@@ -186,9 +190,9 @@ class Reply(ReplyState):
         loop: LoopThread,
     ) -> None:
         super().__init__(session, request)
-        self._stream = stream
+        self._bridge = Bridge(stream)
         self._loop = loop
-        self._arrived: queue.SimpleQueue[TurnMessage | Exception | None] | None = None
+        self._reader: threading.Thread | None = None
         self._failure: Exception | None = None
         self._ended = False
 
@@ -222,7 +226,7 @@ class Reply(ReplyState):
         self.cancel()
 
     def __del__(self) -> None:
-        # The coroutine that reads the stream knows the queue alone, so a reply can be dropped.
+        # The coroutine that reads the stream knows the bridge alone, so a reply can be dropped.
         self.cancel()
 
     def read(self) -> Self:
@@ -233,38 +237,30 @@ class Reply(ReplyState):
 
     def cancel(self) -> None:
         """Ends the turn; reading on raises `CallCancelledError`. Harmless after the end."""
-        if not self._ended and self._failure is None:
-            self._failure = CallCancelledError("the reply was cancelled")
-            self._loop.call_soon(self._stream.cancel)
+        self._end("the reply was cancelled")
 
     def close(self) -> None:
         """The same as `cancel`, for `contextlib.closing`."""
         self.cancel()
 
-    def _wait(self) -> TurnMessage | Exception | None:
+    def _is_left(self) -> bool:
+        reader = self._reader
+        return reader is None or not reader.is_alive() or reader is threading.current_thread()
+
+    def _end(self, why: str) -> None:
+        if not self._ended and self._failure is None:
+            self._failure = CallCancelledError(why)
+            self._loop.call_soon(partial(self._bridge.cancel, why))
+
+    def _wait(self) -> Arrived:
         """The next thing that has arrived; starts the call where that has not happened."""
         self._loop.check_own()
-        if self._arrived is None:
-            self._arrived = queue.SimpleQueue()
-            self._loop.submit(_forward(self._stream, self._arrived))
+        if self._reader is None:
+            self._begin()
+            self._loop.submit(self._bridge.forward())
+        self._reader = threading.current_thread()
         try:
-            return self._arrived.get()
+            return self._bridge.take(self._loop.call_soon)
         except BaseException:
             self.cancel()
             raise
-
-
-async def _forward(
-    stream: TurnStream, arrived: queue.SimpleQueue[TurnMessage | Exception | None]
-) -> None:
-    """Puts a stream's messages into the queue, then its failure, or None at its end."""
-    try:
-        async for message in stream:
-            arrived.put(message)
-    except Exception as failure:  # whoever reads must not wait for ever, whatever went wrong
-        arrived.put(failure)
-    except asyncio.CancelledError:
-        arrived.put(CallCancelledError("the client was closed"))
-        raise
-    else:
-        arrived.put(None)

@@ -134,6 +134,11 @@ class FakeSessionService(session_pb2_grpc.SessionServiceServicer):
         self.requests: queue.Queue[Any] = queue.Queue()
         self.metadata: dict[str, str] = {}
         self.cancelled = threading.Event()
+        self.sent = 0
+        """Messages of turns."""
+        self.lingers: int | None = None
+        """How many calls a turn that was cancelled still refuses; None where turns refuse no call."""
+        self._runs = False
         self.description = session_pb2.DescribeResponse(
             target=types_pb2.ModelDescription(name="big", width=8), version="1.2.3", max_window=7
         )
@@ -167,12 +172,14 @@ class FakeSessionService(session_pb2_grpc.SessionServiceServicer):
 
     def DeleteSession(self, request: Any, context: Any) -> Any:
         self._take("DeleteSession", request, context)
+        self._refuse_while_running(context)
         self._find(request.session_id, context)
         del self.sessions[request.session_id]
         return session_pb2.DeleteSessionResponse()
 
     def ForkSession(self, request: Any, context: Any) -> Any:
         self._take("ForkSession", request, context)
+        self._refuse_while_running(context)
         source = self._find(request.session_id, context)
         position = request.position if request.HasField("position") else source.position
         copy = session_pb2.Session(session_id=f"{source.session_id}-copy", position=position)
@@ -181,6 +188,7 @@ class FakeSessionService(session_pb2_grpc.SessionServiceServicer):
 
     def RewindSession(self, request: Any, context: Any) -> Any:
         self._take("RewindSession", request, context)
+        self._refuse_while_running(context)
         session = self._find(request.session_id, context)
         session.position = request.position
         return session_pb2.RewindSessionResponse(session=session)
@@ -190,6 +198,7 @@ class FakeSessionService(session_pb2_grpc.SessionServiceServicer):
         return self.description
 
     def Generate(self, request: Any, context: Any) -> Iterator[Any]:
+        self._refuse_while_running(context)
         ended, finished = threading.Event(), threading.Event()
 
         def end() -> None:
@@ -199,6 +208,7 @@ class FakeSessionService(session_pb2_grpc.SessionServiceServicer):
 
         context.add_callback(end)
         self._take("Generate", request, context)
+        self._runs = True
         for step in self.script:
             if step is HOLD:
                 ended.wait()
@@ -206,14 +216,28 @@ class FakeSessionService(session_pb2_grpc.SessionServiceServicer):
             if isinstance(step, (Failure, RawStatus)):
                 finished.set()
                 step.abort(context)
+            self.sent += 1
             yield step
         finished.set()
+        self._runs = False
 
     def _take(self, method: str, request: Any, context: Any) -> None:
         self.metadata = dict(context.invocation_metadata())
         self.requests.put(request)
         if method in self.failures:
             self.failures[method].abort(context)
+
+    def _refuse_while_running(self, context: Any) -> None:
+        if self.lingers is None or not self._runs:
+            return
+        if self.cancelled.is_set():
+            if self.lingers == 0:
+                self._runs = False
+                return
+            self.lingers -= 1
+        Failure(
+            grpc.StatusCode.FAILED_PRECONDITION, "a turn runs", error_info("TURN_RUNNING")
+        ).abort(context)
 
     def _find(self, session_id: str, context: Any) -> session_pb2.Session:
         if session_id not in self.sessions:

@@ -87,7 +87,7 @@ def test_an_interrupt_while_waiting_cancels_on_the_service(sync_client, service,
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    reply._arrived = type("Interrupted", (), {"get": staticmethod(interrupted)})()
+    reply._bridge._arrived = type("Interrupted", (), {"get": staticmethod(interrupted)})()
     with pytest.raises(KeyboardInterrupt):
         next(reply)
     assert service.cancelled.wait(10)
