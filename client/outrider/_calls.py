@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from outrider import _request, _wire
-from outrider._channel import Channel, Metadata, checked_metadata, timeout_seconds
+from outrider._channel import Channel
 from outrider._ending import AGAIN_SECONDS, EndingTurns
+from outrider._settings import Metadata, checked_metadata, timeout_seconds
 from outrider._stream import TurnStream
 from outrider.errors import TurnRunningError
 from outrider.types import Description, SessionInfo
@@ -20,9 +21,9 @@ from outrider.v1 import session_pb2
 class Calls:
     """One method a call, over one channel."""
 
-    def __init__(self, channel: Channel, resume_ms: int = 0) -> None:
+    def __init__(self, channel: Channel, resume_seconds: float = 0.0) -> None:
         self._channel = channel
-        self._resume_seconds = resume_ms / 1000
+        self._resume_seconds = resume_seconds
         self._ending = EndingTurns()
 
     async def create(self, ttl_seconds: int | None) -> SessionInfo:
@@ -31,7 +32,7 @@ class Calls:
 
     async def get(self, session_id: str, with_tokens: bool) -> SessionInfo:
         request = session_pb2.GetSessionRequest(
-            session_id=_request.session_id(session_id), with_tokens=with_tokens
+            session_id=_request.session_id(session_id), with_tokens=bool(with_tokens)
         )
         answer = await self._channel.call("GetSession", request)
         if not with_tokens:

@@ -6,57 +6,31 @@ Everything above this module sees exceptions of `errors.py` only.
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+import os
+import time
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
 from typing import Any
 
 import grpc
 import grpc.aio
 
-from outrider import _status
+from outrider import _proxy, _settings, _status
 from outrider._fork import Owned
+from outrider._settings import ChannelOptions, Metadata, MetadataSource
 from outrider.errors import (
     CallCancelledError,
     ClosedError,
     InternalError,
-    InvalidRequestError,
     UsageError,
 )
 from outrider.v1 import session_pb2_grpc
 
-Metadata = Mapping[str, str]
-MetadataSource = Metadata | Callable[[], Metadata]
-ChannelOptions = Sequence[tuple[str, int | str]]
-
-MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+USES_PROXY = "grpc.enable_http_proxy"
 LAST_WORDS_SECONDS = 0.01
 """How long a closed channel's calls are listened to."""
-
-_METADATA_KEY = re.compile(r"[0-9a-z_.-]+")
-_METADATA_VALUE = re.compile(r"[ -~]*")
-
-
-def channel_options(extra: ChannelOptions) -> list[tuple[str, int | str]]:
-    """The options of the channel; `extra` comes last and so overrides."""
-    return [
-        # A frozen peer is noticed only where all three are set: the first two time the keepalive,
-        # and the last the ping that carries it, which otherwise waits for 60 s.
-        ("grpc.keepalive_time_ms", 20_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
-        ("grpc.http2.ping_timeout_ms", 10_000),
-        # A service that restarts is found again within a second, not within gRPC's two minutes.
-        ("grpc.initial_reconnect_backoff_ms", 200),
-        ("grpc.max_reconnect_backoff_ms", 1_000),
-        # So that a service waits for a reader that is slow: by default gRPC takes in megabytes ahead.
-        ("grpc.http2.bdp_probe", 0),
-        ("grpc.http2.lookahead_bytes", 16_384),
-        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.primary_user_agent", f"outrider-python/{version('outrider')}"),
-        *extra,
-    ]
+LOOK_SECONDS = 0.02
+"""How often a connection that is being made anew is looked at."""
 
 
 class Channel(Owned):
@@ -73,25 +47,36 @@ class Channel(Owned):
         options: ChannelOptions,
         credentials: grpc.ChannelCredentials | None,
         metadata: MetadataSource | None,
+        away_seconds: float,
     ) -> None:
-        if not target:
-            raise InvalidRequestError("the target is empty", field="target")
-        self._target = target
-        self._timeout_seconds = timeout_seconds(timeout_ms)
-        self._options = channel_options(options)
-        self._credentials = credentials
+        """`away_seconds`: how long a call waits for a service that was reached before and is away."""
+        self._target = _settings.checked_target(target)
+        self._timeout_seconds = _settings.timeout_seconds(timeout_ms)
+        self._away_seconds = away_seconds
+        self._options = dict(_settings.channel_options(options))
+        if _proxy.is_local(self._target):
+            self._options.setdefault(USES_PROXY, 0)
+        self._note = ""
+        """What a failure adds of the proxy on the way."""
+        self._credentials = _settings.checked_credentials(credentials)
+        if metadata is not None and not callable(metadata):
+            _settings.checked_metadata(metadata)
         self._metadata = metadata
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connection: AsyncGenerator[None] | None = None
+        self._grpc: grpc.aio.Channel | None = None
         self._stub: Any = None
+        self._was_reached = False
         self._closed = False
 
     async def call(self, method: str, request: object) -> Any:
         """The answer to a unary call."""
         start = getattr(self._open(), method)
         metadata = self._merged_metadata(None)
-        with translated_failures():
-            answer = await start(request, timeout=self._timeout_seconds, metadata=metadata)
+        timeout = await self._reconnected() if self._was_reached else self._timeout_seconds
+        with translated_failures(self._note):
+            answer = await start(request, timeout=timeout, metadata=metadata)
+        self._was_reached = True
         if answer is None:  # gRPC gives None for bytes that are no message
             raise InternalError("the service sent an answer that cannot be read")
         return answer
@@ -113,7 +98,7 @@ class Channel(Owned):
         self._closed = True
         if self.is_inherited:
             return  # the parent's
-        connection, self._connection, self._stub = self._connection, None, None
+        connection, self._connection, self._grpc, self._stub = self._connection, None, None, None
         if connection is not None and self._loop is asyncio.get_running_loop():
             await connection.aclose()
 
@@ -129,21 +114,43 @@ class Channel(Owned):
                     "the client is in use on another event loop: make one for each event loop"
                 )
             self.own()
-            channel = self._connected()
+            channel = self._grpc = self._connected()
+            if self._options.get(USES_PROXY, 1):
+                self._note = _proxy.proxy_note(self._target, os.environ)
             self._connection, self._loop = _until_closed(channel), loop
             with suppress(StopIteration):  # it yields at once
                 anext(self._connection).send(None)
             self._stub = session_pb2_grpc.SessionServiceStub(channel)  # type: ignore[no-untyped-call]
         return self._stub
 
+    async def _reconnected(self) -> float | None:
+        """Waits for a service that was reached before and is away; what is left of the timeout, in seconds.
+
+        The call that follows then goes to who answers, or has the cause to tell and a tenth of its time.
+        """
+        timeout, began = self._timeout_seconds, time.monotonic()
+        longest = self._away_seconds if timeout is None else min(self._away_seconds, 0.9 * timeout)
+        while (  # noqa: ASYNC110 - a watch of gRPC's would outlive its waiter
+            self._grpc is not None
+            and self._grpc.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.READY
+            and time.monotonic() - began < longest
+        ):
+            await asyncio.sleep(LOOK_SECONDS)
+        if self._grpc is None:
+            raise CallCancelledError("the client was closed during the call")
+        return None if timeout is None else timeout - (time.monotonic() - began)
+
     def _connected(self) -> grpc.aio.Channel:
+        options = list(self._options.items())
         if self._credentials is None:
-            return grpc.aio.insecure_channel(self._target, self._options)
-        return grpc.aio.secure_channel(self._target, self._credentials, self._options)
+            return grpc.aio.insecure_channel(self._target, options)
+        return grpc.aio.secure_channel(self._target, self._credentials, options)
 
     def _merged_metadata(self, extra: Metadata | None) -> list[tuple[str, str]]:
         common = self._metadata() if callable(self._metadata) else self._metadata
-        return checked_metadata({**(common or {}), **(extra or {})})
+        pairs = {} if common is None else dict(_settings.checked_metadata(common))
+        pairs |= {} if extra is None else dict(_settings.checked_metadata(extra))
+        return list(pairs.items())
 
 
 async def _until_closed(channel: grpc.aio.Channel) -> AsyncGenerator[None]:
@@ -158,25 +165,14 @@ async def _until_closed(channel: grpc.aio.Channel) -> AsyncGenerator[None]:
         await asyncio.sleep(LAST_WORDS_SECONDS)
 
 
-def checked_metadata(metadata: Metadata) -> list[tuple[str, str]]:
-    """The metadata as gRPC takes it. Raises `InvalidRequestError` for what no header can carry."""
-    for key, value in metadata.items():
-        if not _METADATA_KEY.fullmatch(key) or not _METADATA_VALUE.fullmatch(value):
-            raise InvalidRequestError(
-                f"metadata {key!r} is not a lower-case header with a printable value",
-                field="metadata",
-                reason="INVALID_REQUEST",
-            )
-    return list(metadata.items())
-
-
 @contextmanager
-def translated_failures() -> Iterator[None]:
-    """Raises what a caller is to see in place of what gRPC raises inside."""
+def translated_failures(note: str = "") -> Iterator[None]:
+    """Raises what a caller is to see in place of what gRPC raises inside; `note` is added where the
+    service did not say it."""
     try:
         yield
     except grpc.aio.AioRpcError as failure:
-        raise _status.from_rpc_error(failure) from failure
+        raise _status.from_rpc_error(failure, note) from failure
     except grpc.aio.BaseError as failure:
         raise InternalError(f"gRPC failed: {failure}") from failure
     except asyncio.CancelledError:
@@ -185,16 +181,3 @@ def translated_failures() -> Iterator[None]:
         if task is None or task.cancelling():
             raise
         raise CallCancelledError("the call was cancelled, or its client closed") from None
-
-
-def timeout_seconds(timeout_ms: int | None) -> float | None:
-    """A deadline as gRPC takes it. Raises `InvalidRequestError` below 1: gRPC reads 0 as none."""
-    if timeout_ms is None:
-        return None
-    if timeout_ms < 1:
-        raise InvalidRequestError(
-            f"timeout_ms is at least 1, not {timeout_ms}",
-            field="timeout_ms",
-            reason="INVALID_REQUEST",
-        )
-    return timeout_ms / 1000

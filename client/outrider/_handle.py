@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from outrider import _request
 from outrider._calls import Calls
-from outrider._channel import Metadata
+from outrider._settings import Metadata
 from outrider._stream import TurnStream
 from outrider._wire import TurnMessage
 from outrider.errors import ClosedError, UnfinishedError

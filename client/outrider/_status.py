@@ -6,6 +6,7 @@ decides otherwise, so that proxies, old services and gRPC itself are covered too
 
 from __future__ import annotations
 
+import re
 from typing import Any, TypeVar, cast
 
 import grpc
@@ -57,11 +58,14 @@ CODES: dict[StatusCode, type[errors.OutriderError]] = {
     StatusCode.DATA_LOSS: errors.InternalError,
 }
 
+_TOO_LARGE = re.compile("larger than max|exceeds maximum size")
+"""How gRPC's libraries tell a message above their limit from what time would mend."""
+
 DetailT = TypeVar("DetailT", bound=Message)
 
 
-def from_rpc_error(failure: grpc.aio.AioRpcError) -> errors.OutriderError:
-    """The exception of the SDK for a call that gRPC reports as failed."""
+def from_rpc_error(failure: grpc.aio.AioRpcError, note: str = "") -> errors.OutriderError:
+    """The exception of the SDK for a call that gRPC reports as failed; `note` for what no service said."""
     # The type stubs leave the methods of RpcError out; every AioRpcError has code() and details().
     status = cast(Any, failure)
     code: StatusCode = status.code()
@@ -69,7 +73,10 @@ def from_rpc_error(failure: grpc.aio.AioRpcError) -> errors.OutriderError:
     details = _details(failure)
     info = _detail(details, error_details_pb2.ErrorInfo)
     reason: str = info.reason if info is not None and info.domain == DOMAIN else ""
+    message += "" if reason else note
     kind = REASONS.get(reason) or CODES.get(code, errors.InternalError)
+    if kind is errors.ExhaustedError and not reason and _TOO_LARGE.search(message):
+        return errors.CallerError(f"a message of the call is too large: {message}", code=code)
     return kind(message, code=code, reason=reason, **_extras(kind, details))
 
 

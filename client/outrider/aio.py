@@ -12,8 +12,9 @@ from typing import Any, Self
 import grpc
 
 from outrider._calls import Calls
-from outrider._channel import Channel, ChannelOptions, MetadataSource
+from outrider._channel import Channel
 from outrider._handle import ReplyState, SessionHandle
+from outrider._settings import ChannelOptions, MetadataSource, resume_seconds
 from outrider._stream import TurnStream
 from outrider.types import Description, Event, SessionInfo
 from outrider.v1 import session_pb2
@@ -28,13 +29,15 @@ class AsyncClient:
 
     Args:
         target: "HOST:PORT", or "unix:/path" for a Unix socket.
-        timeout_ms: Deadline of each call but `generate`, in milliseconds; None for none.
-        channel_options: gRPC channel options, which override the SDK's own.
+        timeout_ms: Deadline of each call but `generate`, in milliseconds, at least 1; None for none.
+        channel_options: gRPC channel options, which override the SDK's own; for example
+            ("grpc.enable_http_proxy", 0) to use no proxy of the environment.
         credentials: For TLS; None connects without.
         metadata: Headers of every call, or a function that makes them for each, so that a trace
             context or a token can follow the caller.
         resume_ms: How long a reply that makes no progress is resumed, in milliseconds, before its
             failure is raised; 0 raises it at once. Tokens come in order, without a gap, each once.
+            So long, within its deadline, a call waits for a service that was reached before and is away.
     """
 
     def __init__(
@@ -47,14 +50,16 @@ class AsyncClient:
         metadata: MetadataSource | None = None,
         resume_ms: int = 30_000,
     ) -> None:
+        patience = resume_seconds(resume_ms)
         self._channel = Channel(
             target,
             timeout_ms=timeout_ms,
             options=channel_options,
             credentials=credentials,
             metadata=metadata,
+            away_seconds=patience,
         )
-        self._calls = Calls(self._channel, resume_ms)
+        self._calls = Calls(self._channel, patience)
 
     async def __aenter__(self) -> Self:
         return self

@@ -17,9 +17,10 @@ import grpc
 
 from outrider._bridge import Arrived, Bridge
 from outrider._calls import Calls
-from outrider._channel import Channel, ChannelOptions, MetadataSource
+from outrider._channel import Channel
 from outrider._handle import ReplyState, SessionHandle
 from outrider._loop import LoopThread
+from outrider._settings import ChannelOptions, MetadataSource, resume_seconds
 from outrider._stream import TurnStream
 from outrider.errors import CallCancelledError
 from outrider.types import Description, Event, SessionInfo
@@ -34,14 +35,16 @@ class Client:
 
     Args:
         target: "HOST:PORT", or "unix:/path" for a Unix socket.
-        timeout_ms: Deadline of each call but `generate`, in milliseconds; None for none.
-        channel_options: gRPC channel options, which override the SDK's own.
+        timeout_ms: Deadline of each call but `generate`, in milliseconds, at least 1; None for none.
+        channel_options: gRPC channel options, which override the SDK's own; for example
+            ("grpc.enable_http_proxy", 0) to use no proxy of the environment.
         credentials: For TLS; None connects without.
         metadata: Headers of every call, or a function that makes them for each, so that a trace
             context or a token can follow the caller; the function runs in the client's own thread,
             with the caller's context variables.
         resume_ms: How long a reply that makes no progress is resumed, in milliseconds, before its
             failure is raised; 0 raises it at once. Tokens come in order, without a gap, each once.
+            So long, within its deadline, a call waits for a service that was reached before and is away.
     """
 
     def __init__(
@@ -54,14 +57,16 @@ class Client:
         metadata: MetadataSource | None = None,
         resume_ms: int = 30_000,
     ) -> None:
+        patience = resume_seconds(resume_ms)
         self._channel = Channel(
             target,
             timeout_ms=timeout_ms,
             options=channel_options,
             credentials=credentials,
             metadata=metadata,
+            away_seconds=patience,
         )
-        self._calls = Calls(self._channel, resume_ms)
+        self._calls = Calls(self._channel, patience)
         self._loop = LoopThread(self._channel.close)
 
     def __enter__(self) -> Self:

@@ -71,9 +71,12 @@ async def run_session(config: SessionConfig) -> None:
     targets, drafts = Addresses(config.targets), Addresses(config.drafts)
     try:
         target = Targets(await targets.first(config.target_timeout_ms / 1000))
+    except Unavailable as error:
+        raise StartupError(f"no target at {', '.join(config.targets)}: {error}") from error
+    try:
         model = ServedModel.of(*await target.describe(config.target_timeout_ms))
     except Unavailable as error:
-        raise StartupError(f"no target answers ({', '.join(config.targets)})") from error
+        raise StartupError(f"no target answers ({await target.troubles()})") from error
     place = str(config.ledger)
     ledger = await open_ledger(place, config.ttl_seconds)
     draft = Drafts(await drafts.look_up()) if config.drafts else None

@@ -247,10 +247,10 @@ class FakeSessionService(session_pb2_grpc.SessionServiceServicer):
         return self.sessions[session_id]
 
 
-def serve(service: FakeSessionService) -> tuple[grpc.Server, str]:
-    """A started server on a free port, and its address."""
+def serve(service: FakeSessionService, address: str = "127.0.0.1:0") -> tuple[grpc.Server, str]:
+    """A started server, on a free port unless one is named, and its address."""
     server = grpc.server(ThreadPoolExecutor(8))
     session_pb2_grpc.add_SessionServiceServicer_to_server(service, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(address)
     server.start()
     return server, f"127.0.0.1:{port}"

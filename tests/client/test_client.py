@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 
+import grpc
 import outrider
 import pytest
-from outrider._channel import channel_options
+from outrider._settings import channel_options
 
-from .fake_service import Hang
+from .fake_service import Hang, serve
 
 
 async def test_sessions_are_listed_over_all_pages(client, service):
@@ -99,7 +102,7 @@ async def test_metadata_of_the_client_and_of_the_call_are_sent(address, service)
         assert (service.metadata["traceparent"], service.metadata["x-tenant"]) == ("two", "t")
 
 
-@pytest.mark.parametrize("timeout_ms", [0, -1])
+@pytest.mark.parametrize("timeout_ms", [0, -1, 0.5, 10**13, 1e13, math.inf, math.nan, "30", [30]])
 async def test_a_deadline_that_is_no_time_is_refused(client, timeout_ms):
     session = await client.create_session()
     with pytest.raises(outrider.InvalidRequestError) as caught:
@@ -109,17 +112,103 @@ async def test_a_deadline_that_is_no_time_is_refused(client, timeout_ms):
         outrider.AsyncClient("127.0.0.1:1", timeout_ms=timeout_ms)
 
 
-@pytest.mark.parametrize("metadata", [{"Upper": "x"}, {"key": "line\nbreak"}, {"": "x"}])
-async def test_metadata_that_no_header_can_carry_is_refused(client, metadata):
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        *({"Upper": "x"}, {"key": "line\nbreak"}, {"": "x"}, {1: "x"}, {"key": 1}, {"key": b"x"}),
+        *({"key": None}, {"key-bin": "x"}, [("key", "x")], "key", 7),
+    ],
+)
+async def test_metadata_that_no_header_can_carry_is_refused(client, address, metadata):
     session = await client.create_session()
     with pytest.raises(outrider.InvalidRequestError) as caught:
         session.generate("hi", metadata=metadata)
     assert caught.value.field == "metadata"
-
-
-def test_an_empty_target_is_refused():
     with pytest.raises(outrider.InvalidRequestError):
-        outrider.AsyncClient("")
+        outrider.AsyncClient(address, metadata=metadata)
+    async with outrider.AsyncClient(address, metadata=lambda: metadata) as other:
+        with pytest.raises(outrider.InvalidRequestError):
+            await other.describe()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("target", value) for value in ("", " ", None, 7, b"127.0.0.1:1", "\ud800")),
+        *(("resume_ms", value) for value in (-1, math.nan, math.inf, None, "3")),
+        *(
+            ("channel_options", value)
+            for value in (7, [7], "ab", {"a": 1}, [("a", None)], [(1, 2)])
+        ),
+        ("credentials", "secret"),
+    ],
+)
+@pytest.mark.parametrize("kind", [outrider.AsyncClient, outrider.Client])
+def test_what_no_client_can_be_made_of_is_refused(kind, field, value):
+    with pytest.raises(outrider.InvalidRequestError) as caught:
+        kind(**{"target": "127.0.0.1:1", field: value})
+    assert caught.value.field == field
+
+
+async def reconnecting_fails(client: outrider.AsyncClient) -> None:
+    """Returns when the client waits before it connects again."""
+    channel = client._channel._grpc
+    while channel.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+        await asyncio.to_thread(time.monotonic)
+
+
+async def test_a_call_waits_for_a_service_that_restarts(client, server, service):
+    await client.describe()
+    server[0].stop(0).wait()
+    await reconnecting_fails(client)
+    waiting = asyncio.ensure_future(client.describe())
+    session = asyncio.ensure_future(client.create_session())
+    await asyncio.to_thread(time.monotonic)
+    again, _ = serve(service, server[1])
+    assert (await waiting).version == "1.2.3"
+    assert (await session).id == "s0"
+    again.stop(0).wait()
+
+
+@pytest.mark.parametrize("given", [{"timeout_ms": 300}, {"resume_ms": 100}, {"resume_ms": 0}])
+async def test_a_service_that_stays_away_is_told_with_the_cause(address, server, given):
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    async with outrider.AsyncClient(address, channel_options=options, **given) as client:
+        await client.describe()
+        server[0].stop(0).wait()
+        await reconnecting_fails(client)
+        with pytest.raises(outrider.UnavailableError, match="refused"):
+            await client.describe()
+
+
+async def test_an_address_where_nothing_ever_answered_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(asyncio, "sleep", None)
+    client = outrider.AsyncClient("127.0.0.1:1")
+    with pytest.raises(outrider.UnavailableError, match="refused"):
+        await client.describe()
+    monkeypatch.undo()
+    await client.close()
+
+
+async def test_closing_the_client_ends_a_call_that_waits_for_the_service(client, server):
+    await client.describe()
+    server[0].stop(0).wait()
+    await reconnecting_fails(client)
+    waiting = asyncio.ensure_future(client.describe())
+    await asyncio.sleep(0)
+    await client.close()
+    with pytest.raises(outrider.CallCancelledError):
+        await waiting
+
+
+async def test_a_message_above_a_limit_is_the_callers_error(client, address):
+    small = [("grpc.max_receive_message_length", 5), ("grpc.use_local_subchannel_pool", 1)]
+    session = await client.create_session()
+    async with outrider.AsyncClient(address, channel_options=small) as other:
+        for call in (other.describe, session.generate("x" * 5_000_000).read):
+            with pytest.raises(outrider.CallerError, match="too large") as caught:
+                await call()
+            assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 def test_a_frozen_service_is_noticed_within_seconds():
@@ -132,8 +221,9 @@ def test_a_frozen_service_is_noticed_within_seconds():
     assert all(0 < milliseconds <= 30_000 for milliseconds in pings)
 
 
-def test_channel_options_of_the_caller_override():
-    assert dict(channel_options([("grpc.keepalive_time_ms", 5)]))["grpc.keepalive_time_ms"] == 5
+def test_channel_options_of_the_caller_take_the_place_of_the_sdks():
+    options = channel_options([("grpc.keepalive_time_ms", 5)])
+    assert [value for name, value in options if name == "grpc.keepalive_time_ms"] == [5]
 
 
 async def test_the_user_agent_names_the_sdk(client, service):

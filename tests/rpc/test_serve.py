@@ -58,6 +58,21 @@ async def test_a_unix_socket_is_served(tmp_path: Path) -> None:
     await server.drain(0)
 
 
+async def test_a_peer_is_reached_without_the_proxy_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # where nothing listens
+    server = Server((NAME,))
+    target_pb2_grpc.add_TargetServiceServicer_to_server(ScriptedTarget(), server.grpc)
+    address = await server.start("127.0.0.1:0")
+    async with open_channel(address) as channel:
+        await target_pb2_grpc.TargetServiceStub(channel).DescribeModel(
+            target_pb2.DescribeModelRequest(), timeout=20
+        )
+    await server.drain(0)
+
+
 async def test_health_is_serving_and_turns_when_draining() -> None:
     async with serving(ScriptedTarget()) as (server, channel):
         health = health_pb2_grpc.HealthStub(channel)

@@ -26,6 +26,8 @@ CLIENT_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
+    # Peers reach each other directly: the environment's http_proxy is meant for others.
+    ("grpc.enable_http_proxy", 0),
 )
 
 SERVER_OPTIONS = (

@@ -26,6 +26,9 @@ from ..speculation.meter import TurnMeter
 from ..speculation.types import Draw, Step, Verdict, usable_length
 from .target_stream import PEER, TargetStream, TurnLine
 
+TROUBLE_SECONDS = 2.0
+"""How long to ask a target that does not answer for the reason."""
+
 
 class TargetLink:
     """One target service."""
@@ -45,6 +48,15 @@ class TargetLink:
         except grpc.RpcError as error:
             raise from_rpc_error(error, PEER) from error
         return description_from_proto(response.model), tokenizer_from_proto(response.tokenizer)
+
+    async def trouble(self) -> str:
+        """Why it does not answer, in gRPC's words, which are for the operator and never for a client."""
+        request = target_pb2.DescribeModelRequest()
+        try:
+            await self._stub.DescribeModel(request, timeout=TROUBLE_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            return error.details() or error.code().name
+        return "it answers now"
 
     async def open_turn(
         self,

@@ -125,6 +125,12 @@ class Targets:
         self._model = found[0]
         return found
 
+    async def troubles(self) -> str:
+        """Why each of them does not answer, for the operator."""
+        told = await asyncio.gather(*(place.link.trouble() for place in self._places))
+        each = zip(self._places, told, strict=True)
+        return "; ".join(f"{place.address}: {trouble}" for place, trouble in each)
+
     async def move_to(self, addresses: Sequence[str]) -> None:
         """From now on turns go to these targets. Those that are gone end the turns that run there."""
         known = {place.address: place for place in (*self._leaving, *self._places)}
