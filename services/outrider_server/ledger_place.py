@@ -19,7 +19,9 @@ async def open_ledger(place: str, default_ttl_seconds: int) -> Ledger:
             return await _open_database(place, default_ttl_seconds)
         path = Path(place)
         _make_folder(path.parent)
-        return SqliteLedger(path, default_ttl_seconds=default_ttl_seconds)
+        ledger = SqliteLedger(path, default_ttl_seconds=default_ttl_seconds, alone=True)
+        await ledger.end_leases()
+        return ledger
     except (InternalError, InvalidRequest, Unavailable) as error:
         raise StartupError(f"the ledger {_shown(place)} cannot be opened: {error}") from error
 

@@ -87,7 +87,7 @@ async def run_session(config: SessionConfig) -> None:
     if draft is not None:
         beside.append(asyncio.create_task(drafts.follow(draft.move_to, draft.failures)))
     settings = LoopSettings(config.window, config.lead, config.loop)
-    lease_seconds = config.lease_seconds if is_database(place) else 0.0
+    lease_seconds = config.lease_seconds if is_database(place) else None
     servicer = SessionServicer(model, target, draft, ledger, settings, lease_seconds)
 
     async def stop() -> None:

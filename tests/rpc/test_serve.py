@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 
 import grpc
@@ -142,3 +143,13 @@ async def test_reflection_lists_the_services() -> None:
         answer = await call.read()
     names = {service.name for service in answer.list_services_response.service}
     assert names == {NAME, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+
+
+async def test_a_caller_that_has_left_is_not_logged_and_other_faults_are(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving(ScriptedTarget()):
+        log = logging.getLogger("grpc._cython.cygrpc")
+        log.error("gone", exc_info=grpc.aio.InternalError("execute_batch"))
+        log.error("a defect", exc_info=RuntimeError())
+    assert [record.message for record in caplog.records] == ["a defect"]

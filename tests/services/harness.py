@@ -116,6 +116,7 @@ class SessionService:
     stub: session_pb2_grpc.SessionServiceStub
     targets: Targets
     drafts: Drafts | None
+    servicer: SessionServicer
 
 
 @asynccontextmanager
@@ -125,7 +126,7 @@ async def serving_session(
     draft: str | None,
     ledger_path: Path,
     settings: LoopSettings | None = None,
-    lease_seconds: float = 0.0,
+    lease_seconds: float | None = None,
 ) -> AsyncIterator[SessionService]:
     """A session service over running services. With leases others may share its ledger."""
     async with AsyncExitStack() as stack:
@@ -156,7 +157,7 @@ async def serving_session(
         channel = grpc.aio.insecure_channel(listen, options=OWN_CONNECTION)
         await stack.enter_async_context(channel)
         stub = session_pb2_grpc.SessionServiceStub(channel)
-        yield SessionService(server, ledger, client, stub, target_link, draft_link)
+        yield SessionService(server, ledger, client, stub, target_link, draft_link, servicer)
 
 
 @dataclass
@@ -189,7 +190,7 @@ class Stack:
         *,
         target: str | None = None,
         with_draft: bool = True,
-        lease_seconds: float = 0.0,
+        lease_seconds: float | None = None,
         **settings: Any,
     ) -> SessionService:
         """Serves sessions; all session services of a stack share one ledger file."""

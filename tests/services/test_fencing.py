@@ -56,13 +56,11 @@ async def test_the_service_that_lost_a_session_is_aborted_and_no_token_is_lost(
     assert winner.tokens == await as_one_turn(service.client, stolen, winner)
 
 
-async def test_a_service_that_lost_a_session_can_take_it_back(service, other):
+async def test_a_session_that_another_service_ran_meanwhile_is_taken_back(service, other):
     session = await service.client.create_session()
     await session.generate(PROMPT, max_new_tokens=4).read()
     stolen = await other.client.open_session(session.id)
     await stolen.generate("a", max_new_tokens=4).read()
-    with pytest.raises(outrider.StaleEpochError):
-        await session.generate("b", max_new_tokens=4).read()
     back = await session.generate("b", max_new_tokens=4, seed=3).read()
     assert back.tokens == await as_one_turn(service.client, session, back)
     assert (await service.ledger.get_session(session.id, OWNER)).epoch == 3

@@ -13,10 +13,11 @@ from google.protobuf.duration_pb2 import Duration
 from outrider.v1 import session_pb2
 from outrider_server.session.ledger import MAX_TTL_SECONDS
 
-from .harness import SessionService, Stack
+from .harness import SessionService, Stack, generate
 from .wire import refusal
 
 HOUR = 3600
+DAY_US = 24 * HOUR * 1_000_000
 
 
 def lives_for(info: outrider.SessionInfo) -> timedelta:
@@ -67,6 +68,26 @@ async def test_an_expired_session_is_not_found(service: SessionService, stack: S
         with pytest.raises(outrider.NotFoundError):
             await call
     assert [info.id async for info in service.client.sessions()] == [other.id]
+
+
+async def test_a_session_lives_while_its_turn_runs_however_long_the_reader_pauses(
+    service: SessionService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = await service.client.create_session(ttl_seconds=HOUR)
+    reply = session.generate("x", max_new_tokens=300, seed=1, logit_bias={0: -100.0})
+    await anext(reply)
+    clock = service.ledger._clock
+    for name in ("_wall_us", "_steady_us"):
+        before = getattr(clock, name)
+        monkeypatch.setattr(clock, name, lambda before=before: before() + DAY_US)
+    assert await service.ledger.sweep() == 0
+    await reply.read()
+    expected = await generate(
+        service.client, "x", max_new_tokens=300, seed=1, logit_bias={0: -100.0}
+    )
+    assert reply.tokens == expected.tokens
+    info = await session.info()
+    assert (info.position, lives_for(info)) == (session.position, timedelta(seconds=HOUR))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Where the ledger lives: paths, URLs, and errors that keep a password to themselves."""
 
+import subprocess
+import sys
 from contextlib import aclosing
 from pathlib import Path
 
@@ -10,6 +12,19 @@ from outrider_server.session import ledger as ledgers
 from outrider_server.speculation.errors import StartupError
 
 PASSWORD = "geheim"
+HOLDER = """
+import asyncio, sys
+from outrider_server.ledger_place import open_ledger
+
+async def hold(path):
+    ledger = await open_ledger(path, 60)
+    session_id = (await ledger.create_session("", "model")).session_id
+    await ledger.take_over(session_id, "dead", None)
+    print(session_id, flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(hold(sys.argv[1]))
+"""
 
 
 async def test_a_path_is_a_file_in_a_folder_that_is_made(tmp_path: Path) -> None:
@@ -62,6 +77,41 @@ async def test_a_database_that_cannot_be_opened_is_one_sentence_without_the_pass
     message = str(refused.value)
     assert PASSWORD not in message + caplog.text
     assert len(message.splitlines()) == 1
+
+
+async def test_a_file_serves_one_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    (tmp_path / "alias.db").symlink_to(path)
+    async with aclosing(await open_ledger(str(path), 0)) as ledger:
+        session_id = (await ledger.create_session("", "model")).session_id
+        for name in (path, tmp_path / "alias.db"):
+            with pytest.raises(StartupError, match="another service has it open; give each"):
+                await open_ledger(str(name), 0)
+        assert (await ledger.get_session(session_id, "")).session_id == session_id
+    async with aclosing(await open_ledger(str(path), 0)) as ledger:
+        assert (await ledger.get_session(session_id, "")).session_id == session_id
+
+
+def start_holder(path: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", HOLDER, str(path)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+async def test_a_killed_service_leaves_neither_its_file_nor_its_sessions_held(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "ledger.db"
+    with start_holder(path) as holder:
+        assert holder.stdout is not None
+        session_id = holder.stdout.readline().strip()
+        with pytest.raises(StartupError, match="another service has it open"):
+            await open_ledger(str(path), 0)
+        holder.kill()
+    async with aclosing(await open_ledger(str(path), 0)) as ledger:
+        held = await ledger.get_session(session_id, "")
+        assert (held.holder, held.lease_until_us, held.is_held) == ("", 0, False)
+        assert held.expires_us is not None
+        assert held.expires_us >= held.updated_us + 60_000_000, "in use until its service died"
 
 
 async def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from outrider_server.session.ledger import Ledger
 from outrider_server.session.sqlite_ledger import SqliteLedger
+from outrider_server.session.steady_clock import SteadyClock
 from outrider_server.speculation.errors import InternalError, Unavailable
 
 from .ledger_conformance import LedgerConformance
@@ -72,7 +73,9 @@ class TestSqliteLedger(LedgerConformance):
 
     async def open_store(self, folder: Path, default_ttl_seconds: int = 0) -> Ledger:
         return SqliteLedger(
-            folder / "ledger.sqlite", default_ttl_seconds=default_ttl_seconds, now_us=self.now_us
+            folder / "ledger.sqlite",
+            default_ttl_seconds=default_ttl_seconds,
+            clock=SteadyClock(self.now_us, self.now_us),
         )
 
     def now_us(self) -> int:

@@ -6,11 +6,12 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
-from outrider_server.session import live as live_sessions
 from outrider_server.session.ledger import NewTurn
 from outrider_server.session.live import LiveSessions
 from outrider_server.session.sqlite_ledger import SqliteLedger
+from outrider_server.session.steady_clock import SteadyClock
 from outrider_server.speculation.errors import LeaseHeld, StaleEpoch, TurnRunning
+from outrider_server.speculation.types import FinishReason
 
 LEASE_SECONDS = 6.0
 
@@ -48,7 +49,8 @@ def clock() -> SteppedClock:
 
 @pytest.fixture
 async def ledger(clock: SteppedClock, tmp_path: Path) -> AsyncIterator[SqliteLedger]:
-    async with aclosing(SqliteLedger(tmp_path / "ledger.db", now_us=clock.now_us)) as opened:
+    time = SteadyClock(clock.now_us, clock.now_us)
+    async with aclosing(SqliteLedger(tmp_path / "ledger.db", clock=time)) as opened:
         yield opened
 
 
@@ -133,16 +135,40 @@ async def test_a_keeper_stops_once_another_has_taken_over(ledger, clock, session
     assert (await ledger.get_session(session_id, "")).holder == "another"
 
 
-async def test_without_leases_a_restarted_process_goes_on_at_once(
-    ledger, clock, session_id
-) -> None:
+async def test_who_is_alone_goes_on_at_once_after_a_restart(ledger, clock, session_id) -> None:
     dead = LiveSessions(ledger)
     assert await started(dead, session_id) == 1
-    await ledger.take_over(session_id, "with a lease", 100.0, force=True)
     heir = LiveSessions(ledger)
-    assert await started(heir, session_id) == 3
+    assert not heir.runs_turn(await ledger.get_session(session_id, ""))
+    assert await started(heir, session_id) == 2
     ended(heir, session_id)
-    assert await started(heir, session_id) == 3
+    await heir.settle()
+    assert (await ledger.get_session(session_id, "")).lease_until_us == 0
+
+
+@pytest.mark.parametrize("lease_seconds", [None, LEASE_SECONDS])
+async def test_a_session_does_not_expire_while_its_turn_runs(
+    ledger, clock, lease_seconds: float | None
+) -> None:
+    """Not when its reader pauses, and not before its prompt is written."""
+    session = await ledger.create_session("", "model", 2)
+    live = LiveSessions(ledger, lease_seconds, clock.sleep)
+    epoch = await started(live, session.session_id)
+    for prompt in ((1,), ()):
+        for _ in range(10):
+            await asyncio.sleep(0)  # a keeper that begins
+            await clock.advance(LEASE_SECONDS / 3, ledger)
+            assert await ledger.sweep() == 0
+        if prompt:
+            turn = NewTurn("first", prompt)
+            await ledger.begin_turn(session.session_id, epoch, 0, turn)
+    await ledger.finish_turn(session.session_id, epoch, 0, FinishReason.LENGTH)
+    ended(live, session.session_id)
+    await live.settle()
+    await clock.advance(1, ledger)
+    assert await ledger.sweep() == 0
+    await clock.advance(1, ledger)
+    assert await ledger.sweep() == 1
 
 
 async def test_a_turn_that_was_taken_over_frees_and_forgets_nothing(
@@ -201,15 +227,3 @@ async def test_a_lease_of_a_dead_process_runs_out(ledger, clock, session_id) -> 
     assert live.runs_turn(await ledger.get_session(session_id, ""))
     await clock.advance(LEASE_SECONDS, ledger)
     live.check_idle(await ledger.get_session(session_id, ""))
-
-
-async def test_epochs_of_the_oldest_sessions_are_forgotten(ledger, session_id, monkeypatch) -> None:
-    monkeypatch.setattr(live_sessions, "MAX_EPOCHS", 2)
-    live = LiveSessions(ledger)
-    later = [(await ledger.create_session("", "model")).session_id for _ in range(2)]
-    for each in (session_id, *later):
-        assert await started(live, each) == 1
-        ended(live, each)
-    assert [await live.epoch(each) for each in later] == [1, 1]
-    assert await live.epoch(session_id) == 2, "taken over once more"
-    assert len(live._epochs) == 2

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from outrider_server.session.sqlite_ledger import SqliteLedger
+from outrider_server.session.steady_clock import SteadyClock
 from outrider_server.session.sweeper import BATCH, Sweeper
 from outrider_server.speculation.errors import NotFound, Unavailable
 
@@ -38,7 +39,8 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 async def ledger(clock: FakeClock, tmp_path: Path) -> AsyncIterator[SqliteLedger]:
-    async with aclosing(SqliteLedger(tmp_path / "ledger.db", now_us=clock.now_us)) as opened:
+    time = SteadyClock(clock.now_us, clock.now_us)
+    async with aclosing(SqliteLedger(tmp_path / "ledger.db", clock=time)) as opened:
         yield opened
 
 

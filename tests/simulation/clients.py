@@ -37,7 +37,7 @@ class SimulatedClient:
     def __init__(self, cluster: Cluster, number: int, plan: ClientPlan) -> None:
         self._plan = plan
         scenario = cluster.scenario
-        self._contested = len(scenario.services) > 1 and not scenario.lease_seconds
+        self._contested = len(scenario.services) > 1 and scenario.lease_seconds is None
         self._watch: Watch = cluster.watch
         self.process, self.client = cluster.client(number, plan.resume_ms, plan.stickiness)
         self.rival_process, self.rival = cluster.client(f"{number}-rival", 2_000, 0.0)

@@ -114,7 +114,7 @@ class SimulatedLedger(SqlLedger):
         self,
         session_id: str,
         holder: str = "",
-        lease_seconds: float = 0.0,
+        lease_seconds: float | None = 0.0,
         *,
         force: bool = False,
     ) -> Lease:

@@ -79,7 +79,7 @@ class Scenario:
     targets_of: dict[str, tuple[str, ...]]
     """The targets that each service knows."""
     drafts: tuple[str, ...]
-    lease_seconds: float
+    lease_seconds: float | None
     target: ModelSettings
     draft: ModelSettings
     queue: int
@@ -111,7 +111,7 @@ def draw_scenario(seed: int) -> Scenario:
         services=services,
         targets_of=targets_of,
         drafts=drafts,
-        lease_seconds=drawn.choice((0.0, 2.0, 10.0)),
+        lease_seconds=drawn.choice((None, 2.0, 10.0)),
         target=ModelSettings(slots, drawn.choice((0, 60, 10_000)), drawn.random() < 0.5),
         draft=ModelSettings(
             drawn.choice((1, 2, 4)),

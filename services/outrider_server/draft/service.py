@@ -125,7 +125,9 @@ class DraftServicer(ModelServicer, draft_pb2_grpc.DraftServiceServicer):
             async for request in requests:
                 if request.WhichOneof("message") != "commit":
                     raise InvalidRequest("commit", "after open, every message must be a commit")
-                self._engine.device.wake(_committing(job, request.commit))
+                commit = request.commit
+                self._engine.engine.check_end(commit.start_position, len(commit.tokens))
+                self._engine.device.wake(_committing(job, commit))
         finally:
             outbox.end()
 

@@ -204,17 +204,21 @@ class Engine:
 
     def check_tokens(self, start_position: int, tokens: Sequence[int]) -> None:
         """Raises InvalidRequest unless the tokens fit the context and the vocabulary."""
-        end, limit = start_position + len(tokens), self.limits.max_context_tokens
-        if end > limit:
-            raise InvalidRequest(
-                "start_position", f"the tokens end at position {end}; the context holds {limit}"
-            )
+        self.check_end(start_position, len(tokens))
         size = self.loaded.vocabulary_size
         for token in tokens:
             if not 0 <= token < size:
                 raise InvalidRequest(
                     "tokens", f"token id {token} is outside the vocabulary of 0 to {size - 1}"
                 )
+
+    def check_end(self, start_position: int, count: int) -> None:
+        """Raises InvalidRequest unless the context holds so many tokens from a position on."""
+        end, limit = start_position + count, self.limits.max_context_tokens
+        if end > limit:
+            raise InvalidRequest(
+                "start_position", f"the tokens end at position {end}; the context holds {limit}"
+            )
 
     def plan_rows(self, demands: Sequence[Demand]) -> list[int]:
         """How many tokens each row of the next step keeps; see `batching.plan_rows`."""

@@ -7,6 +7,7 @@ large INVALID_ARGUMENT. The size is looked at first: parsing holds the event loo
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -132,8 +133,13 @@ def _streaming(behavior: Callable[..., AsyncIterator[Any]], method: str) -> Call
 async def _abort(context: grpc.aio.ServicerContext, error: Exception, method: str) -> None:
     if isinstance(error, grpc.aio.AbortError):
         raise error
+    if isinstance(error, grpc.aio.InternalError):  # the caller is gone: nothing can be sent
+        raise asyncio.CancelledError from error
     if isinstance(error, NotImplementedError):  # generated code, of a method that is missing
         error = NotImplementedYet("this version of the service does not have this method")
     if not isinstance(error, OutriderError):
         log.exception("%s failed", method, exc_info=error)
-    await context.abort_with_status(rpc_status.to_status(to_status(error)))
+    try:
+        await context.abort_with_status(rpc_status.to_status(to_status(error)))
+    except grpc.aio.InternalError as gone:
+        raise asyncio.CancelledError from gone

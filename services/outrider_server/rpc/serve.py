@@ -6,6 +6,7 @@ running ones get the grace period to end.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 import grpc
@@ -16,6 +17,7 @@ from ..speculation.errors import StartupError
 from .channels import MAX_MESSAGE_BYTES, SERVER_OPTIONS
 from .interceptor import ErrorInterceptor
 
+LIBRARY_LOG = "grpc._cython.cygrpc"
 ROOM_FOR_REFUSALS = 4
 """A message of so many times the bytes that are taken is still read, to be refused with a reason."""
 
@@ -49,6 +51,7 @@ class Server:
         most_received = min(ROOM_FOR_REFUSALS * max_request_bytes, MAX_MESSAGE_BYTES)
         options = (*SERVER_OPTIONS, ("grpc.max_receive_message_length", most_received))
         interceptors = [ErrorInterceptor(max_request_bytes)]
+        logging.getLogger(LIBRARY_LOG).addFilter(_is_no_lost_caller)
         self.grpc = grpc.aio.server(interceptors=interceptors, options=options)
         self._names = ("", *service_names)
         self._health = Health(self._names)
@@ -90,3 +93,8 @@ class Server:
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in self._names:
             await self._health.set(name, status)
+
+
+def _is_no_lost_caller(record: logging.LogRecord) -> bool:
+    """False for what the library logs, with a traceback, when a caller has left as its answer was ready."""
+    return not (record.exc_info and isinstance(record.exc_info[1], grpc.aio.InternalError))

@@ -13,11 +13,17 @@ from ..speculation.description import (
     ShapeFinding,
     TokenizerFiles,
 )
-from ..speculation.types import Draw, SamplingParams, Step, TokenLogprobs, Verdict
+from ..speculation.errors import InvalidRequest
+from ..speculation.types import MAX_LOGIT_BIAS, Draw, SamplingParams, Step, TokenLogprobs, Verdict
 
 
 def sampling_from_proto(message: types_pb2.SamplingParams) -> SamplingParams:
     """Absent fields take their defaults. Raises InvalidRequest."""
+
+    if len(message.logit_bias) > MAX_LOGIT_BIAS:  # before all of them are read
+        raise InvalidRequest(
+            "sampling.logit_bias", f"logit_bias must have at most {MAX_LOGIT_BIAS} entries"
+        )
 
     def optional(name: str, default: float) -> float:
         return getattr(message, name) if message.HasField(name) else default

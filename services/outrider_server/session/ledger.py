@@ -159,13 +159,14 @@ class Ledger(Protocol):
         self,
         session_id: str,
         holder: str = "",
-        lease_seconds: float = 0.0,
+        lease_seconds: float | None = 0.0,
         *,
         force: bool = False,
     ) -> Lease:
         """Makes the caller the session's only writer, in a new epoch. With `lease_seconds` nobody
-        but `holder` takes it over before these have passed. Raises LeaseHeld while another holder's
-        lease runs, unless forced, and ValueError outside 0 to MAX_LEASE_SECONDS."""
+        but `holder` takes it over before these have passed; None lasts until it is ended. Raises
+        LeaseHeld while another holder's lease runs, unless forced, and ValueError outside 0 to
+        MAX_LEASE_SECONDS."""
         ...
 
     async def renew(self, session_id: str, epoch: int, lease_seconds: float) -> Lease:

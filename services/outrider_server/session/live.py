@@ -14,8 +14,6 @@ from .ledger import Ledger, SessionRecord
 
 RENEWALS_A_LEASE = 3
 """A lease outlives two renewals that fail."""
-MAX_EPOCHS = 100_000
-"""Sessions whose epoch is known between turns. One that is forgotten is taken over once more."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,17 +26,18 @@ class Claim:
 class LiveSessions:
     """One turn a session at a time. Owns the epochs and the endings that are still being written.
 
-    Without leases this process takes a session over before its first turn, from whoever has it, and
-    keeps it: for a ledger that serves one process, whose predecessor is dead. With leases it holds
-    a session while a turn runs, and no other process can begin a turn of it meanwhile.
+    While a turn runs its session has a lease: it does not expire, and no other process can begin a turn
+    of it. On a ledger that serves this process alone the lease has no end but the turn's, and is taken
+    from whoever has it, who is dead. On one that several share it is renewed.
     """
 
     def __init__(
         self,
         ledger: Ledger,
-        lease_seconds: float = 0.0,
+        lease_seconds: float | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        """`lease_seconds` None is for a ledger that serves this process alone."""
         self._ledger = ledger
         self._lease_seconds = lease_seconds
         self._sleep = sleep
@@ -54,7 +53,8 @@ class LiveSessions:
 
     def runs_turn(self, record: SessionRecord) -> bool:
         """True while a turn of the session runs, here or where its lease is."""
-        is_held_elsewhere = record.is_held and record.holder != self._holder
+        is_shared = self._lease_seconds is not None
+        is_held_elsewhere = is_shared and record.is_held and record.holder != self._holder
         return is_held_elsewhere or self.is_running(record.session_id)
 
     def check_idle(self, record: SessionRecord) -> None:
@@ -78,7 +78,7 @@ class LiveSessions:
         if need be. Raises LeaseHeld while a turn of the session runs in another process."""
         epoch = self._epochs.get(session_id)
         if epoch is None:
-            epoch = await self._own(session_id, force=not self._lease_seconds)
+            epoch = await self._own(session_id, force=self._lease_seconds is None)
         return epoch
 
     async def take_over(self, session_id: str) -> tuple[Claim, int]:
@@ -89,8 +89,14 @@ class LiveSessions:
 
     def moved(self, session_id: str, epoch: int) -> None:
         """What this process wrote began a new epoch of the session, which it still owns."""
-        self._know(session_id, epoch)
-        self._keep_lease(session_id, epoch)
+        self._epochs[session_id] = epoch
+        if self._lease_seconds is None:
+            return
+        before = self._keepers.get(session_id)
+        if before is not None:
+            before.cancel()
+        keeping = self._keep(session_id, epoch, self._lease_seconds)
+        self._keepers[session_id] = asyncio.create_task(keeping)
 
     def free(self, claim: Claim) -> None:
         """The claim's turn has ended. One that was taken over frees nothing."""
@@ -135,39 +141,25 @@ class LiveSessions:
             return None
         del self._running[session_id]
         keeper = self._keepers.pop(session_id, None)
-        if keeper is None:
-            return None
-        keeper.cancel()
-        return self.end_in_background(self._release(session_id, self._epochs.pop(session_id, 0)))
+        if keeper is not None:
+            keeper.cancel()
+        epoch = self._epochs.pop(session_id, None)
+        return None if epoch is None else self.end_in_background(self._release(session_id, epoch))
 
     async def _own(self, session_id: str, *, force: bool) -> int:
         lease = await self._ledger.take_over(
             session_id, self._holder, self._lease_seconds, force=force
         )
-        self._know(session_id, lease.epoch)
-        self._keep_lease(session_id, lease.epoch)
+        self.moved(session_id, lease.epoch)
         return lease.epoch
 
-    def _know(self, session_id: str, epoch: int) -> None:
-        self._epochs[session_id] = epoch
-        if len(self._epochs) > MAX_EPOCHS:
-            del self._epochs[next(iter(self._epochs))]
-
-    def _keep_lease(self, session_id: str, epoch: int) -> None:
-        if not self._lease_seconds:
-            return
-        before = self._keepers.get(session_id)
-        if before is not None:
-            before.cancel()
-        self._keepers[session_id] = asyncio.create_task(self._keep(session_id, epoch))
-
-    async def _keep(self, session_id: str, epoch: int) -> None:
+    async def _keep(self, session_id: str, epoch: int, lease_seconds: float) -> None:
         """Renews the lease while the turn runs. Once somebody else has taken the session over, the
         turn's next write finds it out."""
         while True:
-            await self._sleep(self._lease_seconds / RENEWALS_A_LEASE)
+            await self._sleep(lease_seconds / RENEWALS_A_LEASE)
             try:
-                await self._ledger.renew(session_id, epoch, self._lease_seconds)
+                await self._ledger.renew(session_id, epoch, lease_seconds)
             except TryLater:
                 continue
             except OutriderError:

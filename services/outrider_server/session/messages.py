@@ -15,6 +15,7 @@ from outrider_server.speculation.errors import InvalidRequest
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 TEXT_PART = "text"
+MAX_MESSAGES = 10_000
 MAX_JSON_CHARACTERS = 2**20
 MAX_JSON_DEPTH = 32
 RESERVED_OPTIONS = ("messages", "tools", "documents", "add_generation_prompt")

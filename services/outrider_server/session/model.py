@@ -28,6 +28,7 @@ class ServedModel:
                 begin_token=files.begin_token,
                 end_token=files.end_token,
                 chat_template=files.chat_template + files.tool_chat_template,
+                most_tokens=description.max_context_tokens,
             )
         except ValueError as error:
             raise StartupError(f"the target's tokenizer cannot be used: {error}") from error

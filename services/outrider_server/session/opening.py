@@ -6,6 +6,7 @@ way the rest of the turn is the same, because its tokens depend on nothing but t
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ from ..speculation.types import Draw, FinishReason, Round
 from .ledger import Ledger, LedgerToken, NewTurn, SessionRecord, TurnRecord
 from .live import Claim, LiveSessions
 from .model import ServedModel
+from .reading import Reading
 from .requests import TurnRequest, encode_input, recorded_request, what_differs
 from .target_link import RemoteVerifier
 from .targets import Targets
@@ -66,9 +68,15 @@ class TurnOpener:
     """Opens the turns of all sessions of this process."""
 
     def __init__(
-        self, model: ServedModel, target: Targets, ledger: Ledger, live: LiveSessions
+        self,
+        model: ServedModel,
+        target: Targets,
+        ledger: Ledger,
+        live: LiveSessions,
+        reading: Reading,
     ) -> None:
         self._model = model
+        self._reading = reading
         self._target = target
         self._ledger = ledger
         self._live = live
@@ -85,7 +93,7 @@ class TurnOpener:
         if found is None:
             return None
         different = what_differs(request, seed_is_given, found)
-        prompt = encode_input(request.input, self._model, begin=found.start_position == 0)
+        prompt = await self._encoded(request, begin=found.start_position == 0)
         held = await self._ledger.tokens(request.session_id, found.start_position)
         if tuple(held[: found.prompt_tokens]) != prompt:
             different.insert(0, "input")
@@ -103,7 +111,7 @@ class TurnOpener:
         """
         session_id = request.session_id
         session = await self._session(session_id)
-        prompt = encode_input(request.input, self._model, begin=session.length == 0)
+        prompt = await self._encoded(request, begin=session.length == 0)
         limit = self._model.description.max_context_tokens
         if session.length + len(prompt) >= limit:
             raise InvalidRequest(
@@ -132,6 +140,10 @@ class TurnOpener:
             raise
         end = self._end(request, record, tokens)
         return OpenTurn(request, record, claim, epoch, tokens, draw, meter, end, verifier=verifier)
+
+    async def _encoded(self, request: TurnRequest, *, begin: bool) -> tuple[int, ...]:
+        encode = functools.partial(encode_input, request.input, self._model, begin=begin)
+        return await self._reading.read(request.size, encode)
 
     async def attach(
         self, session_id: str, request_id: str, from_index: int, trace: TurnTrace

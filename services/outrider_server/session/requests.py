@@ -17,7 +17,7 @@ from ..speculation.types import MAX_LOGPROBS, DraftMode, Draw, LoopMode, Samplin
 from .ledger import TurnRecord
 from .messages import ChatInput
 from .model import ServedModel
-from .stops import StopStrings
+from .stops import MAX_STOPS, StopStrings
 from .wire import chat_from_proto
 
 DEFAULT_MAX_NEW_TOKENS = 256
@@ -68,6 +68,8 @@ class TurnRequest:
     stop_token_ids: tuple[int, ...] = ()
     ignore_end_tokens: bool = False
     min_new_tokens: int = 0
+    size: int = 0
+    """Bytes of what has yet to be made tokens."""
 
     def end_tokens(self, of_model: Sequence[int]) -> tuple[int, ...]:
         """The tokens that end the turn, where the model has these."""
@@ -145,7 +147,7 @@ def parse_turn(message: session_pb2.GenerateRequest, model: ServedModel) -> Turn
         message.max_new_tokens if message.HasField("max_new_tokens") else DEFAULT_MAX_NEW_TOKENS
     )
     _require(max_new_tokens >= 1, "max_new_tokens", "max_new_tokens must be at least 1")
-    stop = tuple(message.stop)
+    stop = tuple(message.stop[: MAX_STOPS + 1])
     StopStrings(stop)
     _check_ends(message, max_new_tokens, description)
     max_window = message.max_window if message.HasField("max_window") else None
@@ -167,9 +169,12 @@ def parse_turn(message: session_pb2.GenerateRequest, model: ServedModel) -> Turn
         "request_id",
         f"request_id must have at most {MAX_REQUEST_ID_CHARACTERS} characters",
     )
+    _require(
+        "\0" not in message.request_id, "request_id", "request_id must not hold the character NUL"
+    )
     return TurnRequest(
         session_id=message.session_id,
-        input=_parse_input(message, description.vocabulary_size),
+        input=_parse_input(message, description),
         max_new_tokens=max_new_tokens,
         sampling=sampling,
         seed=message.seed if message.HasField("seed") else secrets.randbits(53),
@@ -182,6 +187,7 @@ def parse_turn(message: session_pb2.GenerateRequest, model: ServedModel) -> Turn
         stop_token_ids=tuple(message.stop_token_ids),
         ignore_end_tokens=message.ignore_end_tokens,
         min_new_tokens=message.min_new_tokens,
+        size=0 if message.HasField("tokens") else message.ByteSize(),
     )
 
 
@@ -214,7 +220,7 @@ def _check_ends(
     )
 
 
-def _parse_input(message: session_pb2.GenerateRequest, vocabulary_size: int) -> TurnInput:
+def _parse_input(message: session_pb2.GenerateRequest, description: ModelDescription) -> TurnInput:
     kind = message.WhichOneof("input")
     if kind == "text":
         _require(bool(message.text), "text", "text is empty; send at least one character")
@@ -225,18 +231,31 @@ def _parse_input(message: session_pb2.GenerateRequest, vocabulary_size: int) -> 
         "parse_control_tokens is for text; leave it out with tokens or chat",
     )
     if kind == "tokens":
-        tokens = tuple(message.tokens.tokens)
-        _require(bool(tokens), "tokens", "tokens is empty; send at least one token id")
-        for token in tokens:
-            _require(
-                0 <= token < vocabulary_size,
-                "tokens",
-                f"token id {token} is outside the vocabulary of 0 to {vocabulary_size - 1}",
-            )
-        return tokens
+        return _parse_tokens(message.tokens, description)
     if kind == "chat":
         return chat_from_proto(message.chat)
     raise InvalidRequest("input", "the turn has no input; set text, tokens or chat")
+
+
+def _parse_tokens(
+    message: session_pb2.TokenInput, description: ModelDescription
+) -> tuple[int, ...]:
+    count, limit = len(message.tokens), description.max_context_tokens
+    _require(count > 0, "tokens", "tokens is empty; send at least one token id")
+    _require(
+        count < limit,
+        "input",
+        f"the input has {count} tokens; they must be less than the context of {limit}",
+    )
+    tokens = tuple(message.tokens)
+    least, most = min(tokens), max(tokens)
+    wrong = least if least < 0 else most
+    _require(
+        0 <= wrong < description.vocabulary_size,
+        "tokens",
+        f"token id {wrong} is outside the vocabulary of 0 to {description.vocabulary_size - 1}",
+    )
+    return tokens
 
 
 def encode_input(turn_input: TurnInput, model: ServedModel, *, begin: bool) -> tuple[int, ...]:

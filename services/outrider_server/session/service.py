@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
@@ -18,6 +19,7 @@ from .ledger import Ledger
 from .live import LiveSessions
 from .model import ServedModel
 from .opening import OWNER
+from .reading import Reading
 from .requests import parse_turn
 from .tally import TurnStarted, TurnSummary
 from .targets import Targets
@@ -47,20 +49,22 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         draft: Drafts | None,
         ledger: Ledger,
         settings: LoopSettings,
-        lease_seconds: float = 0.0,
+        lease_seconds: float | None = None,
     ) -> None:
-        """`lease_seconds` 0 is for a ledger that serves this process alone."""
+        """`lease_seconds` None is for a ledger that serves this process alone."""
         self._model = model
         self._target = target
         self._draft = draft
         self._ledger = ledger
         self._settings = settings
         self._live = LiveSessions(ledger, lease_seconds)
-        self._runner = TurnRunner(model, target, draft, ledger, self._live, settings)
+        self._reading = Reading()
+        self._runner = TurnRunner(model, target, draft, ledger, self._live, settings, self._reading)
 
     async def settle(self) -> None:
-        """Waits until nothing is left to write of turns that have ended."""
+        """Waits until nothing is left to write of turns that have ended. No turn can begin any more."""
         await self._live.settle()
+        self._reading.close()
 
     async def CreateSession(
         self, request: session_pb2.CreateSessionRequest, _: Context
@@ -81,7 +85,8 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         if request.with_tokens:
             tokens = await self._ledger.tokens(record.session_id)
             response.tokens.extend(tokens)
-            response.text = self._model.tokenizer.decode(tokens, special=True)
+            decode = functools.partial(self._model.tokenizer.decode, tokens, special=True)
+            response.text = await self._reading.read(len(tokens), decode)
         return response
 
     async def ListSessions(
@@ -109,12 +114,10 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         self._live.forget(session_id)
         self._runner.forget(session_id)
         # A slot that is not freed now is reused when it has been idle longest.
-        releases = [self._target.release(session_id, max(record.epoch, 1))]
-        if self._draft is not None:
-            releases.append(self._draft.release(session_id, max(record.epoch, 1)))
-        for release in releases:
+        holders = (self._target, self._draft) if self._draft is not None else (self._target,)
+        for holder in holders:
             with contextlib.suppress(OutriderError):
-                await release
+                await holder.release(session_id, max(record.epoch, 1))
         return session_pb2.DeleteSessionResponse()
 
     async def ForkSession(

@@ -16,6 +16,9 @@ from .sql_work import (
     written,
 )
 
+NO_END_US = 2**61
+"""How long a lease runs that somebody has to end."""
+
 
 def create_session(
     session_id: str, owner: str, model_fingerprint: str, ttl_seconds: int
@@ -61,13 +64,30 @@ def sweep(limit: int) -> Work[int]:
     return len(expired.rows)
 
 
-def take_over(session_id: str, holder: str, lease_seconds: float, force: bool) -> Work[Lease]:
+def put_off(by_us: int) -> Work[None]:
+    """Moves the end of every session that has one."""
+    yield Statement(
+        "UPDATE sessions SET expires_us = expires_us + ? WHERE expires_us > 0", (by_us,)
+    )
+
+
+def end_leases() -> Work[None]:
+    """Ends every lease: whoever had one is dead. Its session was in use until now."""
+    yield Statement(
+        "UPDATE sessions SET lease_until_us = 0, holder = '', expires_us = now_us() + ttl_us"
+        " WHERE lease_until_us > 0"
+    )
+
+
+def take_over(
+    session_id: str, holder: str, lease_seconds: float | None, force: bool
+) -> Work[Lease]:
     """`Ledger.take_over`."""
-    duration_us = _duration_us(lease_seconds)
+    duration_us = NO_END_US if lease_seconds is None else _duration_us(lease_seconds)
     session, now_us = yield from lock_session(session_id)
     left_us = session.lease_until_us - now_us
     if left_us > 0 and session.holder != holder and not force:
-        retry_after_ms = -(-left_us // 1000)
+        retry_after_ms = min(-(-left_us // 1000), int(MAX_LEASE_SECONDS * 1000))
         raise LeaseHeld(
             f"the session belongs to {session.holder or 'another service'} for"
             f" {retry_after_ms} ms more; try again then",

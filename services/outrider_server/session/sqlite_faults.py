@@ -5,6 +5,7 @@ One table. No sentence holds a path or the text of SQLite: it may be sent to a c
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,20 +41,33 @@ STAYING = {
 }
 
 
+_ERRNOS = {
+    errno.ENOSPC: sqlite3.SQLITE_FULL,
+    errno.EDQUOT: sqlite3.SQLITE_FULL,
+    errno.EACCES: sqlite3.SQLITE_READONLY,
+    errno.EPERM: sqlite3.SQLITE_READONLY,
+    errno.EROFS: sqlite3.SQLITE_READONLY,
+}
+"""What the system says of a file beside the ledger's, as SQLite would say it."""
+
+
 @contextmanager
 def store_errors() -> Iterator[None]:
     """Raises Unavailable for a fault that may pass, and LedgerUnusable for one that stays until
     somebody mends it."""
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OSError) as error:
         raise fault(error) from error
 
 
-def fault(error: sqlite3.Error) -> OutriderError:
-    """The domain error behind an error of SQLite."""
-    # The low byte is the primary code; the rest says more. The module's own errors have none.
-    code = getattr(error, "sqlite_errorcode", -1) & 0xFF
+def fault(error: sqlite3.Error | OSError) -> OutriderError:
+    """The domain error behind an error of SQLite or of the system."""
+    if isinstance(error, OSError):
+        code = _ERRNOS.get(error.errno or 0, sqlite3.SQLITE_CANTOPEN)
+    else:
+        # The low byte is the primary code; the rest says more. The module's own errors have none.
+        code = getattr(error, "sqlite_errorcode", -1) & 0xFF
     if code in PASSING:
         return Unavailable(PASSING[code])
     if code in STAYING:

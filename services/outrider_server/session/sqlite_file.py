@@ -8,6 +8,8 @@ disk.
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +26,7 @@ from .sqlite_faults import store_errors
 Result = TypeVar("Result")
 Migrations = Sequence[Sequence[str]]
 """Step N turns schema N - 1 into schema N."""
+NO_FILE = "it is a folder, or no file at all; name a file"
 Write = tuple[Callable[[sqlite3.Connection], Any], Future[Any]]
 
 
@@ -38,17 +41,19 @@ class SqliteFile:
         migrations: Migrations,
         busy_timeout_ms: int,
         functions: Mapping[str, Callable[[], int]],
+        alone: bool = False,
     ) -> None:
         """Opens the file, and runs the migrations that it has not seen, all of them in a new one.
-        Raises LedgerUnusable, leaving the file as it is, when it has seen others. Statements may
-        call `functions` by their names."""
+        Raises LedgerUnusable, leaving the file as it is, when it has seen others, or when two who are
+        to be `alone` with it open it. Statements may call `functions` by their names."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._waiting: deque[Write] = deque()
+        self._lock = _lock(path) if alone else None
         opening = self._thread.submit(_open, path, migrations, busy_timeout_ms, functions)
         try:
             self._connection = opening.result()
         except BaseException:
-            self._thread.shutdown()
+            self._end()
             raise
 
     async def read(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
@@ -68,7 +73,12 @@ class SqliteFile:
     async def aclose(self) -> None:
         """Waits for the transactions under way and closes the file."""
         await asyncio.wrap_future(self._thread.submit(self._connection.close))
+        self._end()
+
+    def _end(self) -> None:
         self._thread.shutdown()
+        if self._lock is not None:
+            os.close(self._lock)
 
     def _transact(self, begin: str, work: Callable[[sqlite3.Connection], Result]) -> Result:
         with store_errors(), _transaction(self._connection, begin):
@@ -103,6 +113,24 @@ class SqliteFile:
         return True
 
 
+def _lock(path: Path) -> int:
+    """The descriptor of a lock that is the caller's until it closes it or dies. Beside the file, because
+    closing a second descriptor of the file itself would end SQLite's own locks on it."""
+    if path.is_dir():
+        raise LedgerUnusable(NO_FILE)
+    with store_errors():
+        descriptor = os.open(f"{path.resolve()}-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise LedgerUnusable(
+            "another service has it open; give each a file of its own, or all of them one PostgreSQL"
+            " database"
+        ) from error
+    return descriptor
+
+
 def _open(
     path: Path,
     migrations: Migrations,
@@ -110,7 +138,7 @@ def _open(
     functions: Mapping[str, Callable[[], int]],
 ) -> sqlite3.Connection:
     if path.exists() and not path.is_file():
-        raise LedgerUnusable("it is a folder, or no file at all; name a file")
+        raise LedgerUnusable(NO_FILE)
     with store_errors():
         connection = sqlite3.connect(path, timeout=busy_timeout_ms / 1000, isolation_level=None)
     try:

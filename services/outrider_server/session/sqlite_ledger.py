@@ -1,24 +1,30 @@
 """The ledger in one SQLite file: for one host, with no service beside it.
 
 Owns how work becomes SQLite's statements. Must not know what they are about, nor on which thread
-they run (`sqlite_file.py`). Several processes may open the same file; its time is the host's.
+they run (`sqlite_file.py`). Its time is the host's, without the jumps of the host's clock.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
-import time
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
+from outrider_server.speculation.errors import OutriderError
+
+from . import sql_owners
 from .sql_ledger import SqlLedger, random_id
 from .sql_work import MakeWork, Outcome, Work
 from .sqlite_file import SqliteFile
 from .sqlite_schema import MIGRATIONS
+from .steady_clock import SteadyClock
 
 Found = TypeVar("Found")
+
+NOTICED_JUMP_US = 1_000_000
 
 
 class SqliteLedger(SqlLedger):
@@ -30,18 +36,46 @@ class SqliteLedger(SqlLedger):
         *,
         default_ttl_seconds: int = 0,
         busy_timeout_ms: int = 5000,
-        now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+        clock: SteadyClock | None = None,
         new_id: Callable[[], str] = random_id,
+        alone: bool = False,
     ) -> None:
         """Opens the file, waiting for the disk, and brings an older one up to this version. Raises
         Unavailable when that is not possible now, and LedgerUnusable, leaving the file as it is,
-        when it cannot be written, holds anything but a ledger, or one of a newer version."""
+        when it cannot be written, holds anything but a ledger, or one of a newer version. `alone` also
+        refuses a file that another has open alone; leases that a dead process left are ended by
+        `end_leases`."""
         super().__init__(default_ttl_seconds, new_id)
-        self._file = SqliteFile(path, MIGRATIONS, busy_timeout_ms, {"now_us": now_us})
+        self._clock = clock or SteadyClock()
+        functions = {"now_us": self._clock.now_us}
+        self._file = SqliteFile(path, MIGRATIONS, busy_timeout_ms, functions, alone)
+
+    async def sweep(self, limit: int = 100) -> int:
+        """As `Ledger.sweep`."""
+        await self._follow_clock()
+        return await super().sweep(limit)
+
+    async def end_leases(self) -> None:
+        """Ends every lease, for who is alone with the file."""
+        await self._write(sql_owners.end_leases)
 
     async def aclose(self) -> None:
         """Waits for the writes under way and closes the file."""
+        with contextlib.suppress(OutriderError):
+            await self._follow_clock()
         await self._file.aclose()
+
+    async def _follow_clock(self) -> None:
+        """After a jump of the host's clock: jumps too, and every session's end with it. Between the two,
+        and where the second fails, sessions live longer; never shorter."""
+        jump_us = self._clock.jump_us()
+        if abs(jump_us) < NOTICED_JUMP_US:
+            return
+        if jump_us < 0:
+            self._clock.follow(jump_us)
+        await self._write(lambda: sql_owners.put_off(jump_us))
+        if jump_us > 0:
+            self._clock.follow(jump_us)
 
     async def _read(self, make: MakeWork[Found]) -> Found:
         return await self._file.read(lambda connection: _run(connection, make()))

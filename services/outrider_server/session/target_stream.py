@@ -50,9 +50,9 @@ class TargetStream:
         self._outbox.append(request)
         self._news.set()
 
-    def forget(self, turn: int) -> None:
-        """Hands out no more answers to a turn."""
-        self._lines.pop(turn, None)
+    def forget(self, turn: int) -> bool:
+        """Hands out no more answers to a turn; False where it had a line no more."""
+        return self._lines.pop(turn, None) is not None
 
     def close(self) -> None:
         """Ends the stream and every turn on it."""
@@ -128,8 +128,9 @@ class TurnLine:
             self._answer.set_exception(error)
 
     def close(self) -> None:
-        """Ends the turn on the target, whatever it does; its KV stays."""
-        self._stream.forget(self._turn)
+        """Ends the turn on the target, whatever it does; its KV stays. A second time does nothing."""
+        if not self._stream.forget(self._turn):
+            return
         if self._answer is not None:
             self._answer.cancel()
         if self._error is None:

@@ -15,7 +15,12 @@ from operator import itemgetter
 
 import tokenizers
 
+from outrider_server.speculation.errors import InvalidRequest
+
 from .ordinary import OrdinaryText, Place
+from .too_long import is_too_long
+
+MOST_TOKENS = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +52,11 @@ class Tokenizer:
         begin_token: str = "",
         end_token: str = "",
         chat_template: str = "",
+        most_tokens: int = MOST_TOKENS,
     ) -> None:
-        """Raises ValueError when the file has no meaning or lacks the begin or end token."""
+        """Raises ValueError when the file has no meaning or lacks the begin or end token. Text that has
+        many more than `most_tokens` is not encoded to its end."""
+        self._most_tokens = most_tokens
         try:
             self._raw = tokenizers.Tokenizer.from_str(tokenizer_json)
         except Exception as error:  # the library raises nothing narrower
@@ -83,8 +91,10 @@ class Tokenizer:
 
         Where it begins a session, it begins as the tokenizer's own post-processor begins a text, and
         else nothing is put in front of it, no space either. What a post-processor puts behind a text
-        is left out: the turn goes on there. Empty where the text has no tokens of its own.
+        is left out: the turn goes on there. Empty where the text has no tokens of its own. Raises
+        InvalidRequest for text that is far too long.
         """
+        self._check_length(text)
         front = self._begins_with if begin else []
         if parse_control_tokens:
             tokens = self._encode(RenderedText(text), begin=begin)
@@ -94,7 +104,9 @@ class Tokenizer:
         return [*front, *tokens] if tokens else []
 
     def encode_rendered(self, rendered: RenderedText, *, begin: bool) -> list[int]:
-        """Encodes what a template wrote. A begin token in front stays only where it begins a session."""
+        """Encodes what a template wrote. A begin token in front stays only where it begins a session.
+        Raises InvalidRequest for text that is far too long."""
+        self._check_length(rendered.text)
         tokens = self._encode(rendered, begin=begin)
         begins = {self.begin_token_id, *self._begins_with[:1]}
         return tokens[1:] if not begin and tokens and tokens[0] in begins else tokens
@@ -114,6 +126,13 @@ class Tokenizer:
     def byte_of(self, token: int) -> int | None:
         """The byte that the token stands for, where the tokenizer falls back to bytes."""
         return self._bytes.get(token)
+
+    def _check_length(self, text: str) -> None:
+        if is_too_long(text, self._raw, self._most_tokens):
+            raise InvalidRequest(
+                "input",
+                f"the input has more tokens than the context of {self._most_tokens} holds; send less",
+            )
 
     def _id_of(self, token: str) -> int | None:
         if not token:

@@ -29,6 +29,7 @@ from .live import LiveSessions
 from .model import ServedModel
 from .ngrams import NgramMemory
 from .opening import OpenTurn, TurnOpener
+from .reading import Reading
 from .recorder import LedgerRecorder
 from .requests import TurnRequest
 from .tally import Tally, TurnStarted, TurnSummary
@@ -59,6 +60,7 @@ class TurnRunner:
         ledger: Ledger,
         live: LiveSessions,
         settings: LoopSettings,
+        reading: Reading,
     ) -> None:
         self._model = model
         self._draft = draft
@@ -67,7 +69,7 @@ class TurnRunner:
         self._settings = settings
         self._metrics = TurnMetrics()
         self._target = target
-        self.opener = TurnOpener(model, target, ledger, live)
+        self.opener = TurnOpener(model, target, ledger, live, reading)
         self._crowd = Crowd()
         self._ngrams = NgramMemory()
 
@@ -301,6 +303,8 @@ class TurnRunner:
 
     async def _abandon(self, opened: OpenTurn, state: TurnState) -> None:
         """Writes the end of a turn that nobody listens to any more, then frees the session."""
+        if opened.verifier is not None:
+            opened.verifier.close()  # nothing was decoded where the caller left at the start
         reason = FinishReason.CANCELLED if state is TurnState.CANCELLED else FinishReason.FAILED
         try:
             # Another owner of the session, or no ledger, leaves the turn without a recorded end.

@@ -12,7 +12,15 @@ from ..rpc.wire import logprobs_to_proto
 from ..speculation.errors import InvalidRequest
 from ..speculation.types import FinishReason, Round, TokenSource
 from .ledger import MAX_TTL_SECONDS, SessionRecord
-from .messages import TEXT_PART, ChatContext, ChatInput, ChatMessage, ToolCall, read_json
+from .messages import (
+    MAX_MESSAGES,
+    TEXT_PART,
+    ChatContext,
+    ChatInput,
+    ChatMessage,
+    ToolCall,
+    read_json,
+)
 from .tally import TurnStarted, TurnSummary
 
 _SOURCES = {
@@ -46,6 +54,14 @@ def ttl_from_proto(request: session_pb2.CreateSessionRequest) -> int | None:
 
 def chat_from_proto(chat: session_pb2.ChatInput) -> ChatInput:
     """The chat of a turn. Raises InvalidRequest."""
+    count = len(chat.messages)
+    if count <= MAX_MESSAGES:
+        count += sum(len(entry.parts) + len(entry.tool_calls) for entry in chat.messages)
+    if count > MAX_MESSAGES:
+        raise InvalidRequest(
+            "chat",
+            f"chat must have at most {MAX_MESSAGES} messages, parts and tool calls together",
+        )
     array, table = {list: "an array"}, {dict: "an object"}
     context = ChatContext(
         tools=tuple(read_json(chat.tools or "[]", "chat.tools", array)),

@@ -80,6 +80,8 @@ class TargetServicer(ModelServicer, target_pb2_grpc.TargetServiceServicer):
     async def _verify(
         self, opened: OpenedSlot, message: target_pb2.VerifyStep, span: trace.Span
     ) -> target_pb2.Verdict:
+        count = len(message.context_tokens) + len(message.proposed_tokens)
+        self._engine.engine.check_end(message.start_position, count)  # before all of them are read
         job = VerifyJob(self._engine.engine, opened.slot, opened.lease, step_from_proto(message))
         self._engine.device.submit(job)
         done = await asyncio.wrap_future(job.outcome)
