@@ -77,6 +77,7 @@ def loaded(model: PreTrainedModel, tokenizer_size: int | None = None) -> LoadedM
         max_positions=256,
         tokenizer=TokenizerFiles(b"{}", "", "", ""),
         parameter_count=model.num_parameters(),
+        generation_defaults={},
     )
 
 

@@ -128,6 +128,7 @@ def description(answer: session_pb2.DescribeResponse) -> Description:
         draft_note=answer.draft_note,
         max_window=answer.max_window,
         version=answer.version,
+        sampling_defaults=_sampling(answer.sampling_defaults),
     )
 
 
@@ -154,8 +155,14 @@ def _model(model: types_pb2.ModelDescription) -> ModelDescription:
         shape_audit=_audit(model.shape_audit),
         tokenizer_size=model.tokenizer_size or model.vocabulary_size,
         output_rows=model.output_rows or model.vocabulary_size,
+        generation_defaults=_sampling(model.generation_defaults),
         ranks=max(1, model.ranks),
     )
+
+
+def _sampling(params: types_pb2.SamplingParams) -> dict[str, float]:
+    """The parameters that are set, by name."""
+    return {field.name: value for field, value in params.ListFields() if field.name != "logit_bias"}
 
 
 def _audit(audit: types_pb2.ShapeAudit) -> ShapeAudit:

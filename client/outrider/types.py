@@ -198,7 +198,8 @@ class ModelDescription:
     where the weights are not quantized. `attention` names the attention kernel, and `attention_note` says
     why it runs: it was asked for, or what was measured.
     `ranks` processes share the model. `vocabulary_size` ids can be sent and drawn: those that the tokenizer
-    (`tokenizer_size`) and the model's output (`output_rows`) both have.
+    (`tokenizer_size`) and the model's output (`output_rows`) both have. `generation_defaults` are the
+    sampling parameters that its `generation_config.json` names.
     """
 
     name: str
@@ -222,15 +223,20 @@ class ModelDescription:
     shape_audit: ShapeAudit
     tokenizer_size: int
     output_rows: int
+    generation_defaults: Mapping[str, float]
     ranks: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What a service consists of. `draft` is None where there is none; `draft_note` says why."""
+    """What a service consists of. `draft` is None where there is none; `draft_note` says why.
+
+    `sampling_defaults` are what a request gets for the parameters that it does not name.
+    """
 
     target: ModelDescription
     draft: ModelDescription | None
     draft_note: str
     max_window: int
     version: str
+    sampling_defaults: Mapping[str, float]

@@ -29,6 +29,8 @@ from .options import (
     DraftQuantization,
     Dtype,
     DtypeOption,
+    GenerationDefaults,
+    GenerationDefaultsOption,
     Lead,
     LeaseSeconds,
     Ledger,
@@ -171,6 +173,7 @@ def session(
     window: Window = 7,
     lead: Lead = 8,
     loop: LoopOption = Loop.ADAPTIVE,
+    generation_defaults: GenerationDefaultsOption = GenerationDefaults.NEUTRAL,
     ttl_seconds: TtlSeconds = 0,
     sweep_seconds: SweepSeconds = 60.0,
     lease_seconds: LeaseSeconds = 5.0,
@@ -188,6 +191,7 @@ def session(
                 window=window,
                 lead=lead,
                 loop=loop.mode(),
+                generation_defaults=generation_defaults.value,
                 ttl_seconds=ttl_seconds,
                 sweep_seconds=sweep_seconds,
                 lease_seconds=lease_seconds,
@@ -226,6 +230,7 @@ def up(
     window: Window = 7,
     lead: Lead = 8,
     loop: LoopOption = Loop.ADAPTIVE,
+    generation_defaults: GenerationDefaultsOption = GenerationDefaults.NEUTRAL,
 ) -> None:
     """Run all three services on this machine. The draft gets one CPU thread."""
     from .up import run_up
@@ -241,6 +246,7 @@ def up(
     drafts += [f"--device={draft_device or device}", f"--quantization={draft_quantization}"]
     drafts += [f"--attention={draft_attention}"]
     sessions = [f"--listen={listen}", f"--window={window}", f"--lead={lead}", f"--loop={loop}"]
+    sessions += [f"--generation-defaults={generation_defaults}"]
     sessions += [f"--ledger={ledger}"] if ledger else []
     sys.exit(_run(run_up(sessions, targets, None if draft == NO_DRAFT else drafts)))
 

@@ -24,6 +24,7 @@ ATTENTIONS = ("auto", "packed", "sdpa", "flash", "math", "efficient", "eager", "
 MAX_RANKS = 64
 SHARED_DEVICES = ("cpu", "cuda")
 COMPILE_MODES = ("auto", "on", "max", "off")
+GENERATION_DEFAULTS = ("neutral", "model")
 DRAFT_WIDTH = 2
 """A draft reads its last guess and one more token in one step: after full agreement it lacks two."""
 
@@ -156,6 +157,8 @@ class SessionConfig:
     window: int = 7
     lead: int = 8
     loop: LoopMode = LoopMode.ADAPTIVE
+    generation_defaults: str = "neutral"
+    """One of GENERATION_DEFAULTS: what a request gets for the sampling parameters that it does not name."""
     ttl_seconds: int = 0
     """How long a session lives after its last write; 0 for ever."""
     sweep_seconds: float = 60.0
@@ -170,6 +173,10 @@ class SessionConfig:
         _require(bool(self.targets) and all(self.targets), "target must be one address or several")
         _require(0 <= self.window <= 63, "window must be 0 to 63")
         _require(1 <= self.lead <= 64, "lead must be 1 to 64")
+        _require(
+            self.generation_defaults in GENERATION_DEFAULTS,
+            f"generation defaults must be one of {', '.join(GENERATION_DEFAULTS)}",
+        )
         is_database(str(self.ledger))
         _require(0 <= self.ttl_seconds <= MAX_TTL_SECONDS, f"ttl must be 0 to {MAX_TTL_SECONDS} s")
         _require(1 <= self.sweep_seconds <= 86400, "sweep must be 1 to 86400 s")

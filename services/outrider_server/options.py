@@ -51,6 +51,13 @@ class Attention(enum.StrEnum):
     FLEX = "flex"
 
 
+class GenerationDefaults(enum.StrEnum):
+    """What a request gets for the sampling parameters that it does not name."""
+
+    NEUTRAL = "neutral"
+    MODEL = "model"
+
+
 class Loop(enum.StrEnum):
     """How the loop paces draft and target."""
 
@@ -106,6 +113,12 @@ LeaseSeconds = Annotated[
 Window = Annotated[int, typer.Option(help="The most tokens proposed in one round.")]
 Lead = Annotated[int, typer.Option(help="How far the draft may run ahead, for the loop run-ahead.")]
 LoopOption = Annotated[Loop, typer.Option(help="How to pace draft and target.")]
+
+
+GenerationDefaultsOption = Annotated[
+    GenerationDefaults,
+    typer.Option(help="model: requests that name no sampling follow its generation_config.json."),
+]
 
 
 def park_bytes(text: str) -> int:

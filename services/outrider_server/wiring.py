@@ -74,7 +74,10 @@ async def run_session(config: SessionConfig) -> None:
     except Unavailable as error:
         raise StartupError(f"no target at {', '.join(config.targets)}: {error}") from error
     try:
-        model = ServedModel.of(*await target.describe(config.target_timeout_ms))
+        model = ServedModel.of(
+            *await target.describe(config.target_timeout_ms),
+            defaults_of_model=config.generation_defaults == "model",
+        )
     except Unavailable as error:
         raise StartupError(f"no target answers ({await target.troubles()})") from error
     place = str(config.ledger)

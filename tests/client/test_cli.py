@@ -147,6 +147,24 @@ def test_describe_names_target_and_draft(run, service):
     assert (described["version"], described["draft"]["name"]) == ("1.2.3", "small")
 
 
+def test_describe_tells_the_defaults_and_the_ids(run, service):
+    assert "defaults none: the model's distribution as it is\n" in run("describe").stdout
+    target = service.description.target
+    target.vocabulary_size, target.tokenizer_size, target.output_rows = 151_665, 151_665, 151_936
+    target.generation_defaults.MergeFrom(types_pb2.SamplingParams(temperature=0.6, top_k=20))
+    neutral = types_pb2.SamplingParams(temperature=1, top_k=0, top_p=1, min_p=0)
+    service.description.sampling_defaults.CopyFrom(neutral)
+    text = run("describe").stdout
+    assert "151,665 token ids (the tokenizer has 151,665, the model 151,936)" in text
+    assert "as it is (its generation_config.json, not followed: temperature 0.6, top_k 20)" in text
+    followed = types_pb2.SamplingParams(temperature=0.6, top_k=20, top_p=1, min_p=0)
+    service.description.sampling_defaults.CopyFrom(followed)
+    assert "defaults temperature 0.6, top_k 20\n" in run("describe").stdout
+    described = lines(run("describe", "--json"))[0]
+    assert described["target"]["generation_defaults"] == {"temperature": 0.6, "top_k": 20}
+    assert described["sampling_defaults"]["top_p"] == 1
+
+
 def test_an_error_is_one_line_and_exit_code_1(run, service):
     missing = run("sessions", "show", "nobody")
     assert (missing.exit_code, missing.stdout) == (1, "")

@@ -18,7 +18,7 @@ from .fake_service import token_with_logprobs
 
 
 def filled(kind: Any, counter: Any = None) -> Any:
-    """A message whose every field is set, each to a value of its own; enums to their last value."""
+    """A message whose every field but maps is set, each to a value of its own; enums to their last value."""
     counter = counter or itertools.count(1)
     message = kind()
     for field in kind.DESCRIPTOR.fields:
@@ -30,7 +30,7 @@ def filled(kind: Any, counter: Any = None) -> Any:
                 setattr(message, field.name, value)
         elif field.message_type.full_name == "google.protobuf.Timestamp":
             getattr(message, field.name).FromSeconds(next(counter))
-        else:
+        elif not field.message_type.GetOptions().map_entry:
             inner = filled(field.message_type._concrete_class, counter)
             if field.is_repeated:
                 getattr(message, field.name).append(inner)
@@ -61,6 +61,8 @@ def assert_same(message: Any, value: Any, renamed: dict[str, str] | None = None)
             assert got == datetime.fromtimestamp(sent.seconds, UTC)
         elif isinstance(sent, Duration):
             assert got == sent.seconds
+        elif isinstance(got, dict):
+            assert got == {entry.name: value for entry, value in sent.ListFields()}
         elif dataclasses.is_dataclass(got):
             assert_same(sent, got)
         elif field.enum_type is not None:

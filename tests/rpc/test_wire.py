@@ -152,6 +152,7 @@ def description(findings: tuple[ShapeFinding, ...], buckets: tuple[int, ...]) ->
         vocabulary_size=61,
         tokenizer_size=61,
         output_rows=64,
+        generation_defaults={"top_k": 0, "top_p": 0.9},
         end_token_ids=(1, 2),
         max_context_tokens=256,
         width=8,

@@ -127,6 +127,7 @@ async def serving_session(
     ledger_path: Path,
     settings: LoopSettings | None = None,
     lease_seconds: float | None = None,
+    defaults_of_model: bool = False,
 ) -> AsyncIterator[SessionService]:
     """A session service over running services. With leases others may share its ledger."""
     async with AsyncExitStack() as stack:
@@ -137,7 +138,8 @@ async def serving_session(
             stack.push_async_callback(draft_link.aclose)
         ledger = SqliteLedger(ledger_path)
         stack.push_async_callback(ledger.aclose)
-        model = ServedModel.of(*await target_link.describe(5_000))
+        described = await target_link.describe(5_000)
+        model = ServedModel.of(*described, defaults_of_model=defaults_of_model)
         servicer = SessionServicer(
             model, target_link, draft_link, ledger, settings or LoopSettings(), lease_seconds
         )
@@ -191,6 +193,7 @@ class Stack:
         target: str | None = None,
         with_draft: bool = True,
         lease_seconds: float | None = None,
+        defaults_of_model: bool = False,
         **settings: Any,
     ) -> SessionService:
         """Serves sessions; all session services of a stack share one ledger file."""
@@ -202,6 +205,7 @@ class Stack:
             self.folder / "ledger.db",
             LoopSettings(**settings),
             lease_seconds,
+            defaults_of_model,
         )
         return await self._start(name, service)
 

@@ -26,6 +26,7 @@ def description(end_token_ids: tuple[int, ...], vocabulary_size: int = 600) -> M
         shape_audit=ShapeAudit(False, (1,), ()),
         tokenizer_size=vocabulary_size,
         output_rows=vocabulary_size,
+        generation_defaults={},
     )
 
 

@@ -115,6 +115,7 @@ def describe() -> ModelDescription:
         shape_audit=ShapeAudit(False, (1,), ()),
         tokenizer_size=VOCABULARY,
         output_rows=VOCABULARY,
+        generation_defaults={},
     )
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 
 from outrider.types import Description, Event, ModelDescription, SessionInfo, Started, Summary
+
+NEUTRAL = {"temperature": 1, "top_p": 1, "repetition_penalty": 1}
+"""Values that change nothing; 0 for every other parameter."""
 
 
 def json_line(value: Event | SessionInfo | Description, **extra: object) -> str:
@@ -53,6 +57,7 @@ def description_lines(description: Description) -> list[str]:
     lines = [
         f"version  {description.version}",
         f"window   {description.max_window}",
+        f"defaults {_defaults(description)}",
         *_model_lines("target", description.target),
     ]
     if description.draft is not None:
@@ -80,6 +85,20 @@ def _model_lines(role: str, model: ModelDescription) -> list[str]:
         f"{', pinned to one' if audit.reproducible else ''}",
         f"         model {model.model_fingerprint}, vocabulary {model.vocabulary_fingerprint}",
     ]
+
+
+def _defaults(description: Description) -> str:
+    """What a request gets that names nothing, and what the model says of it where that is something else."""
+    used, named = description.sampling_defaults, description.target.generation_defaults
+    changed = {name: value for name, value in used.items() if value != NEUTRAL.get(name, 0)}
+    line = _parameters(changed) or "none: the model's distribution as it is"
+    if all(used.get(name) == value for name, value in named.items()):
+        return line
+    return f"{line} (its generation_config.json, not followed: {_parameters(named)})"
+
+
+def _parameters(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in values.items())
 
 
 def _token_ids(model: ModelDescription) -> str:

@@ -185,6 +185,7 @@ class Engine:
             vocabulary_size=loaded.vocabulary.size,
             tokenizer_size=loaded.vocabulary.tokenizer_size,
             output_rows=loaded.vocabulary.output_rows,
+            generation_defaults=loaded.generation_defaults,
             end_token_ids=loaded.end_token_ids,
             max_context_tokens=self.limits.max_context_tokens,
             width=self.limits.width,

@@ -6,6 +6,7 @@ What its files must be is `checkpoint.py`'s; what quantized layers need is `quan
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from .checkpoint import (
     open_checkpoint,
     read_json,
 )
+from .generation_defaults import read_generation_defaults
 from .hub import local_folder
 from .lengths import furthest_context, longest_context
 from .own_code import check_left_over
@@ -60,6 +62,7 @@ class LoadedModel:
     max_positions: int
     tokenizer: TokenizerFiles
     parameter_count: int
+    generation_defaults: Mapping[str, float]
     quantization: str = ""
     """How the weights are quantized, for example "nf4"; empty where they are not."""
     most_positions: int = 0
@@ -124,6 +127,7 @@ def load_model(
         most_positions=furthest_context(config),
         tokenizer=tokenizer,
         parameter_count=model.num_parameters(),
+        generation_defaults=read_generation_defaults(checkpoint.folder),
         quantization=kind,
         ranks=ranks,
     )

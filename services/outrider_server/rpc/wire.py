@@ -5,6 +5,8 @@ Field ranges are the domain types' own business: what is out of range raises Inv
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from outrider.v1 import target_pb2, types_pb2
 
 from ..speculation.description import (
@@ -14,30 +16,33 @@ from ..speculation.description import (
     TokenizerFiles,
 )
 from ..speculation.errors import InvalidRequest
-from ..speculation.types import MAX_LOGIT_BIAS, Draw, SamplingParams, Step, TokenLogprobs, Verdict
+from ..speculation.types import (
+    MAX_LOGIT_BIAS,
+    NEUTRAL,
+    Draw,
+    SamplingParams,
+    Step,
+    TokenLogprobs,
+    Verdict,
+)
 
 
-def sampling_from_proto(message: types_pb2.SamplingParams) -> SamplingParams:
+def sampling_from_proto(
+    message: types_pb2.SamplingParams, defaults: SamplingParams = NEUTRAL
+) -> SamplingParams:
     """Absent fields take their defaults. Raises InvalidRequest."""
-
     if len(message.logit_bias) > MAX_LOGIT_BIAS:  # before all of them are read
         raise InvalidRequest(
             "sampling.logit_bias", f"logit_bias must have at most {MAX_LOGIT_BIAS} entries"
         )
+    return replace(defaults, **_present(message), logit_bias=dict(message.logit_bias))
 
-    def optional(name: str, default: float) -> float:
-        return getattr(message, name) if message.HasField(name) else default
 
-    return SamplingParams(
-        temperature=optional("temperature", 1.0),
-        top_k=message.top_k,
-        top_p=optional("top_p", 1.0),
-        min_p=message.min_p,
-        repetition_penalty=optional("repetition_penalty", 1.0),
-        frequency_penalty=message.frequency_penalty,
-        presence_penalty=message.presence_penalty,
-        logit_bias=dict(message.logit_bias),
-    )
+def _present(message: types_pb2.SamplingParams) -> dict[str, float]:
+    """The parameters that a message names, but for the bias."""
+    return {
+        field.name: value for field, value in message.ListFields() if field.name != "logit_bias"
+    }
 
 
 def sampling_to_proto(sampling: SamplingParams) -> types_pb2.SamplingParams:
@@ -167,6 +172,7 @@ def description_to_proto(description: ModelDescription) -> types_pb2.ModelDescri
         **{name: getattr(description, name) for name in _SAME_NAME},
         end_token_ids=description.end_token_ids,
         ranks=description.ranks,
+        generation_defaults=types_pb2.SamplingParams(**description.generation_defaults),
         shape_audit=types_pb2.ShapeAudit(
             all_interchangeable=audit.all_interchangeable,
             reproducible=audit.reproducible,
@@ -194,6 +200,7 @@ def description_from_proto(message: types_pb2.ModelDescription) -> ModelDescript
         **{name: getattr(message, name) for name in _SAME_NAME},
         end_token_ids=tuple(message.end_token_ids),
         shape_audit=ShapeAudit(message.shape_audit.reproducible, buckets, findings),
+        generation_defaults=_present(message.generation_defaults),
         ranks=max(1, message.ranks),
     )
 

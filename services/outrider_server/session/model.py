@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..speculation.description import ModelDescription, TokenizerFiles
-from ..speculation.errors import StartupError
+from ..speculation.errors import InvalidRequest, StartupError
+from ..speculation.types import NEUTRAL, SamplingParams
 from .chat import ChatTemplate
 from .tokenizer import Tokenizer
 
@@ -18,10 +19,18 @@ class ServedModel:
     description: ModelDescription
     tokenizer: Tokenizer
     chat: ChatTemplate
+    defaults: SamplingParams = NEUTRAL
+    """What a request gets for the parameters that it does not name."""
 
     @classmethod
-    def of(cls, description: ModelDescription, files: TokenizerFiles) -> ServedModel:
-        """Raises StartupError when the tokenizer cannot be used."""
+    def of(
+        cls,
+        description: ModelDescription,
+        files: TokenizerFiles,
+        *,
+        defaults_of_model: bool = False,
+    ) -> ServedModel:
+        """Raises StartupError when the tokenizer, or the defaults that are asked for, cannot be used."""
         try:
             tokenizer = Tokenizer(
                 files.tokenizer_json.decode(),
@@ -40,7 +49,9 @@ class ServedModel:
             unknown_token=files.unknown_token,
             tool_source=files.tool_chat_template,
         )
-        return cls(_with_end_token(description, tokenizer.end_token_id), tokenizer, chat)
+        described = _with_end_token(description, tokenizer.end_token_id)
+        defaults = _defaults(description) if defaults_of_model else NEUTRAL
+        return cls(described, tokenizer, chat, defaults)
 
     def first_unknown(self, tokens: Sequence[int]) -> int | None:
         """Index of the first token id that the model lacks; None where it has all."""
@@ -48,6 +59,16 @@ class ServedModel:
         if max(tokens, default=0) < size:
             return None
         return next(index for index, token in enumerate(tokens) if token >= size)
+
+
+def _defaults(description: ModelDescription) -> SamplingParams:
+    try:
+        return SamplingParams(**description.generation_defaults)  # type: ignore[arg-type]
+    except InvalidRequest as error:
+        raise StartupError(
+            f"the target's generation_config.json cannot be followed: {error}; correct it there, or leave "
+            "--generation-defaults model out"
+        ) from error
 
 
 def _with_end_token(description: ModelDescription, end_token: int | None) -> ModelDescription:

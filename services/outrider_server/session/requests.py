@@ -141,7 +141,7 @@ def what_differs(asked: TurnRequest, seed_is_given: bool, recorded: TurnRecord) 
 def parse_turn(message: session_pb2.GenerateRequest, model: ServedModel) -> TurnRequest:
     """Checks a request against everything but its session. Raises InvalidRequest naming the field."""
     description = model.description
-    sampling = sampling_from_proto(message.sampling)
+    sampling = sampling_from_proto(message.sampling, model.defaults)
     sampling.check_vocabulary(description.vocabulary_size)
     max_new_tokens = (
         message.max_new_tokens if message.HasField("max_new_tokens") else DEFAULT_MAX_NEW_TOKENS

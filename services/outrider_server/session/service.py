@@ -11,7 +11,7 @@ import grpc
 from outrider.v1 import session_pb2, session_pb2_grpc
 
 from .. import __version__
-from ..rpc.wire import description_to_proto
+from ..rpc.wire import description_to_proto, sampling_to_proto
 from ..speculation.errors import AlreadyExists, InvalidRequest, OutriderError
 from ..speculation.types import Round
 from .drafts import Drafts
@@ -201,6 +201,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         """Describes target and draft."""
         response = session_pb2.DescribeResponse(
             target=description_to_proto(self._model.description),
+            sampling_defaults=sampling_to_proto(self._model.defaults),
             max_window=min(self._settings.window, self._model.description.width - 1),
             version=__version__,
         )

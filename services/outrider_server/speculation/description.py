@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -56,6 +57,8 @@ class ModelDescription:
     shape_audit: ShapeAudit
     tokenizer_size: int
     output_rows: int
+    generation_defaults: Mapping[str, float]
+    """Sampling parameters by name, as generation_config.json has them."""
     ranks: int = 1
 
 

@@ -122,6 +122,10 @@ class SamplingParams:
             )
 
 
+NEUTRAL = SamplingParams()
+"""The target's own distribution."""
+
+
 @dataclass(frozen=True, slots=True)
 class Draw:
     """Everything that a draw depends on beside the target and the tokens before it."""
