@@ -104,6 +104,9 @@ async def test_a_stream_has_to_begin_with_open(channels, method):
         (opening("s", committed_length=CONTEXT_TOKENS + 1), "committed_length"),
         (opening("s", generated_from=-1), "generated_from"),
         (opening("s", logprobs=21), "logprobs"),
+        (opening("s", withheld_token_ids=[VOCABULARY_SIZE]), "withheld_token_ids"),
+        (opening("s", withheld_token_ids=range(VOCABULARY_SIZE)), "withheld_token_ids"),
+        (opening("s", min_new_tokens=-1), "min_new_tokens"),
     ],
 )
 async def test_an_open_out_of_range_is_refused(target_stub, request_, field):

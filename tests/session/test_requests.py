@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from outrider.v1 import session_pb2
 from outrider_server.session.ledger import TurnRecord
 from outrider_server.session.requests import (
@@ -13,6 +14,7 @@ from outrider_server.session.requests import (
     recorded_request,
     what_differs,
 )
+from outrider_server.speculation.errors import InvalidRequest
 from outrider_server.speculation.types import Draw
 
 from .sample_tokenizers import END
@@ -61,6 +63,14 @@ def test_a_turn_ends_with_the_models_tokens_and_its_own():
     assert parsed().end_tokens((7, 1)) == (1, 7)
     assert parsed(stop_token_ids=[7, 3]).end_tokens((7, 1)) == (1, 3, 7)
     assert parsed(stop_token_ids=[3], ignore_end_tokens=True).end_tokens((7, 1)) == (3,)
+
+
+def test_some_token_must_be_left_to_draw():
+    everything = {"stop_token_ids": range(600)}
+    assert len(parsed(**everything).stop_token_ids) == 600
+    with pytest.raises(InvalidRequest) as refused:
+        parsed(min_new_tokens=1, **everything)
+    assert refused.value.field == "stop_token_ids"
 
 
 def test_what_ends_a_turn_is_withheld_as_long_as_it_must_not_end():

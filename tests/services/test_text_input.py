@@ -1,4 +1,4 @@
-"""Tokens that the tokenizer makes and the model lacks, and texts without any, are refused unwritten."""
+"""Text over the wire: how it begins, how it goes on, and what the model cannot read is refused unwritten."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any
 
 import grpc
 import pytest
+from models_for_tests import edit_json
 from outrider.v1 import session_pb2
 from outrider_server.engine.host import EngineHost
+from outrider_server.models import TARGET_FOLDER
 from outrider_server.session.ledger import NewTurn
 from outrider_server.session.opening import OWNER
-from tokenizers import AddedToken, Tokenizer, normalizers
+from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers, processors
 
 from .harness import SessionService, Stack, running_engine
 from .reference import as_one_turn
@@ -25,14 +27,23 @@ INVALID = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
 
 @pytest.fixture(scope="module")
 def longer(models: Path) -> Iterator[EngineHost]:
-    """A target whose tokenizer has a token beyond the model's rows, and takes white space away."""
+    """A target whose tokenizer has a token beyond the model's rows, and takes white space away.
+
+    Before a text it puts a space, and its post-processor a token that no configuration names.
+    """
     folder = save_model(models / "longer")
     path = str(folder / "tokenizer.json")
     tokenizer = Tokenizer.from_file(path)
     tokenizer.normalizer = normalizers.Strip()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    begin = ("<|endoftext|>", 0)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        "<|endoftext|> $A", special_tokens=[begin]
+    )
     tokenizer.add_tokens([AddedToken(EXTRA, normalized=False)])
     assert tokenizer.token_to_id(EXTRA) == VOCABULARY_SIZE
     tokenizer.save(path)
+    edit_json(folder / "tokenizer_config.json", bos_token=None)
     with running_engine(folder, "target", slots=2, rows=2) as host:
         yield host
 
@@ -69,6 +80,17 @@ async def test_an_input_that_the_model_cannot_read_is_refused_before_anything_is
     assert (record.length, record.turn_count, record.epoch) == (0, 0, 0)
     assert longer.engine.counters.verify_steps == steps
     assert len((await session.generate("say it", max_new_tokens=4).read()).tokens) > 0
+
+
+async def test_a_text_begins_as_the_tokenizer_begins_one_and_later_ones_stand_as_they_are(service):
+    session = await service.client.create_session()
+    first = await session.generate("lo", max_new_tokens=2, seed=1).read()
+    second = await session.generate("lo", max_new_tokens=2, seed=1).read()
+    held = (await session.info(with_tokens=True)).tokens
+    plain = Tokenizer.from_file(str(TARGET_FOLDER / "tokenizer.json"))
+    assert held[: first.started.prompt_tokens] == (0, *plain.encode(" lo").ids)
+    start = second.started.start_position
+    assert held[start - second.started.prompt_tokens : start] == (*plain.encode("lo").ids,)
 
 
 async def test_a_session_that_holds_such_a_token_says_so_and_can_be_rewound(service, longer):
