@@ -1,5 +1,7 @@
 """Where a text stands: as the library begins one, or on after what the session holds."""
 
+import json
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -155,6 +157,18 @@ def test_a_session_begins_as_the_post_processor_begins_a_text(
     assert [*begun, *ids[len(front) :]] == raw.encode("the dog").ids
     assert begun[: len(front)] == ids[: len(front)]
     assert tokenizer.encode("the dog", begin=False) == begun[len(front) :]
+
+
+def test_a_control_token_that_takes_white_space_in_stays_the_templates():
+    """Even where the white space is a user's."""
+    state = json.loads(byte_level_raw().to_str())
+    for added in state["added_tokens"]:
+        added["rstrip"] = added["content"] == TURN
+    tokenizer = Tokenizer(json.dumps(state))
+    turn = byte_level_raw().token_to_id(TURN)
+    rendered = RenderedText(f"{TURN} dog", ((len(TURN), len(TURN) + 4),))
+    expected = [turn, *tokenizer.encode("dog", begin=False)]
+    assert tokenizer.encode_rendered(rendered, begin=True) == expected
 
 
 @families
