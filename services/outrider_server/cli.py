@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
 from collections.abc import Coroutine
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +14,10 @@ import typer
 import uvloop
 
 from . import config as configuration
+from .address import Listen as ListenAddress
+from .address import read_peer
 from .bench.command import bench
+from .logs import set_up_logs
 from .models import DRAFT_FOLDER, TARGET_FOLDER
 from .options import (
     Attention,
@@ -55,6 +58,7 @@ from .options import (
 )
 from .planning.command import plan
 from .quantization.command import quantize
+from .rpc.binding import check_free
 from .speculation.errors import StartupError
 
 NO_DRAFT = "none"
@@ -67,6 +71,22 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"outrider-server {version('outrider')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main_options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Serve large language models by distributed speculative decoding."""
 
 
 @app.command()
@@ -235,6 +255,14 @@ def up(
     """Run all three services on this machine. The draft gets one CPU thread."""
     from .up import run_up
 
+    configuration.SessionConfig(
+        listen=listen,
+        ledger=ledger or configuration.default_ledger(),
+        window=window,
+        lead=lead,
+        loop=loop.mode(),
+    )
+    check_free(ListenAddress.read(listen))
     engine = [f"--slots={slots}", f"--rows={rows}", f"--compile={compile.value}"]
     engine += [f"--max-context-tokens={max_context_tokens}", f"--park-memory={park_memory}"]
     targets = [*engine, f"--model={target}", f"--threads={threads}"]
@@ -265,7 +293,7 @@ app.command()(quantize)
 
 
 def _addresses(text: str) -> tuple[str, ...]:
-    return tuple(each.strip() for each in text.split(","))
+    return tuple(read_peer(each.strip()) for each in text.split(","))
 
 
 def _serve(service: Coroutine[Any, Any, Any]) -> None:
@@ -295,9 +323,7 @@ def _refuse(error: StartupError) -> None:
 
 def main() -> None:
     """The command's entry point."""
-    # gRPC's core writes to stderr what its statuses say anyway.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    set_up_logs()
     try:
         app()
     except StartupError as error:

@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from .address import Listen, read_peer
 from .models import DRAFT_FOLDER, TARGET_FOLDER
 from .speculation.errors import StartupError
 from .speculation.types import LoopMode
@@ -133,6 +134,7 @@ class TargetConfig:
             self.engine.width % 8 == 0,
             "the target's width must be a multiple of 8; other widths change its bits",
         )
+        Listen.read(self.listen)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +144,9 @@ class DraftConfig:
     listen: str = f"127.0.0.1:{DRAFT_PORT}"
     engine: EngineConfig = EngineConfig(folder=DRAFT_FOLDER, width=DRAFT_WIDTH, threads=1)
     drain_seconds: float = 5.0
+
+    def __post_init__(self) -> None:
+        Listen.read(self.listen)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +176,9 @@ class SessionConfig:
 
     def __post_init__(self) -> None:
         _require(bool(self.targets) and all(self.targets), "target must be one address or several")
+        Listen.read(self.listen)
+        for address in (*self.targets, *self.drafts):
+            read_peer(address)
         _require(0 <= self.window <= 63, "window must be 0 to 63")
         _require(1 <= self.lead <= 64, "lead must be 1 to 64")
         _require(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -23,6 +24,8 @@ from .stopping import Stop
 STOP_SECONDS = 40.0
 HURRY_SECONDS = 3.0
 READY = "ready "
+PLAIN_PATH = re.compile(r"/[\w./-]{0,79}", re.ASCII)
+"""What needs no escape in an address, and leaves room for a socket's name."""
 
 
 class Child:
@@ -104,7 +107,7 @@ async def run_up(
     """
     stop = Stop()
     children: list[Child] = []
-    sockets = tempfile.TemporaryDirectory(prefix="outrider-")
+    sockets = socket_folder()
     folder = Path(sockets.name)
     try:
         listen = f"--listen=unix:{folder}/t"
@@ -129,6 +132,21 @@ async def run_up(
     finally:
         await stop.end(_drain(children), lambda: _hurry(children))
         sockets.cleanup()
+
+
+def socket_folder() -> tempfile.TemporaryDirectory[str]:
+    """A new folder for sockets that only this user may enter, with a path that every address can hold.
+
+    Raises StartupError where there is no place for one.
+    """
+    for base in (os.environ.get("TMPDIR"), os.environ.get("XDG_RUNTIME_DIR"), "/tmp", "/var/tmp"):
+        if base and PLAIN_PATH.fullmatch(base):
+            with suppress(OSError):
+                return tempfile.TemporaryDirectory(prefix="outrider-", dir=base)
+    raise StartupError(
+        "there is no folder for sockets; set TMPDIR to one that can be written to, with a path of at most "
+        "80 letters and digits"
+    )
 
 
 async def _hurry(children: Sequence[Child]) -> None:

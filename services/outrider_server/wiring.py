@@ -7,13 +7,16 @@ a signal that asks it to stop.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 
 from outrider.v1 import session_pb2, target_pb2
 from outrider.v1.draft_pb2 import DESCRIPTOR as DRAFT_FILE
 
+from .address import Listen
 from .config import DraftConfig, EngineConfig, SessionConfig, TargetConfig, is_database
 from .rpc import telemetry
+from .rpc.binding import check_free
 from .rpc.serve import Server
 from .speculation.errors import StartupError, Unavailable
 from .stopping import Stop
@@ -27,6 +30,7 @@ MAX_PUBLIC_REQUEST_BYTES = 4 << 20
 
 async def run_target(config: TargetConfig) -> None:
     """The target service until it is told to stop. Raises StartupError."""
+    stop_telemetry = _prepare(config.listen, "target")
     from outrider.v1 import target_pb2_grpc
 
     from .target.service import TargetServicer
@@ -38,11 +42,13 @@ async def run_target(config: TargetConfig) -> None:
     servicer = TargetServicer(host)
     server.on_drain(servicer.refuse_turns)
     target_pb2_grpc.add_TargetServiceServicer_to_server(servicer, server.grpc)
-    await _serve(server, config.listen, config.drain_seconds, "target", host.stop)
+    await _serve(server, config.listen, config.drain_seconds, host.stop)
+    stop_telemetry()
 
 
 async def run_draft(config: DraftConfig) -> None:
     """The draft service until it is told to stop. Raises StartupError."""
+    stop_telemetry = _prepare(config.listen, "draft")
     from outrider.v1 import draft_pb2_grpc
 
     from .draft.service import DraftServicer
@@ -52,11 +58,13 @@ async def run_draft(config: DraftConfig) -> None:
         return
     server = Server([DRAFT_SERVICE])
     draft_pb2_grpc.add_DraftServiceServicer_to_server(DraftServicer(host), server.grpc)
-    await _serve(server, config.listen, config.drain_seconds, "draft", host.stop)
+    await _serve(server, config.listen, config.drain_seconds, host.stop)
+    stop_telemetry()
 
 
 async def run_session(config: SessionConfig) -> None:
     """The session service until it is told to stop. Raises StartupError."""
+    stop_telemetry = _prepare(config.listen, "session")
     from outrider.v1 import session_pb2_grpc
 
     from .ledger_place import open_ledger
@@ -104,17 +112,28 @@ async def run_session(config: SessionConfig) -> None:
 
     server = Server([SESSION_SERVICE], MAX_PUBLIC_REQUEST_BYTES)
     session_pb2_grpc.add_SessionServiceServicer_to_server(servicer, server.grpc)
-    await _serve(server, config.listen, config.drain_seconds, "session", stop)
+    await _serve(server, config.listen, config.drain_seconds, stop)
+    stop_telemetry()
+
+
+def _prepare(listen: str, name: str) -> Callable[[], None]:
+    """What needs no model comes before it, and before torch: the address is free, telemetry set up.
+
+    Returns what stops telemetry.
+    Where ranks share the model, rank 0 listens alone. Raises StartupError.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return lambda: None
+    check_free(Listen.read(listen))
+    return telemetry.set_up(f"outrider-{name}")
 
 
 async def _serve(
     server: Server,
     listen: str,
     drain_seconds: float,
-    name: str,
     stop: Callable[[], Awaitable[None]],
 ) -> None:
-    stop_telemetry = telemetry.set_up(f"outrider-{name}")
     try:
         told = Stop()  # before it is known that the service is ready to be stopped
         address = await server.start(listen)
@@ -123,7 +142,6 @@ async def _serve(
         await told.end(server.drain(drain_seconds), server.cut_off)
     finally:
         await stop()
-        stop_telemetry()
 
 
 async def _start_engine(config: EngineConfig, name: str):  # type: ignore[no-untyped-def]

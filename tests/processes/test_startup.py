@@ -105,14 +105,37 @@ def test_a_name_without_a_port_is_refused_in_one_line(services: Services, tmp_pa
     check_line(service.errors, "write dns:///HOST:PORT")
 
 
-def test_a_port_in_use_is_refused_in_one_line(services: Services):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+@pytest.mark.parametrize("kind", ["port", "path"])
+def test_an_address_in_use_is_refused_in_one_line_before_a_model_is_looked_for(
+    services: Services, tmp_path, kind
+):
+    place = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX if kind == "path" else socket.AF_INET) as taken:
+        taken.bind(str(place) if kind == "path" else ("127.0.0.1", 0))
         taken.listen()
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        service = services.draft(address)
+        address = f"unix:{place}" if kind == "path" else f"127.0.0.1:{taken.getsockname()[1]}"
+        service = services.start("draft", f"--listen={address}", "--model=no-such-folder")
         assert service.wait() == 2
+        assert kind == "port" or place.is_socket()
     check_line(service.errors, address)
+
+
+@pytest.mark.parametrize("arguments", [("--listen=none",), ("--window=64",), ("--ledger=ftp://x",)])
+def test_up_refuses_what_its_session_service_would_before_it_starts_one(
+    services: Services, arguments
+):
+    service = services.start("up", "--target=no-such-folder", *arguments)
+    assert service.wait() == 2
+    check_line(service.errors, "")
+
+
+def test_a_telemetry_variable_that_makes_no_sense_is_refused_in_one_line(
+    services: Services, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("OTEL_PROPAGATORS", "pigeon")
+    service = services.start("session", f"--ledger={tmp_path}/ledger.db")
+    assert service.wait() == 2
+    check_line(service.errors, "Propagator pigeon not found")
 
 
 def test_a_damaged_ledger_is_refused_in_one_line(services: Services, target):

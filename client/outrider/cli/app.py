@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
 from itertools import chain, islice
 from typing import Annotated
 
@@ -31,6 +32,22 @@ app = typer.Typer(
 sessions = typer.Typer(help="List, show and delete sessions.", no_args_is_help=True)
 app.add_typer(sessions, name="sessions")
 app.command()(chat)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"outrider {version('outrider')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main_options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Talk to an Outrider service."""
 
 
 @app.command()

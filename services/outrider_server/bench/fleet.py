@@ -16,7 +16,7 @@ from typing import Any
 
 import outrider
 
-from ..up import Child
+from ..up import Child, socket_folder
 from .machine import cpu_seconds, resident_bytes
 from .tasks import Outcome, Task
 
@@ -74,7 +74,7 @@ async def running_fleet(options: FleetOptions) -> AsyncIterator[Fleet]:
     async with AsyncExitStack() as stack:
         shared = [f"--slots={options.slots}", f"--compile={COMPILE}"]
         shared += [f"--max-context-tokens={options.context}", *options.engine_options]
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="outrider-"))
+        folder = stack.enter_context(socket_folder())
         # One after the other: two models that compile at once share the same cores.
         target, target_address = await _started(
             stack,

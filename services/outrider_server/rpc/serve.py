@@ -11,11 +11,13 @@ from collections.abc import Callable, Sequence
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
+from ..address import Listen
 from ..speculation.errors import StartupError
+from .binding import claimed
 from .channels import MAX_MESSAGE_BYTES, SERVER_OPTIONS
 from .interceptor import ErrorInterceptor
+from .reflecting import add_reflection
 
 LIBRARY_LOG = "grpc._cython.cygrpc"
 ROOM_FOR_REFUSALS = 4
@@ -57,23 +59,22 @@ class Server:
         self._health = Health(self._names)
         self._drainers: list[Callable[[], None]] = []
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
-        shown = (*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(shown, self.grpc)
+        add_reflection((*service_names, health.SERVICE_NAME), self.grpc)
 
     async def start(self, listen: str) -> str:
         """Binds and serves; returns the address bound, with the port that was chosen for port 0.
 
-        Raises StartupError when the address cannot be bound.
+        Raises StartupError when the address cannot be bound, or is another server's.
         """
+        place = Listen.read(listen)
         try:
-            port = self.grpc.add_insecure_port(listen)
-        except RuntimeError as error:
-            raise StartupError(
-                f"cannot listen on {listen}; is the port in use, or the address wrong?"
-            ) from error
+            with claimed(place):
+                port = self.grpc.add_insecure_port(place.text)
+        except (OSError, RuntimeError) as error:
+            raise StartupError(f"cannot listen on {listen}; is the address wrong?") from error
         await self.grpc.start()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
-        return listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
+        return place.with_port(port)
 
     def on_drain(self, stop_taking: Callable[[], None]) -> None:
         """Calls this when draining begins: for calls that outlive their work, so that they can end."""

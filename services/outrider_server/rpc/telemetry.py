@@ -7,11 +7,18 @@ OpenTelemetry API's own no-op objects are all that runs. Prompts and replies are
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from opentelemetry import context as otel_context
-from opentelemetry import metrics, propagate, trace
+from opentelemetry import metrics, trace
 from opentelemetry.metrics import CallbackOptions, Observation
+
+from ..speculation.errors import StartupError
+
+STOP_SECONDS = 2.0
+"""How long the last spans and readings may take to a collector when a service ends."""
 
 SCOPE = "outrider"
 
@@ -34,35 +41,60 @@ Metadata = tuple[tuple[str, str], ...]
 
 
 def set_up(service_name: str) -> Callable[[], None]:
-    """Starts exporting where the environment asks for it; returns what flushes and stops it."""
+    """Starts exporting where the environment asks for it; returns what flushes and stops it, in bounded time.
+
+    Raises StartupError for variables that make no sense.
+    """
+    try:
+        import opentelemetry.propagate  # noqa: F401 - reads OTEL_PROPAGATORS
+
+        stops = _exporting(service_name)
+    except Exception as error:  # the library raises what its parsers do
+        what = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise StartupError(
+            f"telemetry cannot be set up: {what}; correct the variable whose name begins with OTEL_"
+        ) from error
+
+    return lambda: end_within(STOP_SECONDS, stops)
+
+
+def end_within(seconds: float, stops: Sequence[Callable[[], object]]) -> None:
+    """Calls all at once, and leaves those behind that take longer."""
+    ending = [threading.Thread(target=each, daemon=True) for each in stops]
+    deadline = time.monotonic() + seconds
+    for thread in ending:
+        thread.start()
+    for thread in ending:
+        thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def _exporting(service_name: str) -> list[Callable[[], object]]:
+    """Sets up what is wanted; returns what stops each."""
     stops: list[Callable[[], object]] = []
-    if _wanted("TRACES") or _wanted("METRICS"):
-        from opentelemetry.sdk.resources import Resource
+    if not (_wanted("TRACES") or _wanted("METRICS")):
+        return stops
+    from opentelemetry.sdk.resources import Resource
 
-        resource = Resource.create({"service.name": service_name, "service.namespace": "outrider"})
-        if _wanted("TRACES"):
-            from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-            from opentelemetry.sdk.trace import TracerProvider
-            from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    resource = Resource.create({"service.name": service_name, "service.namespace": "outrider"})
+    if _wanted("TRACES"):
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-            tracers = TracerProvider(resource=resource)
-            tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-            trace.set_tracer_provider(tracers)
-            stops.append(tracers.shutdown)
-        if _wanted("METRICS"):
-            from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
-            from opentelemetry.sdk.metrics import MeterProvider
-            from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+        tracers = TracerProvider(resource=resource, shutdown_on_exit=False)
+        tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        trace.set_tracer_provider(tracers)
+        stops.append(tracers.shutdown)
+    if _wanted("METRICS"):
+        from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
-            meters = MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())], resource)
-            metrics.set_meter_provider(meters)
-            stops.append(meters.shutdown)
-
-    def stop() -> None:
-        for each in stops:
-            each()
-
-    return stop
+        reader = PeriodicExportingMetricReader(OTLPMetricExporter())
+        meters = MeterProvider([reader], resource, shutdown_on_exit=False)
+        metrics.set_meter_provider(meters)
+        stops.append(meters.shutdown)
+    return stops
 
 
 def _wanted(signal: str) -> bool:
@@ -79,6 +111,8 @@ def tracer() -> trace.Tracer:
 
 def outgoing_metadata() -> Metadata:
     """The current trace context as W3C metadata for a call; empty without a trace."""
+    from opentelemetry import propagate
+
     carrier: dict[str, str] = {}
     propagate.inject(carrier)
     return tuple(carrier.items())
@@ -86,6 +120,8 @@ def outgoing_metadata() -> Metadata:
 
 def incoming_context(metadata: Iterable[tuple[str, str | bytes]] | None) -> otel_context.Context:
     """The trace context that a call carries."""
+    from opentelemetry import propagate
+
     carrier = {key: value for key, value in metadata or () if isinstance(value, str)}
     return propagate.extract(carrier)
 

@@ -1,0 +1,12 @@
+"""`python -m outrider` is `outrider`."""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        del sys.path[0]  # the working directory: what happens to lie there is not to be run
+    from outrider.cli import main
+
+    main()
