@@ -23,7 +23,10 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
-    run()
+    from outrider.cli.terminal import usable_output
+
+    with usable_output("outrider-server"):
+        run()
 
 
 if __name__ == "__main__":

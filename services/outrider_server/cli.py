@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,6 +51,7 @@ from .options import (
     SweepSeconds,
     Threads,
     TtlSeconds,
+    Version,
     Width,
     Window,
     park_bytes,
@@ -60,6 +60,7 @@ from .planning.command import plan
 from .quantization.command import quantize
 from .rpc.binding import check_free
 from .speculation.errors import StartupError
+from .user_folders import with_home
 
 NO_DRAFT = "none"
 PARK_MEMORY = "1GiB"
@@ -73,18 +74,9 @@ app = typer.Typer(
 )
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"outrider-server {version('outrider')}")
-        raise typer.Exit
-
-
 @app.callback()
 def main_options(
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
-    ] = False,
+    version: Version = False,
 ) -> None:
     """Serve large language models by distributed speculative decoding."""
 
@@ -324,6 +316,7 @@ def _refuse(error: StartupError) -> None:
 def main() -> None:
     """The command's entry point."""
     set_up_logs()
+    sys.argv[1:] = [with_home(argument) for argument in sys.argv[1:]]
     try:
         app()
     except StartupError as error:

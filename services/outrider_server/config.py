@@ -13,6 +13,7 @@ from .address import Listen, read_peer
 from .models import DRAFT_FOLDER, TARGET_FOLDER
 from .speculation.errors import StartupError
 from .speculation.types import LoopMode
+from .user_folders import data_folder
 
 SESSION_PORT = 7700
 TARGET_PORT = 7710
@@ -206,6 +207,5 @@ def is_database(place: str) -> bool:
 
 
 def default_ledger() -> Path:
-    """Where the ledger lives unless told otherwise."""
-    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
-    return Path(base) / "outrider" / "ledger.db"
+    """Where the ledger lives unless told otherwise. Raises StartupError where that is nowhere."""
+    return data_folder() / "ledger.db"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -70,6 +71,16 @@ class Loop(enum.StrEnum):
         return LoopMode(self.value.replace("-", "_"))
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"outrider-server {version('outrider')}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+]
 Listen = Annotated[str, typer.Option(help="HOST:PORT or unix:PATH; port 0 takes a free one.")]
 DtypeOption = Annotated[Dtype, typer.Option(help="auto keeps the checkpoint's own.")]
 Device = Annotated[str, typer.Option(help="A torch device, for example cpu or cuda:0.")]

@@ -141,6 +141,7 @@ async def _serve(
         await told.asked.wait()
         await told.end(server.drain(drain_seconds), server.cut_off)
     finally:
+        await server.cut_off()
         await stop()
 
 

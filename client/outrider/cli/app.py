@@ -157,7 +157,10 @@ def _prompt(prompt: str | None) -> str:
         return prompt
     if prompt is None and sys.stdin.isatty():
         raise typer.BadParameter("give a PROMPT, or - to read it from standard input")
-    return sys.stdin.read()
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise typer.BadParameter(f"standard input is no {error.encoding} text") from None
 
 
 def _print_json(reply: Reply, session_id: str) -> None:

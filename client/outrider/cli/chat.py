@@ -62,6 +62,8 @@ def _lines() -> Iterator[str]:
             if prompt:
                 typer.echo()
             return
+        except UnicodeDecodeError as error:
+            raise typer.BadParameter(f"standard input is no {error.encoding} text") from None
         if line:
             yield line
 

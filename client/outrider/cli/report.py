@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
@@ -109,7 +110,9 @@ def _token_ids(model: ModelDescription) -> str:
 
 
 def _dump(fields: dict[str, object]) -> str:
-    return json.dumps(fields, ensure_ascii=False, default=_plain)
+    """Where output has another encoding, every character that might be missing there is escaped."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return json.dumps(fields, ensure_ascii=not encoding.startswith("utf"), default=_plain)
 
 
 def _plain(value: object) -> str:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .. import user_folders
 from ..speculation.errors import StartupError
 
 RECIPE = "1"
@@ -29,8 +29,7 @@ _OTHER_FILES = (
 
 def cache_folder() -> Path:
     """Where made models are kept: `$XDG_CACHE_HOME/outrider/bench`, or below `~/.cache`."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "outrider" / "bench"
+    return user_folders.cache_folder() / "bench"
 
 
 def read_config(folder: Path) -> dict[str, Any]:

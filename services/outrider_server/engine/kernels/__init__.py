@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 import platform
 import shutil
 import subprocess
@@ -16,17 +15,14 @@ from pathlib import Path
 
 import torch
 
+from ...speculation.errors import StartupError
+from ...user_folders import cache_folder
+
 SOURCES = ("linear.cpp", "attention.cpp", "drawing.cpp")
 HEADERS = ("pool.h",)
 NEEDED_FLAG = "avx512_bf16"
 FLAGS = ("-std=c++20", "-O3", "-march=native", "-ffp-contract=off", "-shared", "-fPIC", "-w")
 COMPILE_SECONDS = 300
-
-
-def cache_folder() -> Path:
-    """Where what is compiled for this machine is kept between starts."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "outrider"
 
 
 def take_threads() -> None:
@@ -55,6 +51,8 @@ def kernels_missing() -> str:
     try:
         library = _compiled(compiler, sources, digest.hexdigest()[:24])
         torch.ops.load_library(library)
+    except StartupError as error:
+        return str(error)
     except (OSError, subprocess.SubprocessError) as error:
         return f"the kernels could not be built ({type(error).__name__})"
     if not torch.ops.outrider.linear_available():

@@ -1,0 +1,74 @@
+"""Both commands on terminals of every kind: nothing but their own lines, whatever the output can take."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+NAMES = {"outrider": "outrider", "outrider_server": "outrider-server"}
+PRINTING = """
+from outrider import ChatMessage
+from outrider.cli.report import json_line
+from outrider.cli.terminal import usable_output
+with usable_output("test"):
+    print("caf\\u00e9 \\u4e2d")
+    print(json_line(ChatMessage("user", "caf\\u00e9")))
+"""
+
+
+@pytest.mark.parametrize("module", NAMES)
+def test_a_module_is_its_command_and_runs_nothing_that_lies_in_the_working_directory(
+    module: str, tmp_path: Path
+) -> None:
+    for name in ("random", "typer", "grpc", "uvloop", "subprocess"):
+        (tmp_path / f"{name}.py").write_text("print('ran')")
+    outcome = subprocess.run(
+        [sys.executable, "-m", module, "--version"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert outcome.stdout == f"{NAMES[module]} {version('outrider')}\n"
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("module", NAMES)
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_output_that_cannot_be_written_is_told_in_one_line(module: str) -> None:
+    with open("/dev/full", "w") as full:
+        outcome = subprocess.run(
+            [sys.executable, "-m", module, "--help"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert outcome.returncode == 1
+    assert outcome.stderr == (
+        f"{NAMES[module]}: standard output cannot be written to: No space left on device\n"
+    )
+
+
+def test_output_that_nobody_reads_ends_a_command_without_a_word() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    outcome = subprocess.run(
+        [sys.executable, "-m", "outrider", "--help"], stdout=write, stderr=subprocess.PIPE
+    )
+    os.close(write)
+    assert (outcome.returncode, outcome.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize(("encoding", "text"), [("ascii", "caf? ?"), ("cp1252", "caf\xe9 ?")])
+def test_a_character_that_the_terminal_lacks_is_replaced_and_escaped_in_json(
+    encoding: str, text: str
+) -> None:
+    outcome = subprocess.run(
+        [sys.executable, "-c", PRINTING],
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+    )
+    assert (outcome.returncode, outcome.stderr) == (0, b"")
+    plain, escaped = outcome.stdout.decode(encoding).splitlines()
+    assert plain == text
+    assert escaped.isascii()
+    assert json.loads(escaped)["content"] == "caf\xe9"
