@@ -23,16 +23,20 @@ with usable_output("test"):
 
 
 @pytest.mark.parametrize("module", NAMES)
-def test_a_module_is_its_command_and_runs_nothing_that_lies_in_the_working_directory(
-    module: str, tmp_path: Path
-) -> None:
+def test_a_module_is_its_command(module: str) -> None:
+    outcome = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True)
+    assert outcome.stdout.decode() == f"{NAMES[module]} {version('outrider')}\n"
+    assert (outcome.returncode, outcome.stderr) == (0, b"")
+
+
+def test_the_server_runs_nothing_that_lies_in_the_working_directory(tmp_path: Path) -> None:
     for name in ("random", "typer", "grpc", "uvloop", "subprocess"):
         (tmp_path / f"{name}.py").write_text("print('ran')")
     outcome = subprocess.run(
-        [sys.executable, "-m", module, "--version"], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-m", "outrider_server", "--version"], cwd=tmp_path, capture_output=True
     )
-    assert outcome.stdout == f"{NAMES[module]} {version('outrider')}\n"
-    assert (outcome.returncode, outcome.stderr) == (0, "")
+    assert outcome.stdout.startswith(b"outrider-server ")
+    assert (outcome.returncode, outcome.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize("module", NAMES)

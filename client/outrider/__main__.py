@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from outrider.cli import main
 
 if __name__ == "__main__":
-    if not sys.flags.safe_path:
-        del sys.path[0]  # the working directory: what happens to lie there is not to be run
-    from outrider.cli import main
-
     main()

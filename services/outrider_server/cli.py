@@ -12,9 +12,8 @@ from typing import Annotated, Any
 import typer
 import uvloop
 
+from . import address
 from . import config as configuration
-from .address import Listen as ListenAddress
-from .address import read_peer
 from .bench.command import bench
 from .logs import set_up_logs
 from .models import DRAFT_FOLDER, TARGET_FOLDER
@@ -254,7 +253,7 @@ def up(
         lead=lead,
         loop=loop.mode(),
     )
-    check_free(ListenAddress.read(listen))
+    check_free(address.Listen.read(listen))
     engine = [f"--slots={slots}", f"--rows={rows}", f"--compile={compile.value}"]
     engine += [f"--max-context-tokens={max_context_tokens}", f"--park-memory={park_memory}"]
     targets = [*engine, f"--model={target}", f"--threads={threads}"]
@@ -285,7 +284,7 @@ app.command()(quantize)
 
 
 def _addresses(text: str) -> tuple[str, ...]:
-    return tuple(read_peer(each.strip()) for each in text.split(","))
+    return tuple(address.read_peer(each.strip()) for each in text.split(","))
 
 
 def _serve(service: Coroutine[Any, Any, Any]) -> None:
@@ -293,9 +292,13 @@ def _serve(service: Coroutine[Any, Any, Any]) -> None:
 
     Nothing is left to do then; the interpreter's own end takes seconds where torch is loaded.
     """
-    _run(service)
+    status = 0
+    try:
+        _run(service)
+    except SystemExit as ended:
+        status = int(ended.code or 0)
     print(end="", flush=True)
-    os._exit(0)
+    os._exit(status)
 
 
 def _run(service: Coroutine[Any, Any, Any]) -> Any:

@@ -167,6 +167,9 @@ async def _unless(stop: Stop, wanted: asyncio.Future):  # type: ignore[no-untype
     if wanted.done():
         return wanted.result()
     wanted.cancel()
+    await asyncio.wait({wanted})
+    if not wanted.cancelled():
+        wanted.exception()  # seen, and of no interest any more
     return None
 
 

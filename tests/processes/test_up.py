@@ -80,17 +80,25 @@ def test_up_that_is_killed_leaves_neither_a_process_nor_a_folder(
     until(lambda: not list(scratch.glob("outrider-*")))
 
 
-@pytest.mark.parametrize(
-    ("command", "library"), [(("session", "--target=127.0.0.1:1"), "uvloop"), (UP, "uvloop")]
-)
-def test_an_interrupt_while_a_command_starts_prints_nothing(
-    services: Services, tmp_path, command, library
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_while_up_waits_for_its_services_ends_them_and_prints_nothing(
+    services: Services, tmp_path, number
 ):
-    service = services.start(*command, f"--ledger={tmp_path / 'ledger.db'}")
-    until(lambda: has_loaded(service.process.pid, library))
+    service = services.start(*UP, f"--ledger={tmp_path / 'ledger.db'}")
+    processes = until(lambda: len(found := children(service.process.pid)) == 2 and found)
+    until(lambda: all(has_loaded(process, "uvloop") for process in processes))
+    service.process.send_signal(number)
+    assert (service.wait(), service.errors) == (0, "")
+    assert not any(map(lives, processes))
+
+
+def test_an_interrupt_while_a_service_starts_prints_nothing(services: Services, tmp_path):
+    service = services.start(
+        "session", "--target=127.0.0.1:1", f"--ledger={tmp_path / 'ledger.db'}"
+    )
+    until(lambda: has_loaded(service.process.pid, "uvloop"))
     service.process.send_signal(signal.SIGINT)
-    assert service.wait() in (0, -signal.SIGINT)
-    assert service.errors == ""
+    assert (service.wait(), service.errors) == (-signal.SIGINT, "")
 
 
 def test_up_does_not_start_without_its_model_and_runs_nothing_that_lies_beside(
