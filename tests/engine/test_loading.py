@@ -15,6 +15,7 @@ from models_for_tests import VOCABULARY_SIZE, edit_json, save_folder
 from outrider_server.engine import hub
 from outrider_server.engine.build import engine_builder
 from outrider_server.engine.loading import load_model
+from outrider_server.planning.config_file import read_config
 from outrider_server.speculation.errors import ModelRefused, StartupError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -113,6 +114,16 @@ def t5(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({"model_type": "t5", "d_model": 8}))
 
 
+def gguf_alone(folder: Path) -> None:
+    weights(folder).rename(folder / "model-q4.gguf")
+
+
+def adapter(folder: Path) -> None:
+    edit_json(
+        folder / "adapter_config.json", peft_type="LORA", base_model_name_or_path="owner/base"
+    )
+
+
 BREAKS: dict[str, tuple[Callable[[Path], None], str]] = {
     "missing": (shutil.rmtree, "does not exist"),
     "no config": (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
@@ -137,6 +148,12 @@ BREAKS: dict[str, tuple[Callable[[Path], None], str]] = {
         r"1 of its weights, model.layers.0.self_attn.gate.weight for one, have no place",
     ),
     "pickle only": (only_pickle, r"pickle weights only \(pytorch_model.bin\)"),
+    "GGUF only": (gguf_alone, r"GGUF only \(model-q4.gguf\), which is not served; name the folder"),
+    "an adapter": (adapter, r"an adapter \(LORA\) of owner/base, which is not merged .* peft"),
+    "a damaged adapter": (
+        lambda folder: (folder / "adapter_config.json").write_text("["),
+        "an adapter, which is not merged here; merge it with peft",
+    ),
     "no weights": (lambda folder: weights(folder).unlink(), "no safetensors weights"),
     "chunked layers": (
         lambda folder: edit_json(
@@ -219,6 +236,34 @@ def test_a_folder_is_refused_in_one_sentence_and_executes_nothing(name: str, fol
     assert not (folder / "executed").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("model-q4.gguf", "is a GGUF file, which is not served; name the folder of safetensors"),
+        ("model-q4.GGUF", "is a GGUF file"),
+        ("model.safetensors", "is a file; name the model's folder that it stands in"),
+    ],
+)
+def test_a_file_is_refused_as_what_it_is(name: str, reason: str, folder: Path) -> None:
+    """By a service, and by a plan."""
+    (folder / name).touch()
+    for read in (lambda path: load_model(path, "auto", CPU), read_config):
+        with pytest.raises(ModelRefused, match=reason):
+            read(folder / name)
+
+
+@pytest.mark.parametrize("change", [gguf_alone, adapter])
+def test_a_plan_refuses_a_folder_of_another_format_in_the_same_words(
+    change: Callable[[Path], None], folder: Path
+) -> None:
+    change(folder)
+    with pytest.raises(ModelRefused) as by_service:
+        load_model(folder, "auto", CPU)
+    with pytest.raises(ModelRefused) as by_plan:
+        read_config(folder)
+    assert str(by_plan.value) == str(by_service.value)
+
+
 def test_a_good_folder_is_described(folder: Path) -> None:
     model = load_model(folder, "auto", CPU)
     assert (model.name, model.architecture) == ("model", "LlamaForCausalLM")
@@ -288,6 +333,11 @@ def test_a_name_on_the_hub_is_fetched_without_code_and_pickles(
             "pytorch_model.bin",
             "original/model.safetensors",
             "consolidated.safetensors",
+            "vocab.json",
+            "merges.txt",
+            "tokenizer.model",
+            "adapter_config.json",
+            "adapter_model.safetensors",
         ],
         allow_patterns=asked["allow_patterns"],
         ignore_patterns=asked["ignore_patterns"],
@@ -299,6 +349,10 @@ def test_a_name_on_the_hub_is_fetched_without_code_and_pickles(
         "model.safetensors.index.json",
         "chat_template.jinja",
         "additional_chat_templates/tool_use.jinja",
+        "vocab.json",
+        "merges.txt",
+        "tokenizer.model",
+        "adapter_config.json",
     ]
 
 

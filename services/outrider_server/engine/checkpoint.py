@@ -16,6 +16,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ..speculation.errors import ModelRefused
+from .formats import check_format
 from .vocabulary import Vocabulary
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
@@ -37,8 +38,7 @@ class Checkpoint:
 
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Checks a folder before the library sees it. Raises ModelRefused with the reason."""
-    if not folder.is_dir():
-        raise ModelRefused(f"model folder {folder} does not exist; name a local folder of a model")
+    check_format(folder)
     config_path = folder / "config.json"
     if not config_path.is_file():
         raise ModelRefused(f"model folder {folder} has no config.json")

@@ -14,8 +14,8 @@ from ..speculation.errors import ModelRefused
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 """OWNER/NAME."""
-WANTED_FILES = ["*.safetensors", "*.json", "*.jinja"]
-UNWANTED_FILES = ["*/*.safetensors", "*/*.json", "consolidated*", "adapter*"]
+WANTED_FILES = ["*.safetensors", "*.json", "*.jinja", "merges.txt", "tokenizer.model"]
+UNWANTED_FILES = ["*/*.safetensors", "*/*.json", "consolidated*", "adapter_model*"]
 """Folders hold other formats of the same weights, which the library leaves alone, and chat templates."""
 ETAG_SECONDS = 5.0
 

@@ -16,6 +16,7 @@ from ..speculation.description import TokenizerFiles
 from ..speculation.errors import ModelRefused
 from .chat_templates import DEFAULT, WITH_TOOLS, read_chat_templates
 from .checkpoint import read_json
+from .tokenizer_conversion import convert_tokenizer
 
 CONFIG = "tokenizer_config.json"
 ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -25,15 +26,14 @@ OPTIONS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 def read_tokenizer(folder: Path) -> TokenizerFiles:
     """The tokenizer and the chat template. Raises ModelRefused where there is no tokenizer."""
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise ModelRefused(f"model folder {folder} has no tokenizer.json")
     config = read_json(folder / CONFIG)
+    path = folder / "tokenizer.json"
+    content = path.read_bytes() if path.is_file() else convert_tokenizer(folder, config)
     templates = read_chat_templates(folder, config)
-    settings = _settings(folder, config)
+    settings = _settings(folder, config, content)
     begin, end, pad, unknown = (_text(settings.get(role)) for role in ROLES)
     return TokenizerFiles(
-        tokenizer_json=_completed(folder, settings),
+        tokenizer_json=_completed(folder, settings, content),
         chat_template=templates.get(DEFAULT, ""),
         tool_chat_template=templates.get(WITH_TOOLS, ""),
         begin_token=begin,
@@ -43,7 +43,7 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
     )
 
 
-def _settings(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+def _settings(folder: Path, config: dict[str, Any], content: bytes) -> dict[str, Any]:
     """What the files say of the tokenizer; where two differ, the one that the library believes.
 
     Where no file names the tokens that begin and end a text, the model's configuration has their ids.
@@ -52,7 +52,7 @@ def _settings(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     if config or named:
         return named | config if "added_tokens_decoder" in config else config | named
     ids = read_json(folder / "config.json")
-    tokenizer = _tokenizer(folder)
+    tokenizer = _tokenizer(folder, content)
     wanted = {role: ids.get(f"{role}_id") for role in ROLES}
     return {
         role: tokenizer.id_to_token(token)
@@ -61,20 +61,21 @@ def _settings(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _completed(folder: Path, settings: dict[str, Any]) -> bytes:
+def _completed(folder: Path, settings: dict[str, Any], content: bytes) -> bytes:
     """The tokenizer's file, with the added tokens that stand beside it only.
 
     Raises ModelRefused where it cannot give one the id that it has there.
     """
-    path = folder / "tokenizer.json"
-    known = {entry.get("content") for entry in read_json(path).get("added_tokens") or ()}
+    known = {
+        token.content for token in _tokenizer(folder, content).get_added_tokens_decoder().values()
+    }
     beside: dict[str, tuple[AddedToken, int | None]] = {}
     for token, identifier in _added_beside(folder, settings):
         if token.content not in known:
-            beside.setdefault(token.content, (token, identifier))
+            beside.setdefault(token.content, (token, identifier))  # the first has the id
     if not beside:
-        return path.read_bytes()
-    tokenizer = _tokenizer(folder)
+        return content
+    tokenizer = _tokenizer(folder, content)
     for token, identifier in beside.values():
         if identifier is None and tokenizer.token_to_id(token.content) is None:
             continue  # no file says which row of the model it would be
@@ -108,9 +109,9 @@ def _added_beside(
         yield AddedToken(text, special=True, normalized=False), None
 
 
-def _tokenizer(folder: Path) -> Tokenizer:
+def _tokenizer(folder: Path, content: bytes) -> Tokenizer:
     try:
-        return Tokenizer.from_file(str(folder / "tokenizer.json"))
+        return Tokenizer.from_str(content.decode())
     except Exception as error:  # the library raises nothing narrower
         raise ModelRefused(
             f"model folder {folder} has a tokenizer.json that cannot be read; copy it anew"

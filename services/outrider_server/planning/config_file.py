@@ -12,6 +12,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrain
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as library_logging
 
+from ..engine.formats import check_format
 from ..speculation.errors import ModelRefused
 
 NAME = "config.json"
@@ -40,6 +41,8 @@ def read_config(source: Path) -> ConfigFile:
     path = source / NAME if source.is_dir() else source
     if not source.exists():
         raise ModelRefused(f"{source} does not exist; name a model's folder or its config.json")
+    if path.suffix != ".json" or source.is_dir():
+        check_format(source)
     if not path.is_file():
         raise ModelRefused(f"model folder {source} has no config.json")
     content = _read_object(path)
