@@ -157,7 +157,8 @@ class Cluster:
         channel = Channel(self.network, process, resolve, CLIENT_KEEPALIVE_SECONDS)
         client = outrider.AsyncClient("simulated", resume_ms=resume_ms)
         connected: Any = client._channel
-        connected._channel, connected._stub = channel, session_pb2_grpc.SessionServiceStub(channel)
+        connected._grpc, connected._loop = channel, asyncio.get_running_loop()
+        connected._stub = session_pb2_grpc.SessionServiceStub(channel)
         return process, client
 
     def schedule(self) -> None:

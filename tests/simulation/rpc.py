@@ -51,6 +51,10 @@ class Channel:
         """A method of two streams."""
         return lambda **options: StreamCall(self._wire(method, codec, None, **options))
 
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        """Always ready: each call finds out by itself whether anybody is there."""
+        return grpc.ChannelConnectivity.READY
+
     def _wire(
         self,
         method: str,
