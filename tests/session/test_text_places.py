@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from outrider_server.session.tokenizer import RenderedText, Tokenizer
 from tokenizers import Tokenizer as RawTokenizer
-from tokenizers import pre_tokenizers, processors
+from tokenizers import normalizers, pre_tokenizers, processors
 
 from .sample_tokenizers import (
     BEGIN,
@@ -157,6 +157,19 @@ def test_a_session_begins_as_the_post_processor_begins_a_text(
     assert [*begun, *ids[len(front) :]] == raw.encode("the dog").ids
     assert begun[: len(front)] == ids[: len(front)]
     assert tokenizer.encode("the dog", begin=False) == begun[len(front) :]
+
+
+def test_white_space_that_is_taken_from_a_texts_beginning_is_left_in_a_later_one():
+    raw = RawTokenizer.from_str(byte_level_raw().to_str())
+    raw.normalizer = normalizers.Sequence([normalizers.Strip()])
+    assert wrapped(raw).encode(" fox", begin=True) == byte_level().encode("fox", begin=True)
+    assert wrapped(raw).encode(" fox", begin=False) == byte_level().encode(" fox", begin=False)
+
+
+def test_a_control_tokens_text_is_encoded_as_if_there_were_no_such_token():
+    raw = RawTokenizer.from_str(byte_level_raw().to_str())
+    raw.add_special_tokens(["fox"])
+    assert wrapped(raw).encode("the fox", begin=True) == byte_level().encode("the fox", begin=True)
 
 
 def test_a_control_token_that_takes_white_space_in_stays_the_templates():
