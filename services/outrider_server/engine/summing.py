@@ -14,8 +14,11 @@ import torch
 from torch import distributed
 from torch.distributed.tensor import Replicate
 from transformers import PreTrainedConfig
-from transformers.distributed.parallel_utils import ParallelInterface
-from transformers.distributed.tensor_parallel import MoeExpertsParallel, RowwiseParallel
+from transformers.distributed.tensor_parallel import (
+    MoeExpertsParallel,
+    ParallelInterface,
+    RowwiseParallel,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 PREFIX = "outrider_"
