@@ -8,13 +8,13 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from outrider import _request, _wire
+from outrider import _chat, _request, _wire
 from outrider._channel import Channel
 from outrider._ending import AGAIN_SECONDS, EndingTurns
 from outrider._settings import Metadata, checked_metadata, timeout_seconds
 from outrider._stream import TurnStream
 from outrider.errors import TurnRunningError
-from outrider.types import Description, SessionInfo
+from outrider.types import ChatMessage, Description, SessionInfo, Started
 from outrider.v1 import session_pb2
 
 
@@ -56,6 +56,22 @@ class Calls:
         if position is not None:
             request.position = _request.position(position)
         answer = await self._idle_call("ForkSession", request)
+        return _wire.session_info(answer.session)
+
+    async def messages(self, session_id: str) -> tuple[ChatMessage, ...]:
+        request = session_pb2.GetSessionRequest(
+            session_id=_request.session_id(session_id), with_messages=True
+        )
+        answer = await self._channel.call("GetSession", request)
+        return tuple(map(_chat.chat_message, answer.messages))
+
+    async def take_back(self, session_id: str, turn: Started) -> SessionInfo:
+        request = session_pb2.RewindSessionRequest(
+            session_id=session_id,
+            position=turn.start_position - turn.prompt_tokens,
+            request_id=turn.request_id,
+        )
+        answer = await self._idle_call("RewindSession", request)
         return _wire.session_info(answer.session)
 
     async def rewind(self, session_id: str, position: int) -> SessionInfo:

@@ -1,4 +1,4 @@
-"""A user's chat messages, and what goes with them, to the chat of a request."""
+"""A user's chat messages, and what goes with them, to the chat of a request, and messages back."""
 
 from __future__ import annotations
 
@@ -53,6 +53,22 @@ def _message(item: object) -> session_pb2.ChatMessage:
     else:
         message.parts.extend(map(_part, _several("input.content", item.content)))
     return message
+
+
+def chat_message(message: session_pb2.ChatMessage) -> ChatMessage:
+    """A message that the service sent."""
+    return ChatMessage(
+        role=message.role,
+        content=[{"type": "text", "text": part.text} for part in message.parts] or message.content,
+        reasoning_content=(
+            message.reasoning_content if message.HasField("reasoning_content") else None
+        ),
+        name=message.name,
+        tool_calls=tuple(
+            ToolCall(call.name, json.loads(call.arguments), call.id) for call in message.tool_calls
+        ),
+        tool_call_id=message.tool_call_id,
+    )
 
 
 def _part(part: object) -> session_pb2.ContentPart:

@@ -38,7 +38,7 @@ class SessionHandle(Generic[ReplyT]):
         self._position = info.position
         self._closed = False
         self._last_request: session_pb2.GenerateRequest | None = None
-        self._last_start: int | None = None
+        self._last_started: Started | None = None
         self._current: weakref.ref[ReplyState] | None = None
 
     @property
@@ -158,7 +158,7 @@ class SessionHandle(Generic[ReplyT]):
             documents=documents,
             template_options=template_options,
         )
-        self._last_request, self._last_start = request, None
+        self._last_request, self._last_started = request, None
         return self._reply(self._calls.turn(request, timeout_ms, metadata), request)
 
     def attach(
@@ -202,11 +202,11 @@ class SessionHandle(Generic[ReplyT]):
 
     def _began(self, request: session_pb2.GenerateRequest | None, started: Started) -> None:
         if request is not None and request is self._last_request:
-            self._last_start = started.start_position - started.prompt_tokens
+            self._last_started = started
 
-    def _anew(self, seed: int | None) -> tuple[int, session_pb2.GenerateRequest]:
-        """Where the last turn began, and its request with another seed, or one that the service chooses."""
-        if self._last_request is None or self._last_start is None:
+    def _anew(self, seed: int | None) -> tuple[Started, session_pb2.GenerateRequest]:
+        """The last turn, and its request with another seed, or one that the service chooses."""
+        if self._last_request is None or self._last_started is None:
             raise UnfinishedError("no turn was begun with this handle; generate one first")
         request = session_pb2.GenerateRequest()
         request.CopyFrom(self._last_request)
@@ -214,8 +214,8 @@ class SessionHandle(Generic[ReplyT]):
         request.ClearField("seed")
         if seed is not None:
             request.seed = _request.checked_seed(seed)
-        start, self._last_request = self._last_start, request
-        return start, request
+        self._last_request = request
+        return self._last_started, request
 
 
 class ReplyState:

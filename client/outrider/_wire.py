@@ -57,6 +57,8 @@ def _started(started: session_pb2.TurnStarted) -> Started:
         prompt_tokens=started.prompt_tokens,
         start_position=started.start_position,
         seed=started.seed,
+        kept_tokens=started.kept_tokens,
+        rewound_tokens=started.rewound_tokens,
     )
 
 
@@ -94,6 +96,8 @@ def _summary(summary: session_pb2.TurnSummary) -> Summary:
         draft_ms=summary.draft_ms,
         guessed=summary.guessed,
         draft_wait_ms=summary.draft_wait_ms,
+        kept_tokens=summary.kept_tokens,
+        rewound_tokens=summary.rewound_tokens,
     )
 
 

@@ -16,7 +16,7 @@ from outrider._channel import Channel
 from outrider._handle import ReplyState, SessionHandle
 from outrider._settings import ChannelOptions, MetadataSource, resume_seconds
 from outrider._stream import TurnStream
-from outrider.types import Description, Event, SessionInfo
+from outrider.types import ChatMessage, Description, Event, SessionInfo
 from outrider.v1 import session_pb2
 
 
@@ -121,6 +121,14 @@ class AsyncSession(SessionHandle["AsyncReply"]):
         self._moved_to(info.position)
         return info
 
+    async def messages(self) -> tuple[ChatMessage, ...]:
+        """The conversation so far, replies included: what the next chat message goes on with.
+
+        Empty after a turn of text or token ids. Raises `NotFoundError`.
+        """
+        self._check_open()
+        return await self._calls.messages(self._id)
+
     async def rewind(self, position: int) -> None:
         """Keeps the first `position` tokens and drops the rest.
 
@@ -149,8 +157,10 @@ class AsyncSession(SessionHandle["AsyncReply"]):
         Raises `UnfinishedError` where no turn was begun, and as `rewind` does.
         """
         self._check_open()
-        start, request = self._anew(seed)
-        await self.rewind(start)
+        turn, request = self._anew(seed)
+        self._turn_to(None)
+        info = await self._calls.take_back(self._id, turn)
+        self._moved_to(info.position)
         return self._reply(self._calls.turn(request, timeout_ms, None), request)
 
     async def delete(self) -> None:

@@ -23,7 +23,7 @@ from outrider._loop import LoopThread
 from outrider._settings import ChannelOptions, MetadataSource, resume_seconds
 from outrider._stream import TurnStream
 from outrider.errors import CallCancelledError
-from outrider.types import Description, Event, SessionInfo
+from outrider.types import ChatMessage, Description, Event, SessionInfo
 from outrider.v1 import session_pb2
 
 
@@ -134,6 +134,11 @@ class Session(SessionHandle["Reply"]):
         self._moved_to(info.position)
         return info
 
+    def messages(self) -> tuple[ChatMessage, ...]:
+        """As `AsyncSession.messages`."""
+        self._check_open()
+        return self._loop.run(self._calls.messages(self._id))
+
     def rewind(self, position: int) -> None:
         """Keeps the first `position` tokens and drops the rest.
 
@@ -161,8 +166,10 @@ class Session(SessionHandle["Reply"]):
         Raises `UnfinishedError` where no turn was begun, and as `rewind` does.
         """
         self._check_open()
-        start, request = self._anew(seed)
-        self.rewind(start)
+        turn, request = self._anew(seed)
+        self._turn_to(None)
+        info = self._loop.run(self._calls.take_back(self._id, turn))
+        self._moved_to(info.position)
         return self._reply(self._calls.turn(request, timeout_ms, None), request)
 
     def delete(self) -> None:

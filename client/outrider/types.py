@@ -82,12 +82,19 @@ class Logprob:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A turn was accepted and its input committed."""
+    """A turn was accepted and its input committed.
+
+    The session kept `kept_tokens`, `prompt_tokens` of input follow them, and the reply begins at
+    `start_position`. `rewound_tokens` that the session held made room for the input: a chat template
+    may render a conversation otherwise than before, for example without what an earlier reply thought.
+    """
 
     request_id: str
     prompt_tokens: int
     start_position: int
     seed: int
+    kept_tokens: int = 0
+    rewound_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +120,8 @@ class Summary:
     `rounds` counts verify steps, `proposed` the draft tokens in them, `accepted` those that the
     target agreed with. `prefilled_tokens` had to be read anew. Times count from the request's
     arrival at the service. `degraded` says that the draft model was wanted and missing, and
-    `degraded_reason` why. `position` is the length of the session after the turn.
+    `degraded_reason` why. `position` is the length of the session after the turn. `kept_tokens` and
+    `rewound_tokens` are those of `Started`.
     """
 
     finish_reason: FinishReason
@@ -134,6 +142,8 @@ class Summary:
     draft_ms: float
     guessed: int
     draft_wait_ms: float
+    kept_tokens: int = 0
+    rewound_tokens: int = 0
 
     @property
     def tokens_per_round(self) -> float:

@@ -128,8 +128,10 @@ async def serving_session(
     settings: LoopSettings | None = None,
     lease_seconds: float | None = None,
     defaults_of_model: bool = False,
+    served: Callable[..., ServedModel] = ServedModel.of,
 ) -> AsyncIterator[SessionService]:
-    """A session service over running services. With leases others may share its ledger."""
+    """A session service over running services. With leases others may share its ledger. `served` may make
+    another tokenizer or chat template of the target's."""
     async with AsyncExitStack() as stack:
         target_link = Targets(target.split(","))
         stack.push_async_callback(target_link.close)
@@ -139,7 +141,8 @@ async def serving_session(
         ledger = SqliteLedger(ledger_path)
         stack.push_async_callback(ledger.aclose)
         described = await target_link.describe(5_000)
-        model = ServedModel.of(*described, defaults_of_model=defaults_of_model)
+        defaults = {"defaults_of_model": True} if defaults_of_model else {}
+        model = served(*described, **defaults)
         servicer = SessionServicer(
             model, target_link, draft_link, ledger, settings or LoopSettings(), lease_seconds
         )
@@ -194,6 +197,7 @@ class Stack:
         with_draft: bool = True,
         lease_seconds: float | None = None,
         defaults_of_model: bool = False,
+        served: Callable[..., ServedModel] = ServedModel.of,
         **settings: Any,
     ) -> SessionService:
         """Serves sessions; all session services of a stack share one ledger file."""
@@ -206,6 +210,7 @@ class Stack:
             LoopSettings(**settings),
             lease_seconds,
             defaults_of_model,
+            served,
         )
         return await self._start(name, service)
 

@@ -76,7 +76,7 @@ async def drafting(
     async with serving_draft(draft, address):
         link = DraftLink(address)
         draw = Draw(SamplingParams(), 1, len(TOKENS))
-        turn = DraftedTurn("session", 1, TOKENS, draw, lead, 1, "vocabulary", 100)
+        turn = DraftedTurn("session", 1, TOKENS, 0, draw, lead, 1, "vocabulary", 100)
         drafter = link.open_turn(turn, meter)
         if pace is not None:
             drafter.pace(*pace)

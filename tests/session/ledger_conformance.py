@@ -16,10 +16,11 @@ from outrider_server.speculation.types import FinishReason, TokenLogprobs, Token
 
 from .ledger_branching import BranchingConformance
 from .ledger_fixtures import OpenLedger, generated, started_session
+from .ledger_overlap import OverlapConformance
 from .ledger_ownership import OwnershipConformance
 
 
-class LedgerConformance(OwnershipConformance, BranchingConformance):
+class LedgerConformance(OwnershipConformance, BranchingConformance, OverlapConformance):
     async def test_a_new_session_is_empty_and_can_be_read_back(self, ledger: Ledger) -> None:
         session = await ledger.create_session("ada", "model")
         assert (session.owner, session.model_fingerprint) == ("ada", "model")

@@ -12,9 +12,10 @@ import psycopg
 import pytest
 import uvloop
 from outrider_server.ledger_place import open_ledger
-from outrider_server.session.ledger import Ledger
+from outrider_server.session.ledger import Ledger, NewTurn
 from outrider_server.session.postgres_ledger import PostgresLedger
-from outrider_server.session.postgres_schema import SCHEMA_VERSION
+from outrider_server.session.postgres_schema import MIGRATIONS, SCHEMA_VERSION
+from outrider_server.session.sql_rows import pack
 from outrider_server.speculation.errors import InternalError, StartupError, Unavailable
 from postgres_server import PostgresServer, running_server
 
@@ -266,6 +267,40 @@ def test_the_pool_works_on_the_loop_that_the_services_run_on(
             return await ledger.tokens(sessions[4][0])
 
     assert uvloop.run(work()) == [4, 7]
+
+
+async def test_a_database_of_the_first_schema_is_migrated_with_all_it_holds(
+    postgres: PostgresServer, schema: str
+) -> None:
+    with psycopg.connect(postgres.url(schema), autocommit=True) as connection:
+        for statement in MIGRATIONS[0]:
+            connection.execute(statement.encode())
+        connection.execute("UPDATE outrider_schema SET version = 1")
+        connection.execute(
+            "INSERT INTO sessions VALUES ('s', 'ada', 'model', 2, 7, 2, 1, 1, NULL, NULL, '', 0)"
+        )
+        connection.execute("INSERT INTO turns VALUES ('s', 0, 'first', 0, 3, '{}', 'length', 0)")
+        connection.execute("INSERT INTO turns VALUES ('s', 1, 'second', 6, 1, '{}', NULL, 0)")
+        for start, tokens, sources in (
+            (0, (1, 2, 3), None),
+            (3, (4, 5), b"\1\1"),
+            (5, (6,), b"\1"),
+            (6, (7,), None),
+        ):
+            connection.execute(
+                "INSERT INTO chunks VALUES ('s', %s, %s, %s, NULL)", (start, pack(tokens), sources)
+            )
+    for _ in range(2):  # migrated once, then as any other
+        async with aclosing(await opened(postgres.url(schema))) as ledger:
+            assert await ledger.tokens("s") == [1, 2, 3, 4, 5, 6, 7]
+            assert await ledger.turn_tokens("s", 0) == generated(4, 5, 6)
+            assert [turn.chat for turn in await ledger.turns("s")] == [None, None]
+    async with aclosing(await opened(postgres.url(schema))) as ledger:
+        epoch = (await ledger.take_over("s")).epoch
+        await ledger.append("s", epoch, 7, generated(8))
+        await ledger.begin_turn("s", epoch, 8, NewTurn("third", (9,), start_position=4))
+        assert await ledger.tokens("s") == [1, 2, 3, 4, 9]
+        assert await ledger.turn_tokens("s", 1) == generated(8)
 
 
 async def test_a_newer_schema_is_refused_and_left_alone(

@@ -26,7 +26,7 @@ from outrider.v1 import target_pb2 as outrider_dot_v1_dot_target__pb2
 from outrider.v1 import types_pb2 as outrider_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17outrider/v1/draft.proto\x12\x0boutrider.v1\x1a\x18outrider/v1/target.proto\x1a\x17outrider/v1/types.proto\"m\n\x0c\x44raftRequest\x12&\n\x04open\x18\x01 \x01(\x0b\x32\x16.outrider.v1.DraftOpenH\x00\x12*\n\x06\x63ommit\x18\x02 \x01(\x0b\x32\x18.outrider.v1.DraftCommitH\x00\x42\t\n\x07message\"\xa7\x02\n\tDraftOpen\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x18\n\x10\x63ommitted_length\x18\x03 \x01(\x05\x12-\n\x08sampling\x18\x04 \x01(\x0b\x32\x1b.outrider.v1.SamplingParams\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x16\n\x0egenerated_from\x18\x06 \x01(\x05\x12\x0c\n\x04lead\x18\x07 \x01(\x05\x12\x1e\n\x16vocabulary_fingerprint\x18\x08 \x01(\t\x12\r\n\x05\x62urst\x18\t \x01(\x05\x12\x17\n\x0fvocabulary_size\x18\n \x01(\x05\x12\x1a\n\x12withheld_token_ids\x18\x0b \x03(\x05\x12\x16\n\x0emin_new_tokens\x18\x0c \x01(\x05\"o\n\x0b\x44raftCommit\x12\x16\n\x0estart_position\x18\x01 \x01(\x05\x12\x0e\n\x06tokens\x18\x02 \x03(\x05\x12\x11\n\x04lead\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\x05\x62urst\x18\x04 \x01(\x05H\x01\x88\x01\x01\x42\x07\n\x05_leadB\x08\n\x06_burst\"q\n\rDraftResponse\x12*\n\x06opened\x18\x01 \x01(\x0b\x32\x18.outrider.v1.DraftOpenedH\x00\x12)\n\x08proposal\x18\x02 \x01(\x0b\x32\x15.outrider.v1.ProposalH\x00\x42\t\n\x07message\"-\n\x0b\x44raftOpened\x12\x0e\n\x06length\x18\x01 \x01(\x05\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"T\n\x08Proposal\x12\x0e\n\x06\x62ranch\x18\x01 \x01(\x05\x12\x16\n\x0estart_position\x18\x02 \x01(\x05\x12\x0e\n\x06tokens\x18\x03 \x03(\x05\x12\x10\n\x08\x64raft_us\x18\x04 \x01(\x03\x32\xea\x02\n\x0c\x44raftService\x12\x42\n\x05\x44raft\x12\x19.outrider.v1.DraftRequest\x1a\x1a.outrider.v1.DraftResponse(\x01\x30\x01\x12V\n\rDescribeModel\x12!.outrider.v1.DescribeModelRequest\x1a\".outrider.v1.DescribeModelResponse\x12\x44\n\x07Release\x12\x1b.outrider.v1.ReleaseRequest\x1a\x1c.outrider.v1.ReleaseResponse\x12;\n\x04\x46ork\x12\x18.outrider.v1.ForkRequest\x1a\x19.outrider.v1.ForkResponse\x12;\n\x04Park\x12\x18.outrider.v1.ParkRequest\x1a\x19.outrider.v1.ParkResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17outrider/v1/draft.proto\x12\x0boutrider.v1\x1a\x18outrider/v1/target.proto\x1a\x17outrider/v1/types.proto\"m\n\x0c\x44raftRequest\x12&\n\x04open\x18\x01 \x01(\x0b\x32\x16.outrider.v1.DraftOpenH\x00\x12*\n\x06\x63ommit\x18\x02 \x01(\x0b\x32\x18.outrider.v1.DraftCommitH\x00\x42\t\n\x07message\"\xd1\x02\n\tDraftOpen\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x18\n\x10\x63ommitted_length\x18\x03 \x01(\x05\x12-\n\x08sampling\x18\x04 \x01(\x0b\x32\x1b.outrider.v1.SamplingParams\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x16\n\x0egenerated_from\x18\x06 \x01(\x05\x12\x0c\n\x04lead\x18\x07 \x01(\x05\x12\x1e\n\x16vocabulary_fingerprint\x18\x08 \x01(\t\x12\r\n\x05\x62urst\x18\t \x01(\x05\x12\x17\n\x0fvocabulary_size\x18\n \x01(\x05\x12\x1a\n\x12withheld_token_ids\x18\x0b \x03(\x05\x12\x16\n\x0emin_new_tokens\x18\x0c \x01(\x05\x12\x18\n\x0bkept_length\x18\r \x01(\x05H\x00\x88\x01\x01\x42\x0e\n\x0c_kept_length\"o\n\x0b\x44raftCommit\x12\x16\n\x0estart_position\x18\x01 \x01(\x05\x12\x0e\n\x06tokens\x18\x02 \x03(\x05\x12\x11\n\x04lead\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\x05\x62urst\x18\x04 \x01(\x05H\x01\x88\x01\x01\x42\x07\n\x05_leadB\x08\n\x06_burst\"q\n\rDraftResponse\x12*\n\x06opened\x18\x01 \x01(\x0b\x32\x18.outrider.v1.DraftOpenedH\x00\x12)\n\x08proposal\x18\x02 \x01(\x0b\x32\x15.outrider.v1.ProposalH\x00\x42\t\n\x07message\"-\n\x0b\x44raftOpened\x12\x0e\n\x06length\x18\x01 \x01(\x05\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"T\n\x08Proposal\x12\x0e\n\x06\x62ranch\x18\x01 \x01(\x05\x12\x16\n\x0estart_position\x18\x02 \x01(\x05\x12\x0e\n\x06tokens\x18\x03 \x03(\x05\x12\x10\n\x08\x64raft_us\x18\x04 \x01(\x03\x32\xea\x02\n\x0c\x44raftService\x12\x42\n\x05\x44raft\x12\x19.outrider.v1.DraftRequest\x1a\x1a.outrider.v1.DraftResponse(\x01\x30\x01\x12V\n\rDescribeModel\x12!.outrider.v1.DescribeModelRequest\x1a\".outrider.v1.DescribeModelResponse\x12\x44\n\x07Release\x12\x1b.outrider.v1.ReleaseRequest\x1a\x1c.outrider.v1.ReleaseResponse\x12;\n\x04\x46ork\x12\x18.outrider.v1.ForkRequest\x1a\x19.outrider.v1.ForkResponse\x12;\n\x04Park\x12\x18.outrider.v1.ParkRequest\x1a\x19.outrider.v1.ParkResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,15 +36,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DRAFTREQUEST']._serialized_start=91
   _globals['_DRAFTREQUEST']._serialized_end=200
   _globals['_DRAFTOPEN']._serialized_start=203
-  _globals['_DRAFTOPEN']._serialized_end=498
-  _globals['_DRAFTCOMMIT']._serialized_start=500
-  _globals['_DRAFTCOMMIT']._serialized_end=611
-  _globals['_DRAFTRESPONSE']._serialized_start=613
-  _globals['_DRAFTRESPONSE']._serialized_end=726
-  _globals['_DRAFTOPENED']._serialized_start=728
-  _globals['_DRAFTOPENED']._serialized_end=773
-  _globals['_PROPOSAL']._serialized_start=775
-  _globals['_PROPOSAL']._serialized_end=859
-  _globals['_DRAFTSERVICE']._serialized_start=862
-  _globals['_DRAFTSERVICE']._serialized_end=1224
+  _globals['_DRAFTOPEN']._serialized_end=540
+  _globals['_DRAFTCOMMIT']._serialized_start=542
+  _globals['_DRAFTCOMMIT']._serialized_end=653
+  _globals['_DRAFTRESPONSE']._serialized_start=655
+  _globals['_DRAFTRESPONSE']._serialized_end=768
+  _globals['_DRAFTOPENED']._serialized_start=770
+  _globals['_DRAFTOPENED']._serialized_end=815
+  _globals['_PROPOSAL']._serialized_start=817
+  _globals['_PROPOSAL']._serialized_end=901
+  _globals['_DRAFTSERVICE']._serialized_start=904
+  _globals['_DRAFTSERVICE']._serialized_end=1266
 # @@protoc_insertion_point(module_scope)

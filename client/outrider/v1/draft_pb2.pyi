@@ -17,7 +17,7 @@ class DraftRequest(_message.Message):
     def __init__(self, open: _Optional[_Union[DraftOpen, _Mapping]] = ..., commit: _Optional[_Union[DraftCommit, _Mapping]] = ...) -> None: ...
 
 class DraftOpen(_message.Message):
-    __slots__ = ("session_id", "epoch", "committed_length", "sampling", "seed", "generated_from", "lead", "vocabulary_fingerprint", "burst", "vocabulary_size", "withheld_token_ids", "min_new_tokens")
+    __slots__ = ("session_id", "epoch", "committed_length", "sampling", "seed", "generated_from", "lead", "vocabulary_fingerprint", "burst", "vocabulary_size", "withheld_token_ids", "min_new_tokens", "kept_length")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_LENGTH_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +30,7 @@ class DraftOpen(_message.Message):
     VOCABULARY_SIZE_FIELD_NUMBER: _ClassVar[int]
     WITHHELD_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     MIN_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    KEPT_LENGTH_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     epoch: int
     committed_length: int
@@ -42,7 +43,8 @@ class DraftOpen(_message.Message):
     vocabulary_size: int
     withheld_token_ids: _containers.RepeatedScalarFieldContainer[int]
     min_new_tokens: int
-    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., committed_length: _Optional[int] = ..., sampling: _Optional[_Union[_types_pb2.SamplingParams, _Mapping]] = ..., seed: _Optional[int] = ..., generated_from: _Optional[int] = ..., lead: _Optional[int] = ..., vocabulary_fingerprint: _Optional[str] = ..., burst: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., withheld_token_ids: _Optional[_Iterable[int]] = ..., min_new_tokens: _Optional[int] = ...) -> None: ...
+    kept_length: int
+    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., committed_length: _Optional[int] = ..., sampling: _Optional[_Union[_types_pb2.SamplingParams, _Mapping]] = ..., seed: _Optional[int] = ..., generated_from: _Optional[int] = ..., lead: _Optional[int] = ..., vocabulary_fingerprint: _Optional[str] = ..., burst: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., withheld_token_ids: _Optional[_Iterable[int]] = ..., min_new_tokens: _Optional[int] = ..., kept_length: _Optional[int] = ...) -> None: ...
 
 class DraftCommit(_message.Message):
     __slots__ = ("start_position", "tokens", "lead", "burst")

@@ -98,22 +98,26 @@ class CreateSessionResponse(_message.Message):
     def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...
 
 class GetSessionRequest(_message.Message):
-    __slots__ = ("session_id", "with_tokens")
+    __slots__ = ("session_id", "with_tokens", "with_messages")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     WITH_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    WITH_MESSAGES_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     with_tokens: bool
-    def __init__(self, session_id: _Optional[str] = ..., with_tokens: _Optional[bool] = ...) -> None: ...
+    with_messages: bool
+    def __init__(self, session_id: _Optional[str] = ..., with_tokens: _Optional[bool] = ..., with_messages: _Optional[bool] = ...) -> None: ...
 
 class GetSessionResponse(_message.Message):
-    __slots__ = ("session", "tokens", "text")
+    __slots__ = ("session", "tokens", "text", "messages")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
     session: Session
     tokens: _containers.RepeatedScalarFieldContainer[int]
     text: str
-    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., tokens: _Optional[_Iterable[int]] = ..., text: _Optional[str] = ...) -> None: ...
+    messages: _containers.RepeatedCompositeFieldContainer[ChatMessage]
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., tokens: _Optional[_Iterable[int]] = ..., text: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[ChatMessage, _Mapping]]] = ...) -> None: ...
 
 class ListSessionsRequest(_message.Message):
     __slots__ = ("page_size", "page_token")
@@ -156,12 +160,14 @@ class ForkSessionResponse(_message.Message):
     def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...
 
 class RewindSessionRequest(_message.Message):
-    __slots__ = ("session_id", "position")
+    __slots__ = ("session_id", "position", "request_id")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     position: int
-    def __init__(self, session_id: _Optional[str] = ..., position: _Optional[int] = ...) -> None: ...
+    request_id: str
+    def __init__(self, session_id: _Optional[str] = ..., position: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class RewindSessionResponse(_message.Message):
     __slots__ = ("session",)
@@ -282,16 +288,20 @@ class GenerateEvent(_message.Message):
     def __init__(self, started: _Optional[_Union[TurnStarted, _Mapping]] = ..., summary: _Optional[_Union[TurnSummary, _Mapping]] = ..., tokens: _Optional[_Union[TokenEvents, _Mapping]] = ...) -> None: ...
 
 class TurnStarted(_message.Message):
-    __slots__ = ("request_id", "prompt_tokens", "start_position", "seed")
+    __slots__ = ("request_id", "prompt_tokens", "start_position", "seed", "kept_tokens", "rewound_tokens")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     START_POSITION_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    KEPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    REWOUND_TOKENS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     prompt_tokens: int
     start_position: int
     seed: int
-    def __init__(self, request_id: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., start_position: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+    kept_tokens: int
+    rewound_tokens: int
+    def __init__(self, request_id: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., start_position: _Optional[int] = ..., seed: _Optional[int] = ..., kept_tokens: _Optional[int] = ..., rewound_tokens: _Optional[int] = ...) -> None: ...
 
 class TokenEvents(_message.Message):
     __slots__ = ("events",)
@@ -314,7 +324,7 @@ class TokenEvent(_message.Message):
     def __init__(self, index: _Optional[int] = ..., token: _Optional[int] = ..., text: _Optional[str] = ..., source: _Optional[_Union[TokenSource, str]] = ..., logprobs: _Optional[_Union[_target_pb2.TokenLogprobs, _Mapping]] = ...) -> None: ...
 
 class TurnSummary(_message.Message):
-    __slots__ = ("finish_reason", "seed", "rounds", "proposed", "accepted", "tokens", "prompt_tokens", "prefilled_tokens", "ttft_ms", "duration_ms", "degraded", "degraded_reason", "position", "target_ms", "verify_ms", "draft_ms", "guessed", "draft_wait_ms")
+    __slots__ = ("finish_reason", "seed", "rounds", "proposed", "accepted", "tokens", "prompt_tokens", "prefilled_tokens", "ttft_ms", "duration_ms", "degraded", "degraded_reason", "position", "target_ms", "verify_ms", "draft_ms", "guessed", "draft_wait_ms", "kept_tokens", "rewound_tokens")
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     ROUNDS_FIELD_NUMBER: _ClassVar[int]
@@ -333,6 +343,8 @@ class TurnSummary(_message.Message):
     DRAFT_MS_FIELD_NUMBER: _ClassVar[int]
     GUESSED_FIELD_NUMBER: _ClassVar[int]
     DRAFT_WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    KEPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    REWOUND_TOKENS_FIELD_NUMBER: _ClassVar[int]
     finish_reason: FinishReason
     seed: int
     rounds: int
@@ -351,7 +363,9 @@ class TurnSummary(_message.Message):
     draft_ms: float
     guessed: int
     draft_wait_ms: float
-    def __init__(self, finish_reason: _Optional[_Union[FinishReason, str]] = ..., seed: _Optional[int] = ..., rounds: _Optional[int] = ..., proposed: _Optional[int] = ..., accepted: _Optional[int] = ..., tokens: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., prefilled_tokens: _Optional[int] = ..., ttft_ms: _Optional[float] = ..., duration_ms: _Optional[float] = ..., degraded: _Optional[bool] = ..., degraded_reason: _Optional[str] = ..., position: _Optional[int] = ..., target_ms: _Optional[float] = ..., verify_ms: _Optional[float] = ..., draft_ms: _Optional[float] = ..., guessed: _Optional[int] = ..., draft_wait_ms: _Optional[float] = ...) -> None: ...
+    kept_tokens: int
+    rewound_tokens: int
+    def __init__(self, finish_reason: _Optional[_Union[FinishReason, str]] = ..., seed: _Optional[int] = ..., rounds: _Optional[int] = ..., proposed: _Optional[int] = ..., accepted: _Optional[int] = ..., tokens: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., prefilled_tokens: _Optional[int] = ..., ttft_ms: _Optional[float] = ..., duration_ms: _Optional[float] = ..., degraded: _Optional[bool] = ..., degraded_reason: _Optional[str] = ..., position: _Optional[int] = ..., target_ms: _Optional[float] = ..., verify_ms: _Optional[float] = ..., draft_ms: _Optional[float] = ..., guessed: _Optional[int] = ..., draft_wait_ms: _Optional[float] = ..., kept_tokens: _Optional[int] = ..., rewound_tokens: _Optional[int] = ...) -> None: ...
 
 class DescribeRequest(_message.Message):
     __slots__ = ()

@@ -132,8 +132,8 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RewindSession(self, request, context):
-        """Drops the tokens of a session from a position on, and the turns that began there. A turn that loses some of its
-        tokens cannot be gone on with. Errors as for ForkSession, but for a turn in another service: UNAVAILABLE with
+        """Drops the tokens of a session from a position on, and the turns that began there or later, with their messages. A turn
+        that loses some of its tokens cannot be gone on with; its reply is what is left. Errors as for ForkSession, but for a turn in another service: UNAVAILABLE with
         reason LEASE_HELD and RetryInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -49,9 +49,8 @@ class DraftServicer(ModelServicer, draft_pb2_grpc.DraftServiceServicer):
             withheld=tuple(token for token in message.withheld_token_ids if token < size),
             min_new_tokens=message.min_new_tokens,
         )
-        opened = await self._engine.open(
-            message.session_id, message.epoch, message.committed_length, draw
-        )
+        kept = message.kept_length if message.HasField("kept_length") else message.committed_length
+        opened = await self._engine.open(message.session_id, message.epoch, kept, draw)
         caller = telemetry.incoming_context(context.invocation_metadata())
         span = self._tracer.start_span(telemetry.DRAFT_SPAN, caller)
         try:
@@ -78,6 +77,8 @@ class DraftServicer(ModelServicer, draft_pb2_grpc.DraftServiceServicer):
             )
         if not 1 <= message.lead <= MAX_LEAD:
             raise InvalidRequest("lead", f"lead must be 1 to {MAX_LEAD}")
+        if not 0 <= message.kept_length <= message.committed_length:
+            raise InvalidRequest("kept_length", "kept_length must be 0 to committed_length")
         if not 0 <= message.burst <= message.lead:
             raise InvalidRequest("burst", "burst must be 0 to lead")
 

@@ -41,6 +41,8 @@ class DraftedTurn:
     session_id: str
     epoch: int
     tokens: Sequence[int]
+    kept: int
+    """How many of the tokens the session held before the turn."""
     draw: Draw
     lead: int
     burst: int
@@ -215,6 +217,7 @@ class RemoteDrafter:
             vocabulary_size=turn.vocabulary_size,
             withheld_token_ids=turn.draw.withheld,
             min_new_tokens=turn.draw.min_new_tokens,
+            kept_length=turn.kept,
         )
         with contextlib.suppress(asyncio.InvalidStateError):
             await self._call.write(draft_pb2.DraftRequest(open=opening))

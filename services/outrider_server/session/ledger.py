@@ -61,12 +61,20 @@ class TurnRecord:
     """Position of the first prompt token."""
     prompt_tokens: int
     """Number of tokens that the input added."""
+    rewound_tokens: int = 0
+    """Number of tokens that the session held from there on, and that the prompt took the place of."""
     parameters: str
     """What the turn was asked for, as JSON; the ledger does not read it."""
     finish_reason: FinishReason | None = None
     """None while the turn runs, and for ever when its process died."""
     is_cut: bool = False
-    """True where a rewind or a fork left out some of its tokens; its finish reason is CANCELLED."""
+    """True where a rewind or a fork left out some of its tokens, or another turn's prompt stands in their
+    place before it had ended; its finish reason is CANCELLED."""
+    chat: str | None = None
+    """What it said in a chat, as JSON; None for another input, and empty where a cut left less than all
+    of its prompt. The ledger does not read it."""
+    reply: str | None = None
+    """The text of what it generated, once a later turn has told."""
 
     @property
     def generated_from(self) -> int:
@@ -90,6 +98,12 @@ class NewTurn:
     request_id: str
     prompt_tokens: tuple[int, ...]
     parameters: str = "{}"
+    start_position: int | None = None
+    """Where the prompt stands; None at the session's end."""
+    chat: str | None = None
+    """As in the record."""
+    last_reply: str | None = None
+    """The reply of the turn before, where it is to be kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +156,8 @@ class Ledger(Protocol):
         self, session_id: str, owner: str, at_position: int | None = None
     ) -> SessionRecord:
         """Makes a new session of the first `at_position` committed tokens, or of all, with the
-        turns that began before, and as long a life. Raises InvalidRequest for a position outside 0
-        to the length.
+        turns that a rewind would keep, and as long a life. Raises InvalidRequest for a position outside
+        0 to the length.
 
         Turns of the copy get request ids of their own: a request id of the original begins a new
         turn in the copy, and replays nothing. Its last turn is cut when not all of it was copied,
@@ -181,11 +195,15 @@ class Ledger(Protocol):
     async def begin_turn(
         self, session_id: str, epoch: int, length: int, turn: NewTurn
     ) -> TurnRecord:
-        """Appends the prompt tokens and begins a turn, both or neither.
+        """Writes the prompt tokens and begins a turn, both or neither.
+
+        A prompt that stands before the session's end takes the place of what is there, and the next
+        epoch, `epoch + 1`, begins with it, as with a rewind. Turns before keep all their tokens for
+        themselves, but can be gone on with no more.
 
         Raises InvalidRequest for a request id with a NUL character, StaleEpoch, AlreadyExists for a
-        request id that the session has used, by a turn that a rewind dropped too, and
-        PositionMismatch, in this order."""
+        request id that the session has used, by a turn that a rewind dropped too, PositionMismatch,
+        and ValueError for a start outside 0 to the length, in this order."""
         ...
 
     async def append(
@@ -211,10 +229,19 @@ class Ledger(Protocol):
 
         At the session's end it drops nothing, and only fences.
 
-        Turns that began at `to_position` or later are gone; their request ids stay used, so that a
-        late repeat of such a request generates nothing. A turn that loses tokens is cut. The lease
-        stays. Raises StaleEpoch, PositionMismatch, and InvalidRequest for a position outside 0 to
-        the length, in this order."""
+        The last turn that began before `to_position` is kept, and all turns before it; those after it
+        are gone. Their request ids stay used, so that a late repeat of such a request generates nothing.
+        The turn that wrote the first token dropped is cut, if it is kept: it loses its tokens from there
+        on. The lease stays. Raises StaleEpoch, PositionMismatch, and InvalidRequest for a position
+        outside 0 to the length, in this order."""
+        ...
+
+    async def take_back(
+        self, session_id: str, epoch: int, length: int, turn_index: int
+    ) -> SessionRecord:
+        """Drops a turn and those after it, as a rewind does, and gives the session back all that it held
+        before, what the turn's prompt took the place of included. Raises StaleEpoch, PositionMismatch,
+        and ValueError for an unknown turn, in this order."""
         ...
 
     async def tokens(self, session_id: str, from_position: int = 0) -> list[int]:
@@ -232,7 +259,8 @@ class Ledger(Protocol):
     async def turn_tokens(
         self, session_id: str, turn_index: int, from_index: int = 0
     ) -> list[LedgerToken]:
-        """What a turn generated, from an index within it on. Empty for an unknown turn."""
+        """What a turn generated, from an index within it on, whether the session still holds it or
+        another turn's prompt stands in its place. Empty for an unknown turn."""
         ...
 
     async def aclose(self) -> None:

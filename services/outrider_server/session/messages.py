@@ -146,6 +146,19 @@ class ChatInput:
         if not self.messages:
             _refuse("chat is empty; send at least one message")
 
+    def as_json(self) -> dict[str, Any]:
+        """One object."""
+        return {
+            "messages": [message.as_json() for message in self.messages],
+            "context": self.context.as_json(),
+        }
+
+    @classmethod
+    def of_json(cls, chat: Mapping[str, Any]) -> ChatInput:
+        """The inverse of `as_json`."""
+        messages = tuple(map(ChatMessage.of_json, chat["messages"]))
+        return cls(messages, ChatContext.of_json(chat["context"]))
+
 
 def read_json(text: str, name: str, kinds: Mapping[type, str]) -> Any:
     """The JSON that a request carries in the field `name`: a value of one of `kinds`, which have words.

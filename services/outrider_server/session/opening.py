@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ..speculation.errors import (
     AlreadyExists,
@@ -18,50 +17,21 @@ from ..speculation.errors import (
     PositionMismatch,
 )
 from ..speculation.meter import CostMeter, TurnMeter
-from ..speculation.turn import Turn
-from ..speculation.types import Draw, FinishReason, Round
+from ..speculation.types import FinishReason, Round
+from .conversation import Held, Prompt, check_known, prompt_for, turn_text
 from .ledger import Ledger, LedgerToken, NewTurn, SessionRecord, TurnRecord
 from .live import Claim, LiveSessions
+from .messages import ChatInput
 from .model import ServedModel
+from .open_turn import OpenTurn
 from .reading import Reading
-from .requests import TurnRequest, encode_input, recorded_request, what_differs
-from .target_link import RemoteVerifier
+from .requests import TurnRequest, plain_tokens, recorded_chat, recorded_request, what_differs
 from .targets import Targets
 from .trace import TurnTrace
-from .turn_text import TurnText
 
 OWNER = ""
 UNFINISHED = (None, FinishReason.CANCELLED, FinishReason.FAILED)
 """How a turn ends that can be gone on with."""
-
-
-@dataclass(frozen=True, slots=True)
-class OpenTurn:
-    """A turn whose prompt is committed. `tokens` are the session's, the prompt included."""
-
-    request: TurnRequest
-    record: TurnRecord
-    claim: Claim
-    epoch: int
-    tokens: tuple[int, ...]
-    draw: Draw
-    meter: TurnMeter
-    end: TurnText
-    told: Round | None = None
-    """What is to be told of the turn before it goes on, where there is anything."""
-    generated: int = 0
-    """Tokens of the turn that were committed before it was opened here."""
-    finish_reason: FinishReason | None = None
-    """Why the turn had ended already."""
-    verifier: RemoteVerifier | None = None
-    """None where the turn had ended already."""
-
-    def turn(self, window: int, context_tokens: int) -> Turn:
-        """The state that the loop decodes with."""
-        assert self.verifier is not None, "a turn that has ended is not decoded"
-        room = context_tokens - self.record.generated_from
-        left = min(self.request.max_new_tokens, room) - self.generated
-        return Turn(self.tokens, self.verifier.known_length, window, self.end, left)
 
 
 class TurnOpener:
@@ -93,9 +63,7 @@ class TurnOpener:
         if found is None:
             return None
         different = what_differs(request, seed_is_given, found)
-        prompt = await self._encoded(request, begin=found.start_position == 0)
-        held = await self._ledger.tokens(request.session_id, found.start_position)
-        if tuple(held[: found.prompt_tokens]) != prompt:
+        if not await self._said(request, found):
             different.insert(0, "input")
         if different:
             raise AlreadyExists(
@@ -110,40 +78,28 @@ class TurnOpener:
         So a turn that the target has no room for, or cannot be reached for, leaves nothing behind.
         """
         session_id = request.session_id
-        session = await self._session(session_id)
-        prompt = await self._encoded(request, begin=session.length == 0)
-        limit = self._model.description.max_context_tokens
-        if session.length + len(prompt) >= limit:
-            raise InvalidRequest(
-                "input",
-                f"the input has {len(prompt)} tokens and the session {session.length}; together they "
-                f"must be less than the context of {limit}",
-            )
-        epoch = await self._live.epoch(session_id)
-        committed = await self._ledger.tokens(session_id)
-        self._check_known(committed)
-        tokens = (*committed, *prompt)
+        epoch, held, prompt = await self._prompt(request)
+        tokens = (*held.tokens[: prompt.kept], *prompt.tokens)
         draw = request.draw(len(tokens), self._model.description.end_token_ids)
         meter = TurnMeter(self._costs)
-        new = NewTurn(request.request_id, prompt, request.parameters())
         verifier = None
         try:
             with trace.current():
                 verifier = await self._target.open_turn(
-                    session_id, epoch, tokens, len(committed), draw, meter
+                    session_id, epoch, tokens, prompt.kept, draw, meter
                 )
-            record = await self._ledger.begin_turn(session_id, epoch, len(committed), new)
+            record, epoch = await self._begun(
+                session_id, epoch, len(held.tokens), prompt.new_turn(request)
+            )
         except BaseException as error:
             self._live.lost(session_id, epoch, error)
             if verifier is not None:
                 verifier.close()
             raise
-        end = self._end(request, record, tokens)
-        return OpenTurn(request, record, claim, epoch, tokens, draw, meter, end, verifier=verifier)
-
-    async def _encoded(self, request: TurnRequest, *, begin: bool) -> tuple[int, ...]:
-        encode = functools.partial(encode_input, request.input, self._model, begin=begin)
-        return await self._reading.read(request.size, encode)
+        end = turn_text(record, tokens, self._model)
+        return OpenTurn(
+            request, record, claim, epoch, tokens, prompt.kept, draw, meter, end, verifier=verifier
+        )
 
     async def attach(
         self, session_id: str, request_id: str, from_index: int, trace: TurnTrace
@@ -206,7 +162,7 @@ class TurnOpener:
         generated = await self._generated(record)
         tokens = (*(await self._ledger.tokens(session_id)),)
         tokens = tokens[: record.generated_from + len(generated)]
-        end = self._end(request, record, tokens[: record.generated_from])
+        end = turn_text(record, tokens[: record.generated_from], self._model)
         accepted = end.accept([entry.token for entry in generated])
         told = _told(record, generated, accepted.texts, from_index)
         draw = request.draw(record.generated_from, self._model.description.end_token_ids)
@@ -216,7 +172,7 @@ class TurnOpener:
             finish_reason = record.finish_reason or FinishReason.CANCELLED
         verifier, meter = None, TurnMeter(self._costs)
         if finish_reason is None:
-            self._check_known(tokens)
+            check_known(tokens, self._model)
             with trace.current():
                 verifier = await self._target.open_turn(
                     session_id, epoch, tokens, len(tokens), draw, meter
@@ -227,6 +183,7 @@ class TurnOpener:
             claim,
             epoch,
             tokens,
+            len(tokens),
             draw,
             meter,
             end,
@@ -235,6 +192,59 @@ class TurnOpener:
             finish_reason,
             verifier,
         )
+
+    async def _said(self, request: TurnRequest, record: TurnRecord) -> bool:
+        """True where the turn was begun with the request's input."""
+        asked = request.input
+        if isinstance(asked, ChatInput) or record.chat is not None:
+            return recorded_chat(record) == asked
+        begin = record.start_position == 0
+        encode = functools.partial(plain_tokens, asked, self._model, begin=begin)
+        prompt = await self._reading.read(request.size, encode)
+        held = await self._ledger.tokens(request.session_id, record.start_position)
+        return tuple(held[: record.prompt_tokens]) == prompt
+
+    async def _prompt(self, request: TurnRequest) -> tuple[int, Held, Prompt]:
+        """The epoch, what the session holds, and what the input makes of it.
+
+        What is refused is refused before the session is taken over, so it is read before, and once more where
+        somebody else has written to it meanwhile. While an epoch lasts a session only grows, and the ledger
+        compares its length with that of the tokens, which are read first.
+        """
+        session_id = request.session_id
+        while True:
+            session = await self._session(session_id)
+            held = await self.held(session_id, with_turns=isinstance(request.input, ChatInput))
+            make = functools.partial(prompt_for, request.input, held, self._model)
+            prompt = await self._reading.read(request.size + held.size, make)
+            epoch = await self._live.epoch(session_id)
+            if epoch <= session.epoch:  # one that is out of date is refused
+                return epoch, held, prompt
+            now = await self._session(session_id)
+            if epoch == session.epoch + 1 and now.length == len(held.tokens):
+                return epoch, held, prompt
+
+    async def held(self, session_id: str, *, with_turns: bool = True) -> Held:
+        """What the ledger holds of a session; of its turns nothing where these are not asked for."""
+        tokens = await self._ledger.tokens(session_id)
+        turns = await self._ledger.turns(session_id) if with_turns else []
+        generated = await self._generated(turns[-1]) if turns else []
+        return Held(tokens, turns, generated)
+
+    async def _begun(
+        self, session_id: str, epoch: int, length: int, new: NewTurn
+    ) -> tuple[TurnRecord, int]:
+        """The turn as the ledger begins it, and the epoch that it is in."""
+        try:
+            record = await self._ledger.begin_turn(session_id, epoch, length, new)
+        except BaseException:
+            if new.start_position != length:
+                self._live.forget(session_id)  # the next epoch may have begun
+            raise
+        if record.rewound_tokens:
+            epoch += 1
+            self._live.moved(session_id, epoch)
+        return record, epoch
 
     async def _session(self, session_id: str) -> SessionRecord:
         session = await self._ledger.get_session(session_id, OWNER)
@@ -263,27 +273,6 @@ class TurnOpener:
                 f"from_index {from_index} is beyond the {len(generated)} tokens that are committed",
                 len(generated),
             )
-
-    def _check_known(self, held: Sequence[int]) -> None:
-        """Raises InvalidRequest for a session with a token that the model lacks: no turn can read it."""
-        at = self._model.first_unknown(held)
-        if at is not None:
-            raise InvalidRequest(
-                "session_id",
-                f"the session holds token id {held[at]} at position {at}, which the model lacks; rewind it "
-                f"to position {at} or before",
-            )
-
-    def _end(self, request: TurnRequest, record: TurnRecord, context: Sequence[int]) -> TurnText:
-        description = self._model.description
-        return TurnText(
-            self._model.tokenizer,
-            context,
-            stop=request.stop,
-            end_tokens=request.end_tokens(description.end_token_ids),
-            max_new_tokens=request.max_new_tokens,
-            room=description.max_context_tokens - record.generated_from,
-        )
 
 
 def _told(

@@ -25,9 +25,10 @@ fenced AS (
     SET length = length + ?, updated_us = time_us, expires_us = time_us + ttl_us
     FROM clock
     WHERE session_id = ? AND epoch = ? AND length = ? AND turn_count > 0 AND {STILL_THERE}
-    RETURNING session_id, length - ? AS start_position
+    RETURNING session_id, turn_count - 1 AS turn_index, length - ? AS start_position
 )
-INSERT INTO chunks ({CHUNK_COLUMNS}) SELECT session_id, start_position, ?, ?, ? FROM fenced
+INSERT INTO chunks ({CHUNK_COLUMNS})
+SELECT session_id, turn_index, start_position, ?, ?, ? FROM fenced
 """
 
 

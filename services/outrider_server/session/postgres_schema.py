@@ -69,5 +69,20 @@ MIGRATIONS = (
         )
         """,
     ),
+    (
+        "ALTER TABLE turns ADD COLUMN rewound_tokens bigint NOT NULL DEFAULT 0",
+        "ALTER TABLE turns ADD COLUMN chat text",
+        "ALTER TABLE turns ADD COLUMN reply text",
+        # A turn keeps its chunks where the prompt of a later one stands in their place.
+        "ALTER TABLE chunks ADD COLUMN turn_index bigint NOT NULL DEFAULT 0",
+        """
+        UPDATE chunks SET turn_index =
+            coalesce((SELECT max(turn_index) FROM turns WHERE turns.session_id = chunks.session_id
+                AND turns.start_position <= chunks.start_position), 0)
+        """,
+        "ALTER TABLE chunks ALTER COLUMN turn_index DROP DEFAULT",
+        "ALTER TABLE chunks DROP CONSTRAINT chunks_pkey",
+        "ALTER TABLE chunks ADD PRIMARY KEY (session_id, turn_index, start_position)",
+    ),
 )
 SCHEMA_VERSION = len(MIGRATIONS)

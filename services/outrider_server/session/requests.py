@@ -15,7 +15,7 @@ from ..speculation.description import ModelDescription
 from ..speculation.errors import InvalidRequest
 from ..speculation.types import MAX_LOGPROBS, DraftMode, Draw, LoopMode, SamplingParams
 from .ledger import TurnRecord
-from .messages import ChatInput
+from .messages import ChatContext, ChatInput, ChatMessage
 from .model import ServedModel
 from .stops import MAX_STOPS, StopStrings
 from .wire import chat_from_proto
@@ -104,6 +104,10 @@ class TurnRequest:
             }
         )
 
+    def chat(self) -> str | None:
+        """What it says in a chat, as JSON for the ledger; None for another input."""
+        return json.dumps(self.input.as_json()) if isinstance(self.input, ChatInput) else None
+
 
 def recorded_request(record: TurnRecord) -> TurnRequest:
     """A turn as the ledger holds it, for going on with it; its input is committed already."""
@@ -125,6 +129,11 @@ def recorded_request(record: TurnRecord) -> TurnRequest:
         ignore_end_tokens=asked.get("ignore_end_tokens", False),
         min_new_tokens=asked.get("min_new_tokens", 0),
     )
+
+
+def recorded_chat(record: TurnRecord) -> ChatInput | None:
+    """What a turn said in a chat; None for another input, and where a cut left less than all of it."""
+    return ChatInput.of_json(json.loads(record.chat)) if record.chat else None
 
 
 def what_differs(asked: TurnRequest, seed_is_given: bool, recorded: TurnRecord) -> list[str]:
@@ -258,23 +267,31 @@ def _parse_tokens(
     return tokens
 
 
-def encode_input(turn_input: TurnInput, model: ServedModel, *, begin: bool) -> tuple[int, ...]:
-    """The tokens that the input adds to a session, which `begin` says is empty.
+def plain_tokens(
+    asked: TextInput | tuple[int, ...], model: ServedModel, *, begin: bool
+) -> tuple[int, ...]:
+    """The tokens of an input that is no chat; `begin` says that it begins a session.
 
-    Raises InvalidRequest when the chat template refuses the messages, nothing is left, or a token is one
-    that the model lacks.
+    Raises InvalidRequest when it has none, or one that the model lacks.
     """
-    if isinstance(turn_input, tuple):
-        return turn_input
-    if isinstance(turn_input, TextInput):
-        parse = turn_input.parse_control_tokens
-        encoded = tuple(
-            model.tokenizer.encode(turn_input.text, begin=begin, parse_control_tokens=parse)
-        )
-        _require(bool(encoded), "text", "the tokenizer makes no token of the text; send another")
-        _check_known(encoded, model, "text")
-        return encoded
-    rendered = model.chat.render(turn_input.messages, turn_input.context)
+    if isinstance(asked, tuple):
+        return asked
+    parse = asked.parse_control_tokens
+    encoded = tuple(model.tokenizer.encode(asked.text, begin=begin, parse_control_tokens=parse))
+    _require(bool(encoded), "text", "the tokenizer makes no token of the text; send another")
+    _check_known(encoded, model, "text")
+    return encoded
+
+
+def chat_tokens(
+    messages: Sequence[ChatMessage], context: ChatContext, model: ServedModel, *, begin: bool
+) -> tuple[int, ...]:
+    """The tokens of a whole conversation; `begin` says that it begins a session.
+
+    Raises InvalidRequest when the template refuses it or makes nothing of it, or of a token that the
+    model lacks.
+    """
+    rendered = model.chat.render(messages, context)
     encoded = tuple(model.tokenizer.encode_rendered(rendered, begin=begin))
     _require(bool(encoded), "chat", "the chat template rendered nothing; send other messages")
     _check_known(encoded, model, "chat")

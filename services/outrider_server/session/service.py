@@ -14,8 +14,9 @@ from .. import __version__
 from ..rpc.wire import description_to_proto, sampling_to_proto
 from ..speculation.errors import AlreadyExists, InvalidRequest, OutriderError
 from ..speculation.types import Round
+from .conversation import messages_of
 from .drafts import Drafts
-from .ledger import Ledger
+from .ledger import Ledger, SessionRecord
 from .live import LiveSessions
 from .model import ServedModel
 from .opening import OWNER
@@ -26,6 +27,7 @@ from .targets import Targets
 from .trace import TurnTrace
 from .turns import LoopSettings, TurnRunner
 from .wire import (
+    message_to_proto,
     round_to_proto,
     session_to_proto,
     started_to_proto,
@@ -87,6 +89,9 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             response.tokens.extend(tokens)
             decode = functools.partial(self._model.tokenizer.decode, tokens, special=True)
             response.text = await self._reading.read(len(tokens), decode)
+        if request.with_messages:
+            held = await self._runner.opener.held(record.session_id)
+            response.messages.extend(map(message_to_proto, messages_of(held, self._model)))
         return response
 
     async def ListSessions(
@@ -138,18 +143,14 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
     async def RewindSession(
         self, request: session_pb2.RewindSessionRequest, _: Context
     ) -> session_pb2.RewindSessionResponse:
-        """Drops what a session that runs no turn holds from a position on."""
+        """Drops what a session that runs no turn holds from a position on, or takes a turn back."""
         session_id = request.session_id
         await self._ledger.get_session(session_id, OWNER)
         claim = self._live.claim(session_id)
         try:
             epoch = await self._live.epoch(session_id)
-            record = await self._ledger.get_session(session_id, OWNER)
-            _check_position(request.position, record.length)
             try:
-                record = await self._ledger.rewind(
-                    session_id, epoch, record.length, request.position
-                )
+                record = await self._rewound(request, epoch)
             except OutriderError as error:
                 self._live.lost(session_id, epoch, error)
                 raise
@@ -157,6 +158,17 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         finally:
             await self._live.give_back(claim)
         return session_pb2.RewindSessionResponse(session=session_to_proto(record, False))
+
+    async def _rewound(
+        self, request: session_pb2.RewindSessionRequest, epoch: int
+    ) -> SessionRecord:
+        session_id = request.session_id
+        length = (await self._ledger.get_session(session_id, OWNER)).length
+        turn = request.request_id and await self._ledger.find_turn(session_id, request.request_id)
+        if turn:
+            return await self._ledger.take_back(session_id, epoch, length, turn.turn_index)
+        _check_position(request.position, length)
+        return await self._ledger.rewind(session_id, epoch, length, request.position)
 
     async def Attach(
         self, request: session_pb2.AttachRequest, context: Context

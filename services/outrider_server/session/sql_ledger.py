@@ -112,6 +112,13 @@ class SqlLedger:
     ) -> SessionRecord:
         return await self._write(lambda: sql_writes.rewind(session_id, epoch, length, to_position))
 
+    async def take_back(
+        self, session_id: str, epoch: int, length: int, turn_index: int
+    ) -> SessionRecord:
+        return await self._write(
+            lambda: sql_writes.take_back(session_id, epoch, length, turn_index)
+        )
+
     async def tokens(self, session_id: str, from_position: int = 0) -> list[int]:
         return await self._read(lambda: sql_reads.tokens(session_id, from_position))
 

@@ -34,12 +34,18 @@ def tokens(session_id: str, from_position: int) -> Work[list[int]]:
     first = min(max(0, from_position), session.length)
     found = yield Statement(
         "SELECT start_position, tokens FROM chunks WHERE session_id = ?"
-        " AND start_position + length(tokens) / 4 > ? ORDER BY start_position",
+        " AND start_position + length(tokens) / 4 > ? ORDER BY turn_index, start_position",
         (session_id, first),
     )
-    packed = b"".join(row[1] for row in found.rows)
-    start = found.rows[0][0] if found.rows else 0
-    return list(rows.unpack(packed)[max(0, first - start) :])
+    packed = bytearray()
+    for (
+        start,
+        chunk,
+    ) in found.rows:  # a chunk ends what an earlier turn has at its place and after it
+        skipped = 4 * max(0, first - start)
+        del packed[4 * max(0, start - first) :]
+        packed += chunk[skipped:]
+    return list(rows.unpack(bytes(packed[: 4 * (session.length - first)])))
 
 
 def turns(session_id: str) -> Work[list[TurnRecord]]:
@@ -70,17 +76,9 @@ def turn_tokens(session_id: str, turn_index: int, from_index: int) -> Work[list[
     if not 0 <= turn_index < session.turn_count:
         return []
     found = yield Statement(
-        "SELECT start_position + prompt_tokens, start_position FROM turns"
-        " WHERE session_id = ? AND turn_index IN (?, ?) ORDER BY turn_index",
-        (session_id, turn_index, turn_index + 1),
-    )
-    first = found.rows[0][0]
-    end = found.rows[1][1] if len(found.rows) == 2 else NO_END
-    found = yield Statement(
         "SELECT tokens, sources, logprobs FROM chunks"
-        " WHERE session_id = ? AND start_position >= ? AND start_position < ?"
-        " ORDER BY start_position",
-        (session_id, first, end),
+        " WHERE session_id = ? AND turn_index = ? AND sources IS NOT NULL ORDER BY start_position",
+        (session_id, turn_index),
     )
     generated = [token for row in found.rows for token in rows.chunk_tokens(row)]
     return generated[max(0, from_index) :]

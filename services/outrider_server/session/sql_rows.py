@@ -23,16 +23,16 @@ SESSION_READ = f"{SESSION_COLUMNS}, now_us()"
 """What a record is read from: whether its lease runs is for the store's clock to say."""
 TURN_COLUMNS = (
     "session_id, turn_index, request_id, start_position, prompt_tokens, parameters, finish_reason,"
-    " is_cut"
+    " is_cut, rewound_tokens, chat, reply"
 )
-CHUNK_COLUMNS = "session_id, start_position, tokens, sources, logprobs"
+CHUNK_COLUMNS = "session_id, turn_index, start_position, tokens, sources, logprobs"
 SECOND_US = 1_000_000
 SOURCE_BYTES = {TokenSource.DRAFT: 1, TokenSource.NGRAM: 2, TokenSource.TARGET: 3}
 BYTE_SOURCES = {byte: source for source, byte in SOURCE_BYTES.items()}
 
 SessionRow = tuple[str, str, str, int, int, int, int, int, int | None, int | None, str, int]
 SessionReadRow = tuple[*SessionRow, int]
-TurnRow = tuple[str, int, str, int, int, str, str | None, int]
+TurnRow = tuple[str, int, str, int, int, str, str | None, int, int, str | None, str | None]
 Chunk = tuple[bytes, bytes | None, str | None]
 """Tokens of one write, their sources and their logprobs; a prompt has tokens alone."""
 
@@ -85,6 +85,9 @@ def turn_row(record: TurnRecord) -> TurnRow:
         record.parameters,
         record.finish_reason.value if record.finish_reason else None,
         int(record.is_cut),
+        record.rewound_tokens,
+        record.chat,
+        record.reply,
     )
 
 
@@ -99,6 +102,9 @@ def turn_record(row: TurnRow) -> TurnRecord:
         parameters=row[5],
         finish_reason=FinishReason(row[6]) if row[6] else None,
         is_cut=bool(row[7]),
+        rewound_tokens=row[8],
+        chat=row[9],
+        reply=row[10],
     )
 
 

@@ -93,11 +93,13 @@ def insert_session(record: SessionRecord) -> Statement:
     )
 
 
-def insert_chunk(session_id: str, start_position: int, chunk: rows.Chunk) -> Statement:
+def insert_chunk(
+    session_id: str, turn_index: int, start_position: int, chunk: rows.Chunk
+) -> Statement:
     """A row of `chunks`."""
     return Statement(
-        f"INSERT INTO chunks ({rows.CHUNK_COLUMNS}) VALUES (?, ?, ?, ?, ?)",
-        (session_id, start_position, *chunk),
+        f"INSERT INTO chunks ({rows.CHUNK_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",
+        (session_id, turn_index, start_position, *chunk),
     )
 
 

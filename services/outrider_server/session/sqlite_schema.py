@@ -62,5 +62,30 @@ MIGRATIONS = (
         ) STRICT, WITHOUT ROWID
         """,
     ),
+    (
+        "ALTER TABLE turns ADD COLUMN rewound_tokens INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE turns ADD COLUMN chat TEXT",
+        "ALTER TABLE turns ADD COLUMN reply TEXT",
+        # A turn keeps its chunks where the prompt of a later one stands in their place.
+        """
+        CREATE TABLE chunks_of_turns (
+            session_id TEXT NOT NULL REFERENCES sessions ON DELETE CASCADE,
+            turn_index INTEGER NOT NULL,
+            start_position INTEGER NOT NULL,
+            tokens BLOB NOT NULL,
+            sources BLOB,
+            logprobs TEXT,
+            PRIMARY KEY (session_id, turn_index, start_position)
+        ) STRICT, WITHOUT ROWID
+        """,
+        """
+        INSERT INTO chunks_of_turns SELECT session_id,
+            coalesce((SELECT max(turn_index) FROM turns WHERE turns.session_id = chunks.session_id
+                AND turns.start_position <= chunks.start_position), 0),
+            start_position, tokens, sources, logprobs FROM chunks
+        """,
+        "DROP TABLE chunks",
+        "ALTER TABLE chunks_of_turns RENAME TO chunks",
+    ),
 )
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ..rpc.telemetry import SOURCE, TurnMetrics
 from ..speculation.meter import TurnMeter
 from ..speculation.types import FinishReason, Round, TokenSource
+from .ledger import TurnRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,20 @@ class TurnStarted:
     prompt_tokens: int
     start_position: int
     seed: int
+    kept_tokens: int = 0
+    rewound_tokens: int = 0
+
+    @classmethod
+    def of(cls, record: TurnRecord, seed: int) -> TurnStarted:
+        """A turn that the ledger holds."""
+        return cls(
+            request_id=record.request_id,
+            prompt_tokens=record.prompt_tokens,
+            start_position=record.generated_from,
+            seed=seed,
+            kept_tokens=record.start_position,
+            rewound_tokens=record.rewound_tokens,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +57,8 @@ class TurnSummary:
     draft_ms: float
     guessed: int
     draft_wait_ms: float
+    kept_tokens: int
+    rewound_tokens: int
 
 
 @dataclass(slots=True)
@@ -108,4 +125,6 @@ class Tally:
             draft_ms=meter.draft_ms,
             guessed=meter.guessed_tokens,
             draft_wait_ms=meter.draft_wait_ms,
+            kept_tokens=started.kept_tokens,
+            rewound_tokens=started.rewound_tokens,
         )

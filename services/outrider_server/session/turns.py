@@ -28,7 +28,8 @@ from .ledger import Ledger
 from .live import LiveSessions
 from .model import ServedModel
 from .ngrams import NgramMemory
-from .opening import OpenTurn, TurnOpener
+from .open_turn import OpenTurn
+from .opening import TurnOpener
 from .reading import Reading
 from .recorder import LedgerRecorder
 from .requests import TurnRequest
@@ -132,9 +133,7 @@ class TurnRunner:
             life.move(TurnEvent.PROMPT_RECORDED)
             tally.tokens_before = opened.generated
             record, request = opened.record, opened.request
-            started = TurnStarted(
-                record.request_id, record.prompt_tokens, record.generated_from, request.seed
-            )
+            started = TurnStarted.of(record, request.seed)
             yield started
             if opened.told is not None:
                 yield opened.told
@@ -273,6 +272,7 @@ class TurnRunner:
                 request.session_id,
                 opened.epoch,
                 opened.tokens,
+                opened.kept,
                 opened.draw,
                 max(lead, window),
                 burst,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -93,6 +94,27 @@ def _message_from_proto(message: session_pb2.ChatMessage) -> ChatMessage:
     )
 
 
+def message_to_proto(message: ChatMessage) -> session_pb2.ChatMessage:
+    """A message of a conversation."""
+    in_parts = isinstance(message.content, tuple)
+    return session_pb2.ChatMessage(
+        role=message.role,
+        content="" if in_parts else message.content,
+        parts=[session_pb2.ContentPart(type=TEXT_PART, text=part) for part in message.content]
+        if in_parts
+        else [],
+        reasoning_content=message.reasoning_content,
+        name=message.name,
+        tool_calls=[
+            session_pb2.ToolCall(
+                id=call.id, name=call.name, arguments=json.dumps(call.arguments, ensure_ascii=False)
+            )
+            for call in message.tool_calls
+        ],
+        tool_call_id=message.tool_call_id,
+    )
+
+
 def _arguments(text: str) -> Any:
     kinds = {dict: "an object", str: "a string"}
     return read_json(text or "{}", "chat.messages.tool_calls.arguments", kinds)
@@ -121,6 +143,8 @@ def started_to_proto(started: TurnStarted) -> session_pb2.GenerateEvent:
             prompt_tokens=started.prompt_tokens,
             start_position=started.start_position,
             seed=started.seed,
+            kept_tokens=started.kept_tokens,
+            rewound_tokens=started.rewound_tokens,
         )
     )
 
@@ -168,6 +192,8 @@ def summary_to_proto(summary: TurnSummary) -> session_pb2.GenerateEvent:
             draft_ms=summary.draft_ms,
             guessed=summary.guessed,
             draft_wait_ms=summary.draft_wait_ms,
+            kept_tokens=summary.kept_tokens,
+            rewound_tokens=summary.rewound_tokens,
         )
     )
 

@@ -1,0 +1,45 @@
+"""A turn that is open: all that running it takes, once its prompt is committed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..speculation.meter import TurnMeter
+from ..speculation.turn import Turn
+from ..speculation.types import Draw, FinishReason, Round
+from .ledger import TurnRecord
+from .live import Claim
+from .requests import TurnRequest
+from .target_link import RemoteVerifier
+from .turn_text import TurnText
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTurn:
+    """A turn whose prompt is committed. `tokens` are the session's, the prompt included."""
+
+    request: TurnRequest
+    record: TurnRecord
+    claim: Claim
+    epoch: int
+    tokens: tuple[int, ...]
+    kept: int
+    """How many of them the session held before it was opened here."""
+    draw: Draw
+    meter: TurnMeter
+    end: TurnText
+    told: Round | None = None
+    """What is to be told of the turn before it goes on, where there is anything."""
+    generated: int = 0
+    """Tokens of the turn that were committed before it was opened here."""
+    finish_reason: FinishReason | None = None
+    """Why the turn had ended already."""
+    verifier: RemoteVerifier | None = None
+    """None where the turn had ended already."""
+
+    def turn(self, window: int, context_tokens: int) -> Turn:
+        """The state that the loop decodes with."""
+        assert self.verifier is not None, "a turn that has ended is not decoded"
+        room = context_tokens - self.record.generated_from
+        left = min(self.request.max_new_tokens, room) - self.generated
+        return Turn(self.tokens, self.verifier.known_length, window, self.end, left)

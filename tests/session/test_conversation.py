@@ -1,0 +1,114 @@
+"""A chat's turn reads what transformers makes of the whole conversation, whatever the tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from outrider.v1 import session_pb2
+from outrider_server.session.conversation import Held, messages_of, prompt_for
+from outrider_server.session.model import ServedModel
+from outrider_server.session.requests import parse_turn
+from outrider_server.session.sqlite_ledger import SqliteLedger
+from outrider_server.speculation.description import TokenizerFiles
+from outrider_server.speculation.errors import InvalidRequest
+from outrider_server.speculation.types import FinishReason
+from tokenizers import Tokenizer as RawTokenizer
+
+from .ledger_fixtures import generated
+from .sample_tokenizers import BEGIN, END, byte_fallback_raw, byte_level_raw, metaspace_raw
+from .test_model import description
+
+TEMPLATE = """\
+{{- bos_token }}
+{%- for message in messages %}
+    {%- if message.role == 'user' %}{{ '<|turn|>' + message.content + ' [/INST]' }}
+    {%- else %}{{ message.content.split('dog')[-1] + eos_token }}{% endif %}
+{%- endfor %}
+"""
+TOKENIZERS: dict[str, Callable[[], RawTokenizer]] = {
+    "byte level": byte_level_raw,
+    "byte fallback": byte_fallback_raw,
+    "byte fallback, first word only": lambda: byte_fallback_raw(legacy=False),
+    "metaspace": metaspace_raw,
+}
+REPLIES = ("The quick brown fox", "", "jumps over the lazy dog again", "is it not? the weather")
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path) -> AsyncIterator[SqliteLedger]:
+    async with aclosing(SqliteLedger(tmp_path / "ledger.db")) as ledger:
+        yield ledger
+
+
+def served(raw: RawTokenizer, context_tokens: int = 400) -> ServedModel:
+    files = TokenizerFiles(raw.to_str().encode(), TEMPLATE, BEGIN, END)
+    size = raw.get_vocab_size(with_added_tokens=True)
+    return ServedModel.of(replace(description((), size), max_context_tokens=context_tokens), files)
+
+
+async def held_of(ledger: SqliteLedger, session_id: str) -> Held:
+    turns = await ledger.turns(session_id)
+    last = await ledger.turn_tokens(session_id, len(turns) - 1)
+    return Held(await ledger.tokens(session_id), turns, last)
+
+
+def asking(text: str, model: ServedModel, **options: Any) -> Any:
+    request = session_pb2.GenerateRequest(session_id="s", **options)
+    request.chat.messages.add(role="user", content=text)
+    return parse_turn(request, model)
+
+
+@pytest.mark.parametrize("raw", TOKENIZERS.values(), ids=TOKENIZERS)
+async def test_every_turn_reads_what_transformers_reads_and_a_reply_is_what_it_decodes(
+    ledger: SqliteLedger, raw: Callable[[], RawTokenizer]
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    peer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=raw(), bos_token=BEGIN, eos_token=END, chat_template=TEMPLATE
+    )
+    model = served(raw())
+    session_id = (await ledger.create_session("", "model")).session_id
+    epoch = (await ledger.take_over(session_id)).epoch
+    messages: list[dict[str, str]] = []
+    for index, reply in enumerate(REPLIES):
+        held = await held_of(ledger, session_id)
+        request = asking("is it?", model)
+        prompt = prompt_for(request.input, held, model)
+        messages.append({"role": "user", "content": "is it?"})
+        tokens = [*held.tokens[: prompt.kept], *prompt.tokens]
+        assert tokens == peer.apply_chat_template(messages)["input_ids"]
+        record = await ledger.begin_turn(
+            session_id, epoch, len(held.tokens), prompt.new_turn(request)
+        )
+        epoch += bool(record.rewound_tokens)
+        written = [*raw().encode(reply, add_special_tokens=False).ids, peer.eos_token_id]
+        await ledger.append(session_id, epoch, len(tokens), generated(*written))
+        await ledger.finish_turn(session_id, epoch, index, FinishReason.END_TOKEN)
+        last = messages_of(await held_of(ledger, session_id), model)[-1]
+        assert last.content == peer.decode(written, skip_special_tokens=True)
+        messages.append({"role": "assistant", "content": last.content})
+    turns = await ledger.turns(session_id)
+    assert [turn.reply for turn in turns[:-1]] == [
+        message["content"] for message in messages[1:-1:2]
+    ], "each is kept when the next turn begins"
+    assert all(turn.rewound_tokens for turn in turns[3:]), "the third reply has lost its beginning"
+
+
+async def test_a_conversation_that_the_context_cannot_hold_is_refused(ledger: SqliteLedger) -> None:
+    model = served(byte_level_raw(), context_tokens=20)
+    nothing = Held([], [], [])
+    asked = asking("x", model)
+    length = len(prompt_for(asked.input, nothing, model).tokens)
+    for room in (length, length + 1):
+        small = served(byte_level_raw(), context_tokens=room)
+        if room > length:
+            assert prompt_for(asked.input, nothing, small).kept == 0
+            continue
+        with pytest.raises(InvalidRequest, match=f"less than the context of {room}") as refused:
+            prompt_for(asked.input, nothing, small)
+        assert refused.value.field == "input"
