@@ -80,7 +80,12 @@ def pieces(folder: Path, **options: object) -> Any:
     library.SentencePieceTrainer.train(
         input=str(corpus), model_prefix=str(folder / "tokenizer"), vocab_size=500, **settings
     )
-    edit_json(folder / "config.json", model_type="llama", bos_token_id=1, eos_token_id=2)
+    edit_json(folder / "config.json", model_type="llama")
+    settings = {
+        "tokenizer_class": "LlamaTokenizer",
+        "bos_token": "<s>",
+    }  # its splitting is not the file's
+    edit_json(folder / "tokenizer_config.json", **settings)
     return library.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
 
 
