@@ -54,6 +54,7 @@ def test_the_first_token_that_the_model_lacks_is_found():
     model = served((), END, 10)
     assert model.first_unknown([]) is None
     assert model.first_unknown([0, 9, 3]) is None
+    assert model.first_unknown([3, 10]) == 1
     assert model.first_unknown([0, 9, 12, 3, 10]) == 2
 
 

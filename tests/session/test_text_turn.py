@@ -250,6 +250,13 @@ def test_what_was_held_back_for_a_special_token_is_shown_without_it():
     assert limited == Accepted(4, ("", "", "", "aa"), FinishReason.LENGTH)
 
 
+def test_a_hidden_text_stays_hidden_where_only_what_is_before_it_is_shown():
+    stops = StopStrings(["a<t>ab", "<t>acd"])
+    pieces = [stops.feed("a"), stops.feed("", "<t>"), stops.feed("a"), stops.feed("c")]
+    assert pieces == [("", False), ("", False), ("", False), ("a", False)]
+    assert stops.feed("x") == ("acx", False)
+
+
 def test_an_end_token_ends_the_turn_as_such_though_a_stop_string_names_it():
     tokenizer = byte_level()
     (a,) = tokenizer.encode("a", begin=False)
