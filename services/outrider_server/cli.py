@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-import uvloop
 
 from . import address
 from . import config as configuration
@@ -58,6 +54,7 @@ from .options import (
 from .planning.command import plan
 from .quantization.command import quantize
 from .rpc.binding import check_free
+from .running import refuse, run, serve
 from .speculation.errors import StartupError
 from .user_folders import with_home
 
@@ -123,7 +120,7 @@ def target(
         threads=threads,
         tensor_parallel=tensor_parallel,
     )
-    _serve(run_target(configuration.TargetConfig(listen=listen, engine=engine)))
+    serve(run_target(configuration.TargetConfig(listen=listen, engine=engine)))
 
 
 @app.command()
@@ -164,7 +161,7 @@ def draft(
         threads=threads,
         tensor_parallel=tensor_parallel,
     )
-    _serve(run_draft(configuration.DraftConfig(listen=listen, engine=engine)))
+    serve(run_draft(configuration.DraftConfig(listen=listen, engine=engine)))
 
 
 @app.command()
@@ -192,7 +189,7 @@ def session(
     """Run the session service: the public API, the ledger and the decode loop."""
     from .wiring import run_session
 
-    _serve(
+    serve(
         run_session(
             configuration.SessionConfig(
                 listen=listen,
@@ -267,7 +264,7 @@ def up(
     sessions = [f"--listen={listen}", f"--window={window}", f"--lead={lead}", f"--loop={loop}"]
     sessions += [f"--generation-defaults={generation_defaults}"]
     sessions += [f"--ledger={ledger}"] if ledger else []
-    sys.exit(_run(run_up(sessions, targets, None if draft == NO_DRAFT else drafts)))
+    sys.exit(run(run_up(sessions, targets, None if draft == NO_DRAFT else drafts)))
 
 
 @app.command()
@@ -275,7 +272,7 @@ def demo(compile: CompileOption = Compile.AUTO) -> None:
     """Watch the three services stream text, with and without speculation."""
     from .demo import run_demo
 
-    sys.exit(_run(run_demo(compile.value)))
+    sys.exit(run(run_demo(compile.value)))
 
 
 app.command()(bench)
@@ -287,35 +284,6 @@ def _addresses(text: str) -> tuple[str, ...]:
     return tuple(address.read_peer(each.strip()) for each in text.split(","))
 
 
-def _serve(service: Coroutine[Any, Any, Any]) -> None:
-    """Runs a service to its end, and ends the process with it.
-
-    Nothing is left to do then; the interpreter's own end takes seconds where torch is loaded.
-    """
-    status = 0
-    try:
-        _run(service)
-    except SystemExit as ended:
-        status = int(ended.code or 0)
-    print(end="", flush=True)
-    os._exit(status)
-
-
-def _run(service: Coroutine[Any, Any, Any]) -> Any:
-    interrupted = signal.getsignal(signal.SIGINT)
-    try:
-        return uvloop.run(service)
-    except StartupError as error:
-        _refuse(error)
-    finally:
-        signal.signal(signal.SIGINT, interrupted)  # the loop leaves Python's, which raises
-
-
-def _refuse(error: StartupError) -> None:
-    print(f"outrider-server: {error}", file=sys.stderr)
-    sys.exit(2)
-
-
 def main() -> None:
     """The command's entry point."""
     set_up_logs()
@@ -323,4 +291,4 @@ def main() -> None:
     try:
         app()
     except StartupError as error:
-        _refuse(error)
+        refuse(error)
