@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import outrider  # noqa: F401  # before anything that imports gRPC, whose log it keeps off the terminal
 import pytest
 from postgres_server import PostgresServer, programs, running_server
 

@@ -20,6 +20,36 @@ with usable_output("test"):
     print("caf\\u00e9 \\u4e2d")
     print(json_line(ChatMessage("user", "caf\\u00e9")))
 """
+IMPORTING = """
+import builtins, os, sys
+import_module, seen = builtins.__import__, []
+def watched(name, *rest, **named):
+    if name == "grpc":
+        seen.append(os.environ.get("GRPC_VERBOSITY"))
+    return import_module(name, *rest, **named)
+builtins.__import__ = watched
+sys.argv = ["command", "--version"]
+from {module}.__main__ import main
+try:
+    main()
+finally:
+    print(seen[0])
+"""
+
+
+@pytest.mark.parametrize("module", NAMES)
+@pytest.mark.parametrize("wanted", ["", "ERROR"])
+def test_grpc_is_imported_with_its_log_off_unless_the_user_wants_it(
+    module: str, wanted: str
+) -> None:
+    variables = {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"}
+    outcome = subprocess.run(
+        [sys.executable, "-c", IMPORTING.format(module=module)],
+        env=variables | ({"GRPC_VERBOSITY": wanted} if wanted else {}),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert outcome.stdout.splitlines()[-1] == (wanted or "NONE")
 
 
 @pytest.mark.parametrize("module", NAMES)
