@@ -227,3 +227,17 @@ async def test_a_lease_of_a_dead_process_runs_out(ledger, clock, session_id) -> 
     assert live.runs_turn(await ledger.get_session(session_id, ""))
     await clock.advance(LEASE_SECONDS, ledger)
     live.check_idle(await ledger.get_session(session_id, ""))
+
+
+async def test_a_service_that_ends_waits_for_turns_that_were_cut_off(
+    ledger: SqliteLedger, session_id: str
+) -> None:
+    live = LiveSessions(ledger)
+    claim = live.claim(session_id)
+    await live.epoch(session_id)
+    settling = asyncio.create_task(live.settle())
+    await asyncio.sleep(0)
+    assert not settling.done()
+    live.free(claim)
+    await settling
+    assert not (await ledger.get_session(session_id, "")).is_held

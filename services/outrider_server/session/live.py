@@ -12,6 +12,8 @@ from typing import Any
 from ..speculation.errors import OutriderError, StaleEpoch, TryLater, TurnRunning
 from .ledger import Ledger, SessionRecord
 
+SETTLE_SECONDS = 5.0
+"""A turn that was cut off has ended by then, or is left as a killed process would leave it."""
 RENEWALS_A_LEASE = 3
 """A lease outlives two renewals that fail."""
 
@@ -46,6 +48,7 @@ class LiveSessions:
         self._epochs: dict[str, int] = {}
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self._endings: set[asyncio.Task[None]] = set()
+        self._freed_one = asyncio.Event()
 
     def is_running(self, session_id: str) -> bool:
         """True while a turn of the session runs here."""
@@ -125,7 +128,12 @@ class LiveSessions:
         return task
 
     async def settle(self) -> None:
-        """Waits for all endings, and for those that they begin."""
+        """Waits for turns that were cut off, for all endings, and for those that they begin."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_SECONDS):
+                while self._running:
+                    self._freed_one.clear()
+                    await self._freed_one.wait()
         while self._endings:
             await asyncio.gather(*self._endings, return_exceptions=True)
 
@@ -140,6 +148,7 @@ class LiveSessions:
         if self._running.get(session_id) is not claim:
             return None
         del self._running[session_id]
+        self._freed_one.set()
         keeper = self._keepers.pop(session_id, None)
         if keeper is not None:
             keeper.cancel()
