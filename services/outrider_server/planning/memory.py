@@ -92,5 +92,5 @@ def _attention_bytes(sizes: ModelSizes, shape: EngineShape, rows: int, width: in
 def _table_bytes(shape: EngineShape) -> int:
     """Token history of every slot, sampling parameters, and the static inputs of the largest steps."""
     history = (shape.slots + 1) * slot_positions(shape) * 8
-    inputs = 3 * 8 * (shape.rows * shape.width + shape.prefill_width)
+    inputs = 4 * 8 * (shape.rows * shape.width + shape.prefill_width)
     return history + (shape.slots + 1) * DRAW_BYTES + inputs
