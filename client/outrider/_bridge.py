@@ -46,8 +46,10 @@ class Bridge:
             self._arrived.put(None)
 
     def take(self, call_soon: Callable[[Callable[[], None]], None]) -> Arrived:
-        """The next thing that arrives. For the thread that reads."""
+        """The next thing that arrives; the end arrives again and again. For the thread that reads."""
         arrived = self._arrived.get()
+        if arrived is None or isinstance(arrived, Exception):
+            self._arrived.put(arrived)  # another thread may read the same reply
         if self._full and self._arrived.qsize() <= READ_AHEAD // 2:
             self._full = False
             call_soon(self._room.set)

@@ -73,10 +73,10 @@ def chat_message(message: session_pb2.ChatMessage) -> ChatMessage:
 
 def _part(part: object) -> session_pb2.ContentPart:
     """Of a part that is not text only the type is sent: the service says what it makes of it."""
-    if not isinstance(part, Mapping):
+    kind = text("input.content", part.get("type", "")) if isinstance(part, Mapping) else ""
+    if not isinstance(part, Mapping) or (kind in ("", "text") and "text" not in part):
         raise invalid("input.content", 'has parts of the form {"type": "text", "text": ...}', part)
-    kind = text("input.content", part.get("type", ""))
-    written = part.get("text", "") if kind in ("", "text") else ""
+    written = part["text"] if kind in ("", "text") else ""
     return session_pb2.ContentPart(type=kind, text=text("input.content", written))
 
 

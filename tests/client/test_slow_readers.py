@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from outrider._bridge import READ_AHEAD, Bridge
@@ -54,6 +55,15 @@ async def test_the_loop_is_so_many_messages_ahead_of_the_thread_and_no_more():
         assert taken + READ_AHEAD // 2 <= stream.given <= taken + READ_AHEAD
     bridge.cancel("enough")
     await asyncio.wait_for(forwarding, 10)
+
+
+def test_threads_that_read_one_reply_all_come_to_its_end(sync_client, service):
+    service.script = [started(), *(token(i) for i in range(60)), summary(60)]
+    reply = sync_client.create_session().generate("hi")
+    with ThreadPoolExecutor() as threads:
+        readers = [threads.submit(lambda: [event.index for event in reply]) for _ in range(4)]
+        seen = [index for reader in readers for index in reader.result(10)]
+    assert sorted(seen) == list(range(60))
 
 
 def test_a_service_waits_for_a_sync_reader_that_pauses(sync_client, service):

@@ -250,6 +250,12 @@ async def test_a_message_is_sent_with_all_that_it_has(client, service):
     assert chat.template_options == '{"enable_thinking": false}'
 
 
+@pytest.mark.parametrize("part", [{"type": "text", "txt": "hello"}, {"type": "text"}, {}, "hello"])
+async def test_a_part_of_text_has_its_text(client, service, part):
+    with pytest.raises(outrider.InvalidRequestError, match="has parts of the form"):
+        await sent(client, service, [{"role": "user", "content": [part]}])
+
+
 async def test_of_a_part_that_is_not_text_the_kind_is_sent(client, service):
     content = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]
     (message,) = (await sent(client, service, content)).chat.messages
