@@ -240,7 +240,9 @@ class AsyncReply(ReplyState):
         self._stream.cancel()
 
     def _is_left(self) -> bool:
-        reader = None if self._reader is None else self._reader()
+        if self._reader is None:
+            return False  # nobody has begun to read it
+        reader = self._reader()
         return reader is None or reader.done() or reader is asyncio.current_task()
 
     def _end(self, why: str) -> None:

@@ -257,7 +257,9 @@ class Reply(ReplyState):
 
     def _is_left(self) -> bool:
         reader = self._reader
-        return reader is None or not reader.is_alive() or reader is threading.current_thread()
+        if reader is None:
+            return False  # nobody has begun to read it, or somebody is just about to
+        return not reader.is_alive() or reader is threading.current_thread()
 
     def _end(self, why: str) -> None:
         if not self._ended and self._failure is None:
