@@ -171,9 +171,6 @@ class SessionHandle(Generic[ReplyT]):
         Args:
             request_id: The turn's; empty for the session's last turn.
             from_index: How many of the turn's tokens are known already.
-            tools: Tools that the chat template is to show the model, such as JSON schemas.
-            documents: Documents that it is to show the model.
-            template_options: Further variables of the template, such as {"enable_thinking": False}.
             timeout_ms: Deadline of the whole reply, in milliseconds, at least 1; None for none.
 
         Reading the reply raises NotFoundError where the session has no such turn, PositionMismatchError
