@@ -225,6 +225,11 @@ REFUSED = (
         "its 2 layers attend 4 times",
         GATED | {"model_type": "diffllama", "head_dim": 32},
     ),
+    Refused(
+        "JetMoE",
+        "groups tokens by expert in code of its own",
+        {"model_type": "jetmoe", "num_hidden_layers": 2, "num_local_experts": 4},
+    ),
     Refused("Doge", "does not run over the slot cache", GATED | {"model_type": "doge"}),
 )
 """Refused by `config.json` alone, before any weight is read."""

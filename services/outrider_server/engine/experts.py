@@ -26,6 +26,11 @@ def run_experts_alike(model: PreTrainedModel) -> None:
             raise ModelRefused(f"experts like those of {type(module).__name__} are not served")
     if experts:
         model.set_experts_implementation(NAME)
+    elif any("Experts" in type(module).__name__ for module in model.modules()):
+        raise ModelRefused(
+            f"{model.config.model_type} groups tokens by expert in code of its own, so that a token's bits "
+            "would depend on its neighbours"
+        )
 
 
 def every_expert(
