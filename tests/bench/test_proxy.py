@@ -25,19 +25,24 @@ class Waits:
 
 @contextlib.asynccontextmanager
 async def echo_server() -> AsyncIterator[str]:
-    """Answers every line with the same line, and the end of input with a last word."""
+    """Answers every line with the same line, and the end of input with a last word; leaves when all have left."""
+    conversations: list[asyncio.Task[None]] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        async for line in reader:
-            writer.write(line)
-        writer.write(b"end\n")
-        await writer.drain()
-        writer.close()
+        with contextlib.closing(writer), contextlib.suppress(ConnectionError):
+            async for line in reader:
+                writer.write(line)
+            writer.write(b"end\n")
+            await writer.drain()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        conversations.append(asyncio.create_task(answer(reader, writer)))
+
+    server = await asyncio.start_server(begin, "127.0.0.1", 0)
     async with server:
         host, port = server.sockets[0].getsockname()[:2]
         yield f"{host}:{port}"
+    await asyncio.gather(*conversations)
 
 
 async def connect(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -76,17 +76,21 @@ def talks_of(folder: Path) -> list[Talk]:
     return make_talks(Prompts.of(folder), CROWD.talks, CROWD.turns, 24, 4, 6)
 
 
+@pytest.mark.parametrize("at_once", [1, SLOTS])
 async def test_a_crowd_is_right_and_reads_again_only_what_was_dropped(
-    client: outrider.AsyncClient, collector: MetricsCollector, folder: Path
+    at_once: int, client: outrider.AsyncClient, collector: MetricsCollector, folder: Path
 ) -> None:
+    """Who was restored is known for certain only where no two openings can change places on their way."""
     talks = await rehearsed(client, talks_of(folder))
-    phase = await run_phase(CROWD, client, collector, talks, PARK_BYTES)
+    settings = dataclasses.replace(CROWD, at_once=at_once)
+    phase = await run_phase(settings, client, collector, talks, PARK_BYTES)
     assert problems(phase) == []
     kinds = Counter(turn.kind for turn in phase.turns)
     assert kinds.total() == CROWD.sessions * CROWD.turns
     assert kinds[Kind.FIRST] == CROWD.sessions
     assert min(kinds[kind] for kind in (Kind.RESIDENT, Kind.RESTORED, Kind.REBUILT)) > 0
-    assert kinds[Kind.RESTORED] == phase.counted["restored"]
+    if at_once == 1:
+        assert kinds[Kind.RESTORED] == phase.counted["restored"]
 
 
 async def test_a_crowd_that_is_answered_otherwise_is_a_problem(

@@ -52,6 +52,7 @@ class Door:
         """Ends all connections and listens no more."""
         assert self._server is not None, "the door was opened"
         self._server.close()
+        await asyncio.sleep(0)  # who has been let in has begun
         for visit in list(self._visits):
             visit.cancel()
         await asyncio.gather(*self._visits, return_exceptions=True)

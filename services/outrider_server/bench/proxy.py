@@ -57,6 +57,7 @@ async def delaying_proxy(
         yield f"{near_host}:{near_port}"
     finally:
         server.close()
+        await asyncio.sleep(0)  # who has been let in has begun
         for task in list(connections):
             task.cancel()
         await asyncio.gather(*connections, return_exceptions=True)

@@ -43,7 +43,10 @@ class Taken:
 
 
 class SlotMirror:
-    """Which sessions have a slot, as the target's table decides it from the order of openings."""
+    """Which sessions have a slot, as the target's table decides it from the order of openings.
+
+    Two that open at once may reach the target in the other order; then one may be taken for the other.
+    """
 
     def __init__(self, slots: int) -> None:
         self._slots = slots
