@@ -13,7 +13,20 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 
 from outrider._chat import chat_input
-from outrider._checks import choice, flag, int32, int32s, integer, invalid, number, text, texts
+from outrider._checks import (
+    NO_LIST,
+    choice,
+    flag,
+    int32,
+    int32s,
+    integer,
+    invalid,
+    number,
+    refused,
+    sized_integer,
+    text,
+    texts,
+)
 from outrider.types import ChatMessage
 from outrider.v1 import session_pb2, types_pb2
 
@@ -45,7 +58,7 @@ def create_request(ttl_seconds: object) -> session_pb2.CreateSessionRequest:
     """The request of a new session. Raises `InvalidRequestError` naming the field."""
     request = session_pb2.CreateSessionRequest()
     if ttl_seconds is not None:
-        seconds = integer("ttl_seconds", ttl_seconds, -(2**63), 2**63 - 1)
+        seconds = sized_integer("ttl_seconds", ttl_seconds, 64)
         request.ttl.CopyFrom(Duration(seconds=seconds))
     return request
 
@@ -83,8 +96,7 @@ def generate_request(
             setattr(request, field, int32(field, value))
     if seed is not None:
         request.seed = checked_seed(seed)
-    stop = [ends.stop] if isinstance(ends.stop, str) else ends.stop
-    request.stop.extend(texts("stop", stop))
+    request.stop.extend(texts("stop", ends.stop))
     request.stop_token_ids.extend(int32s("stop_token_ids", ends.stop_token_ids))
     request.ignore_end_tokens = flag("ignore_end_tokens", ends.ignore_end_tokens)
     request.draft = choice("draft", draft, _DRAFT_MODES)
@@ -106,17 +118,21 @@ def sampling_params(
             read: Callable[[str, object], float] = int32 if name == "top_k" else number
             setattr(params, name, read(f"sampling.{name}", value))
     if logit_bias is not None:
+        field = "sampling.logit_bias"
         if not isinstance(logit_bias, Mapping):
-            raise invalid("sampling.logit_bias", "maps token ids to numbers", logit_bias)
+            raise invalid(field, "maps token ids to numbers", logit_bias)
         for token, bias in logit_bias.items():
-            field = "sampling.logit_bias"
-            params.logit_bias[int32(field, token)] = number(field, bias)
+            identifier = int32(field, token, noun=f"a token id of {field}")
+            params.logit_bias[identifier] = number(field, bias, noun=f"a bias of {field}")
     return params
 
 
 def checked_seed(value: object) -> int:
     """A seed to send. Raises `InvalidRequestError`."""
-    return integer("seed", value, 0, 2**64 - 1)
+    seed = integer("seed", value)
+    if not 0 <= seed < 2**64:
+        raise invalid("seed", f"is 0 to {2**64 - 1}", value)
+    return seed
 
 
 def position(value: object) -> int:
@@ -151,19 +167,31 @@ def _set_input(request: session_pb2.GenerateRequest, content: object, **context:
     is_chat = bool(items) and isinstance(items[0], (ChatMessage, Mapping))
     for name, value in context.items():
         if value is not None and not is_chat:
-            raise invalid(name, "goes with chat messages only", value)
+            given = "text" if isinstance(content, str) else "token ids"
+            raise refused(name, f"{name} goes with chat messages only, not with {given}")
     if isinstance(content, str):
         request.text = text("input", content)
     elif is_chat:
         request.chat.CopyFrom(chat_input(items, **context))
     else:
-        request.tokens.tokens.extend(int32("input", item) for item in items)
+        request.tokens.tokens.extend(map(_token_id, items))
+
+
+def _token_id(item: object) -> int:
+    if isinstance(item, (ChatMessage, Mapping, str)):
+        raise invalid("input", "begins with a token id, so it holds only these", item)
+    return int32("input", item, noun="a token id of input")
 
 
 def _items(content: object) -> list[Any]:
-    if isinstance(content, (bytes, Mapping)) or not isinstance(content, Iterable):
-        raise invalid("input", "is text, token ids or chat messages", content)
-    items = list(content)
-    if not items:
-        raise invalid("input", "is not empty", content)
+    items = (
+        list(content)
+        if isinstance(content, Iterable) and not isinstance(content, NO_LIST)
+        else None
+    )
+    if items == []:
+        raise refused("input", "input is empty: give at least one token id or chat message")
+    if items is None or isinstance(items[0], (str, bytes, list, tuple)):
+        rule = "is text, a list of token ids or a list of chat messages"
+        raise invalid("input", rule, content)
     return items

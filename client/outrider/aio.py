@@ -97,7 +97,7 @@ class AsyncClient:
         await self._calls.delete(session_id)
 
     async def sessions(self, *, page_size: int = 100) -> AsyncIterator[SessionInfo]:
-        """Every session, newest first, fetched by pages of 1 to 1000."""
+        """Every session, newest first, fetched by pages of 1 to 1000; 0 leaves the size to the service."""
         page_token = ""
         while True:
             page, page_token = await self._calls.page(page_size, page_token)

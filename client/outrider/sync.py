@@ -107,7 +107,7 @@ class Client:
         self._loop.run(self._calls.delete(session_id))
 
     def sessions(self, *, page_size: int = 100) -> Iterator[SessionInfo]:
-        """Every session, newest first, fetched by pages of 1 to 1000."""
+        """Every session, newest first, fetched by pages of 1 to 1000; 0 leaves the size to the service."""
         page_token = ""
         while True:
             page, page_token = self._loop.run(self._calls.page(page_size, page_token))

@@ -25,7 +25,7 @@ class Waits:
 
 @contextlib.asynccontextmanager
 async def echo_server() -> AsyncIterator[str]:
-    """Answers every line with the same line, and the end of input with a last word; leaves when all have left."""
+    """Answers every line with the same line, and the end of input with a last word; ends after all."""
     conversations: list[asyncio.Task[None]] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
