@@ -164,11 +164,13 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
     ) -> SessionRecord:
         session_id = request.session_id
         length = (await self._ledger.get_session(session_id, OWNER)).length
-        turn = request.request_id and await self._ledger.find_turn(session_id, request.request_id)
-        if turn:
-            return await self._ledger.take_back(session_id, epoch, length, turn.turn_index)
-        _check_position(request.position, length)
-        return await self._ledger.rewind(session_id, epoch, length, request.position)
+        if not request.request_id:
+            _check_position(request.position, length)
+            return await self._ledger.rewind(session_id, epoch, length, request.position)
+        turn = await self._ledger.find_turn(session_id, request.request_id)
+        if turn is None:  # it was taken back before, by a call whose answer was lost perhaps
+            return await self._ledger.rewind(session_id, epoch, length, length)
+        return await self._ledger.take_back(session_id, epoch, length, turn.turn_index)
 
     async def Attach(
         self, request: session_pb2.AttachRequest, context: Context
