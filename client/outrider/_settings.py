@@ -10,7 +10,6 @@ from typing import cast
 import grpc
 
 from outrider import _checks
-from outrider.errors import InvalidRequestError
 
 Metadata = Mapping[str, str]
 MetadataSource = Metadata | Callable[[], Metadata]
@@ -19,6 +18,16 @@ ChannelOptions = Sequence[tuple[str, int | str]]
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 MAX_TIMEOUT_MS = 315_360_000_000
 """Ten years; far above, gRPC's clock overflows and every deadline is past."""
+
+RESERVED_HEADERS = frozenset(
+    (
+        *("te", "content-type", "content-length", "user-agent", "host"),
+        *("connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"),
+        *("grpclb_client_stats", "x-envoy-peer-metadata"),
+    )
+)
+"""What gRPC leaves out or writes itself, and what HTTP/2 forbids beside its own."""
+RESERVED_PREFIX = "grpc-"
 
 _METADATA_KEY = re.compile(r"[0-9a-z_.-]+")
 _METADATA_VALUE = re.compile(r"[ -~]*")
@@ -68,13 +77,15 @@ def checked_metadata(metadata: object) -> list[tuple[str, str]]:
         if not isinstance(key, str) or not isinstance(value, str):
             raise _checks.invalid("metadata", "maps headers to texts", {key: value})
         if not _METADATA_KEY.fullmatch(key) or not _METADATA_VALUE.fullmatch(value):
-            raise InvalidRequestError(
-                f"metadata {key!r} is not a lower-case header with a printable value",
-                field="metadata",
-                reason="INVALID_REQUEST",
+            raise _checks.refused(
+                "metadata", f"metadata {key!r} is not a lower-case header with a printable value"
             )
         if key.endswith("-bin"):
             raise _checks.invalid("metadata", 'has no binary headers, which end in "-bin"', key)
+        if key.startswith(RESERVED_PREFIX) or key in RESERVED_HEADERS:
+            raise _checks.refused(
+                "metadata", f"metadata {key!r} is a header of gRPC's own; give yours another name"
+            )
     return list(metadata.items())
 
 

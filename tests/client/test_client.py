@@ -112,10 +112,53 @@ async def test_a_deadline_that_is_no_time_is_refused(client, timeout_ms):
         outrider.AsyncClient("127.0.0.1:1", timeout_ms=timeout_ms)
 
 
+WRITTEN_BY_GRPC = (
+    *("grpc-timeout", "grpc-encoding", "grpc-accept-encoding", "grpc-status", "grpc-message"),
+    *("grpc-previous-rpc-attempts", "grpc-retry-pushback-ms", "grpc-internal-encoding-request"),
+    *("te", "content-type", "content-length", "user-agent", "grpclb_client_stats"),
+    "x-envoy-peer-metadata",
+)
+"""Headers that do not arrive as they were given."""
+
+
+@pytest.mark.parametrize("name", [*WRITTEN_BY_GRPC, "grpc-mine", "host", "connection", "upgrade"])
+async def test_a_header_of_grpcs_own_is_refused_by_name(client, service, name):
+    session = await client.create_session()
+    service.requests.get()
+    with pytest.raises(outrider.InvalidRequestError) as caught:
+        session.generate("hi", metadata={name: "x"})
+    expected = f"metadata {name!r} is a header of gRPC's own; give yours another name"
+    assert (caught.value.field, caught.value.message) == ("metadata", expected)
+    assert service.requests.empty()
+
+
+async def test_every_other_header_arrives_as_it_was_given(client, service):
+    given = {
+        name: "x"
+        for name in (
+            *("authorization", "cookie", "date", "accept", "accept-encoding", "traceparent"),
+            *("path", "method", "scheme", "authority", "server", "trailer", "lb-token", "x-grpc-a"),
+            *("x-forwarded-for", "x-forwarded-host", "expect", "content-encoding"),
+        )
+    }
+    session = await client.create_session()
+    await session.generate("hi", metadata=given)
+    assert {name: service.metadata.get(name) for name in given} == given
+
+
 @pytest.mark.parametrize(
     "metadata",
     [
-        *({"Upper": "x"}, {"key": "line\nbreak"}, {"": "x"}, {1: "x"}, {"key": 1}, {"key": b"x"}),
+        *(
+            {":path": "x"},
+            {":authority": "x"},
+            {"Upper": "x"},
+            {"key": "line\nbreak"},
+            {"": "x"},
+            {1: "x"},
+            {"key": 1},
+            {"key": b"x"},
+        ),
         *({"key": None}, {"key-bin": "x"}, [("key", "x")], "key", 7),
     ],
 )
