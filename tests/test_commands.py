@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from outrider_server import cli
 
 NAMES = {"outrider": "outrider", "outrider_server": "outrider-server"}
 PRINTING = """
@@ -57,6 +58,33 @@ def test_a_module_is_its_command(module: str) -> None:
     outcome = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True)
     assert outcome.stdout.decode() == f"{NAMES[module]} {version('outrider')}\n"
     assert (outcome.returncode, outcome.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["up", "--target", ""], "--target"),
+        (["up", "--draft="], "--draft"),
+        (["target", "--model", ""], "--model"),
+        (["session", "--target="], "--target"),
+        (["session", "--ledger", "", "--listen", ""], "--ledger"),
+        (["session", "--listen", ""], "--listen"),
+        (["quantize", ""], "an argument"),
+    ],
+)
+def test_an_empty_value_is_refused_by_name(
+    arguments: list[str],
+    name: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cli, "set_up_logs", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["outrider-server", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    told = f"outrider-server: {name} is empty; give it a value, or leave it out\n"
+    assert capsys.readouterr() == ("", told)
 
 
 def test_the_server_runs_nothing_that_lies_in_the_working_directory(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import cast
 
 import grpc
 
-from outrider import _checks
+from outrider import _address, _checks
 
 Metadata = Mapping[str, str]
 MetadataSource = Metadata | Callable[[], Metadata]
@@ -56,10 +56,14 @@ def channel_options(extra: ChannelOptions) -> list[tuple[str, int | str]]:
 
 
 def checked_target(target: object) -> str:
-    """The address. Raises `InvalidRequestError`."""
-    if not target or not isinstance(target, str) or target != target.strip():
-        raise _checks.invalid("target", 'is "HOST:PORT" or "unix:/path"', target)
-    return _checks.text("target", target)
+    """The address as gRPC takes it. Raises `InvalidRequestError`."""
+    written = _checks.text("target", target)
+    try:
+        if written != written.strip():
+            raise ValueError(f"{written!r} begins or ends with a space")
+        return _address.read_peer(written)
+    except ValueError as error:
+        raise _checks.refused("target", str(error)) from None
 
 
 def checked_credentials(credentials: object) -> grpc.ChannelCredentials | None:

@@ -284,11 +284,23 @@ def _addresses(text: str) -> tuple[str, ...]:
     return tuple(address.read_peer(each.strip()) for each in text.split(","))
 
 
+def _check_given(arguments: list[str]) -> None:
+    """Raises StartupError for an empty value, which a path would take for the working directory."""
+    before = ""
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        if not argument or (option.startswith("--") and equals and not value):
+            name = option or (before if before.startswith("--") else "an argument")
+            raise StartupError(f"{name} is empty; give it a value, or leave it out")
+        before = argument
+
+
 def main() -> None:
     """The command's entry point."""
     set_up_logs()
     sys.argv[1:] = [with_home(argument) for argument in sys.argv[1:]]
     try:
+        _check_given(sys.argv[1:])
         app()
     except StartupError as error:
         refuse(error)

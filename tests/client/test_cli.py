@@ -200,6 +200,15 @@ def test_wrong_usage_is_exit_code_2(run, arguments):
     assert run(*arguments).exit_code == 2
 
 
+@pytest.mark.parametrize("given", ["", "localhost", "127.0.0.1:99999", "[::1]", "a b:1"])
+def test_what_is_no_address_is_wrong_usage_in_one_line(run, given):
+    result = run("describe", "--server", given)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert len(result.stderr.splitlines()) == 1
+    told = result.stderr.removeprefix("outrider: --server: ")
+    assert told.startswith(given or "the address is empty")
+
+
 def test_an_interrupt_cancels_the_call_and_exits_130(address, service):
     service.script = [started(), token(0, "abc"), HOLD]
     # A shell that runs tests in its background has interrupts ignored, and children inherit that.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -56,19 +55,18 @@ TimeoutOption = Annotated[int | None, typer.Option(help="Deadline in millisecond
 def connected(server: str) -> Iterator[Client]:
     """A client for the body of a command, whose failures end the command with one line."""
     try:
-        with Client(_expanded(server)) as client:
+        client = Client(server)
+    except InvalidRequestError as error:
+        typer.echo(f"outrider: --server: {error.message}", err=True)
+        raise typer.Exit(2) from None
+    try:
+        with client:
             yield client
     except OutriderError as error:
         typer.echo(f"outrider: {_one_line(error)}", err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
-
-
-def _expanded(server: str) -> str:
-    """The address with a home folder in place of ~, which no shell puts in the middle of a word."""
-    scheme, _, path = server.partition(":")
-    return f"unix:{Path(path).expanduser()}" if scheme == "unix" and path[:1] == "~" else server
 
 
 def session_for(client: Client, session_id: str | None) -> Session:
