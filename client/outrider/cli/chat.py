@@ -11,7 +11,7 @@ from rich.console import Console
 
 from outrider.cli import options
 from outrider.cli.render import TokenRenderer, summary_line, write_legend
-from outrider.sync import Reply
+from outrider.sync import Reply, Session
 from outrider.types import ChatMessage
 
 
@@ -28,51 +28,66 @@ def chat(
     draft: options.DraftOption = "auto",
     max_window: options.MaxWindowOption = None,
 ) -> None:
-    """Chat until the end of input (Ctrl-D). Colours show which tokens the draft got right."""
+    """Chat until the end of input (Ctrl-D); Ctrl-C ends a reply. Colours show what the draft got right."""
     console = Console(file=sys.stdout)
-    with options.connected(server) as client:
-        handle = options.session_for(client, session)
-        if console.is_terminal:
-            write_legend(console)
-        opening = [] if system is None else [ChatMessage("system", system)]
-        for line in _lines():
-            with handle.generate(
-                [*opening, ChatMessage("user", line)],
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                min_p=min_p,
-                seed=seed,
-                draft=draft,
-                max_window=max_window,
-            ) as reply:
-                _show(reply, console)
-            opening = []
-        typer.echo(f"continue with --session {handle.id}", err=True)
+    handle: Session | None = None
+    try:
+        with options.connected(server) as client:
+            handle = options.session_for(client, session)
+            if console.is_terminal:
+                write_legend(console)
+            opening = [] if system is None else [ChatMessage("system", system)]
+            for line in _lines():
+                with handle.generate(
+                    [*opening, ChatMessage("user", line)],
+                    max_new_tokens=max_new_tokens,
+                    temperature=temperature,
+                    top_k=top_k,
+                    top_p=top_p,
+                    min_p=min_p,
+                    seed=seed,
+                    draft=draft,
+                    max_window=max_window,
+                ) as reply:
+                    _show(reply, console)
+                if reply.started is not None:
+                    opening = []
+    finally:
+        if handle is not None:
+            typer.echo(f"continue with --session {handle.id}", err=True)
 
 
 def _lines() -> Iterator[str]:
-    """The messages that the user writes; empty lines are skipped."""
-    prompt = "> " if sys.stdin.isatty() else ""
+    """The messages that the user writes; empty lines are skipped, and those that are no text are told of."""
+    encoding, asks = sys.stdin.encoding, sys.stdin.isatty()
     while True:
-        try:
-            line = input(prompt).strip()
-        except EOFError:
-            if prompt:
-                typer.echo()
+        if asks:
+            typer.echo("> ", nl=False, err=True)
+        written = sys.stdin.buffer.readline()
+        if not written:
+            if asks:
+                typer.echo(err=True)
             return
-        except UnicodeDecodeError as error:
-            raise typer.BadParameter(f"standard input is no {error.encoding} text") from None
+        try:
+            line = written.decode(encoding).strip()
+        except UnicodeDecodeError:
+            typer.echo(f"outrider: this line is no {encoding} text, so it was not sent", err=True)
+            continue
         if line:
             yield line
 
 
 def _show(reply: Reply, console: Console) -> None:
+    """Shows a reply as it comes. An interrupt ends it, and the chat only where nobody is asked on."""
     renderer = TokenRenderer(console)
     try:
         for event in reply:
             renderer.write(event)
+    except KeyboardInterrupt:
+        reply.cancel()
+        if not sys.stdin.isatty():
+            raise
+        return
     finally:
         renderer.finish()
     if console.is_terminal:
