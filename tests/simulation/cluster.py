@@ -155,7 +155,7 @@ class Cluster:
             return last
 
         channel = Channel(self.network, process, resolve, CLIENT_KEEPALIVE_SECONDS)
-        client = outrider.AsyncClient("simulated", resume_ms=resume_ms)
+        client = outrider.AsyncClient("unix:simulated", resume_ms=resume_ms)
         connected: Any = client._channel
         connected._grpc, connected._loop = channel, asyncio.get_running_loop()
         connected._stub = session_pb2_grpc.SessionServiceStub(channel)
