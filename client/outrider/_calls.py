@@ -128,7 +128,14 @@ class Calls:
     def _stream(
         self, start: Callable[[int | None], Any], session_id: str, first_index: int = 0
     ) -> TurnStream:
-        return TurnStream(start, self._resume_seconds, first_index, session_id, self._ending)
+        return TurnStream(
+            start,
+            self._resume_seconds,
+            first_index,
+            session_id,
+            self._ending,
+            self._channel.translated,
+        )
 
     async def _idle_call(self, method: str, request: Any) -> Any:
         """The answer to a call that a running turn refuses; one that was ended here is waited for."""

@@ -9,7 +9,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 import grpc
@@ -74,7 +74,7 @@ class Channel(Owned):
         start = getattr(self._open(), method)
         metadata = self._merged_metadata(None)
         timeout = await self._reconnected() if self._was_reached else self._timeout_seconds
-        with translated_failures(self._note):
+        with self.translated():
             answer = await start(request, timeout=timeout, metadata=metadata)
         self._was_reached = True
         if answer is None:  # gRPC gives None for bytes that are no message
@@ -92,6 +92,10 @@ class Channel(Owned):
         stub = self._open()
         merged = self._merged_metadata(metadata)
         return stub.Attach(request, timeout=timeout, metadata=merged)
+
+    def translated(self) -> AbstractContextManager[None]:
+        """For the body of a call: raises what a caller is to see in place of what gRPC raises."""
+        return translated_failures(self._target, self._note)
 
     async def close(self) -> None:
         """Cancels every call and closes the channel; harmless when repeated."""
@@ -166,13 +170,13 @@ async def _until_closed(channel: grpc.aio.Channel) -> AsyncGenerator[None]:
 
 
 @contextmanager
-def translated_failures(note: str = "") -> Iterator[None]:
+def translated_failures(target: str = "the service", note: str = "") -> Iterator[None]:
     """Raises what a caller is to see in place of what gRPC raises inside; `note` is added where the
     service did not say it."""
     try:
         yield
     except grpc.aio.AioRpcError as failure:
-        raise _status.from_rpc_error(failure, note) from failure
+        raise _status.from_rpc_error(failure, target, note) from failure
     except grpc.aio.BaseError as failure:
         raise InternalError(f"gRPC failed: {failure}") from failure
     except asyncio.CancelledError:

@@ -128,7 +128,9 @@ class SessionHandle(Generic[ReplyT]):
 
         Reading the reply raises what the service answers: InvalidRequestError, NotFoundError,
         TurnRunningError, ModelMismatchError, AlreadyExistsError (the request id was used),
-        ExhaustedError, UnavailableError, DeadlineError, StreamBrokenError, InternalError.
+        ExhaustedError, UnavailableError, DeadlineError, StreamBrokenError, InternalError, and
+        StaleEpochError where another call took the session over, with `attach` for example: what was
+        committed stays, and `attach` goes on with the turn.
         """
         self._check_open()
         sampling = _request.sampling_params(

@@ -16,7 +16,7 @@ from google.rpc import error_details_pb2  # type: ignore[import-untyped]
 from grpc import StatusCode
 from grpc_status import rpc_status
 
-from outrider import errors
+from outrider import _transport, errors
 
 DOMAIN = "outrider"
 
@@ -64,7 +64,9 @@ _TOO_LARGE = re.compile("larger than max|exceeds maximum size")
 DetailT = TypeVar("DetailT", bound=Message)
 
 
-def from_rpc_error(failure: grpc.aio.AioRpcError, note: str = "") -> errors.OutriderError:
+def from_rpc_error(
+    failure: grpc.aio.AioRpcError, target: str, note: str = ""
+) -> errors.OutriderError:
     """The exception of the SDK for a call that gRPC reports as failed; `note` for what no service said."""
     # The type stubs leave the methods of RpcError out; every AioRpcError has code() and details().
     status = cast(Any, failure)
@@ -73,10 +75,11 @@ def from_rpc_error(failure: grpc.aio.AioRpcError, note: str = "") -> errors.Outr
     details = _details(failure)
     info = _detail(details, error_details_pb2.ErrorInfo)
     reason: str = info.reason if info is not None and info.domain == DOMAIN else ""
-    message += "" if reason else note
     kind = REASONS.get(reason) or CODES.get(code, errors.InternalError)
     if kind is errors.ExhaustedError and not reason and _TOO_LARGE.search(message):
         return errors.CallerError(f"a message of the call is too large: {message}", code=code)
+    if not reason:
+        message = _transport.sentence(message, target) + note
     return kind(message, code=code, reason=reason, **_extras(kind, details))
 
 

@@ -12,6 +12,7 @@ import random
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from outrider import _wire
@@ -71,7 +72,8 @@ class TurnStream(Owned):
     """An async iterator of a turn's messages.
 
     `start` makes the call, on the event loop: for the whole turn, given None, or from an index on. A turn
-    without progress is resumed for `resume_seconds`. `ending` knows of the session's turns before.
+    without progress is resumed for `resume_seconds`. `ending` knows of the session's turns before, and
+    `translated` raises what a caller is to see.
     """
 
     def __init__(
@@ -81,9 +83,11 @@ class TurnStream(Owned):
         first_index: int = 0,
         session_id: str = "",
         ending: EndingTurns | None = None,
+        translated: Callable[[], AbstractContextManager[None]] = translated_failures,
     ) -> None:
         self._start = start
         self._session_id = session_id
+        self._translated = translated
         self._ending = EndingTurns() if ending is None else ending
         self._patience = Patience(resume_seconds)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -127,7 +131,7 @@ class TurnStream(Owned):
         """What the next message holds; nothing at the end, for kinds that this SDK does not know, and
         where the stream was begun again."""
         try:
-            with translated_failures():
+            with self._translated():
                 received = await anext(self._begun(), _END)
         except TryLaterError as error:
             if self._order.summarised:  # all that was lost is the end of the stream
@@ -147,6 +151,8 @@ class TurnStream(Owned):
                 await asyncio.sleep(AGAIN_SECONDS)
                 self._messages = None
                 return []
+            if isinstance(error, StaleEpochError):
+                raise _taken_over(error) from error
             raise
         except NotImplementedYetError:
             if self._lost is None:
@@ -198,6 +204,15 @@ class TurnStream(Owned):
             self._call.cancel()
             if isinstance(failure, (StoppedError, StreamBrokenError, UnavailableError)):
                 self._ending.ended(self._session_id)
+
+
+def _taken_over(error: StaleEpochError) -> StaleEpochError:
+    return StaleEpochError(
+        "another call took the session over, and this reply ends here; what it committed stays: "
+        f"session.attach() goes on with the session's last turn ({error.message})",
+        code=error.code,
+        reason=error.reason,
+    )
 
 
 class _Order:

@@ -119,7 +119,11 @@ class FencingError(OutriderError):
 
 
 class StaleEpochError(FencingError):
-    """The session has a newer owner."""
+    """Another call, here or in another client or service, took the session over.
+
+    What was committed stays. `session.info()` tells what that is; `session.attach()` goes on with the
+    session's last turn.
+    """
 
 
 class PositionMismatchError(FencingError):
