@@ -31,6 +31,8 @@ def main() -> int:
     left = 0
     for name in SIGNALS:
         number = signal.Signals[f"SIG{name}"]
+        if number is not signal.SIGKILL:
+            signal.signal(number, signal.SIG_DFL)  # by nohup they would be ignored, below here too
         gone_after = []
         for kill in range(options.kills):
             seconds, outlived = _killed(number, when_ready=kill % 2 == 1)
@@ -38,7 +40,10 @@ def main() -> int:
             for what in outlived:
                 print(f"{name}, kill {kill}: {what} is left")
             left += len(outlived)
-        print(f"{name}: {options.kills} kills, all gone after {max(gone_after):.2f} s at most")
+        print(
+            f"{name}: {options.kills} kills, the last gone after {max(gone_after):.2f} s at most",
+            flush=True,
+        )
     return 1 if left else 0
 
 
