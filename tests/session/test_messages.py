@@ -4,6 +4,7 @@ import json
 
 import pytest
 from outrider.v1 import session_pb2
+from outrider_server.session.chat import ChatTemplate
 from outrider_server.session.messages import (
     MAX_JSON_CHARACTERS,
     ChatContext,
@@ -11,6 +12,7 @@ from outrider_server.session.messages import (
     ChatMessage,
     ToolCall,
 )
+from outrider_server.session.sandbox import STEPS
 from outrider_server.session.wire import chat_from_proto
 from outrider_server.speculation.errors import InvalidRequest
 
@@ -56,6 +58,24 @@ def test_a_chat_is_the_same_again_from_its_json():
     context = json.loads(json.dumps(CHAT.context.as_json()))
     again = ChatInput(tuple(map(ChatMessage.of_json, messages)), ChatContext.of_json(context))
     assert again == CHAT
+
+
+def test_an_option_that_was_recorded_before_it_was_reserved_is_left_out():
+    recorded = ChatContext(options={"x": 1}).as_json()
+    recorded["options"]["bos_token"] = ""
+    assert ChatContext.of_json(recorded) == ChatContext(options={"x": 1})
+
+
+def test_no_option_replaces_what_a_template_is_given():
+    template = ChatTemplate("x", "a", "b", pad_token="c", unknown_token="d")._template
+    owned = {*template._compiled.environment.globals, *template._tokens, STEPS}
+    assert len(owned) >= 13
+    for name in owned:
+        with pytest.raises(InvalidRequest) as refused:
+            ChatContext(options={name: ""})
+        assert str(refused.value) == (
+            f"template_options cannot set {name!r}, which the service or the template's engine sets"
+        )
 
 
 def test_templates_read_what_is_set_and_nothing_else():
@@ -121,7 +141,9 @@ def test_a_message_that_makes_no_sense_is_refused_in_one_sentence(chat, field, w
         ("template_options", '{"x": "\\ud800"}', "valid JSON"),
         ("template_options", '{"messages": []}', "'messages'"),
         ("template_options", '{"add_generation_prompt": false}', "'add_generation_prompt'"),
-        ("template_options", '{"a b": 1}', "'a b'"),
+        ("template_options", '{"a b": 1}', "'a b', which is no name of a variable"),
+        ("template_options", '{"bos_token": ""}', "'bos_token', which the service or"),
+        ("template_options", '{"raise_exception": 1}', "'raise_exception', which the service or"),
     ],
 )
 def test_json_beside_the_messages_is_checked(field, text, words):

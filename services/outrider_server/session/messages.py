@@ -18,7 +18,16 @@ TEXT_PART = "text"
 MAX_MESSAGES = 10_000
 MAX_JSON_CHARACTERS = 2**20
 MAX_JSON_DEPTH = 32
-RESERVED_OPTIONS = ("messages", "tools", "documents", "add_generation_prompt")
+RESERVED_OPTIONS = frozenset(
+    (
+        *("messages", "tools", "documents", "add_generation_prompt"),
+        *("bos_token", "eos_token", "pad_token", "unk_token"),
+        *("raise_exception", "strftime_now", "outrider_steps"),
+        *("cycler", "dict", "joiner", "lipsum", "namespace", "range"),
+        *("caller", "kwargs", "loop", "self", "super", "varargs"),
+    )
+)
+"""What a template gets from the service or from its engine, whatever a request says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +123,13 @@ class ChatContext:
             if not all(isinstance(value, dict) for value in values):
                 _refuse(f"{kind} must hold objects only", f"chat.{kind}")
         for name in self.options:
-            if name in RESERVED_OPTIONS or not name.isidentifier():
-                _refuse(
-                    f"template_options cannot set {name!r}; name variables of the model's template",
-                    "chat.template_options",
-                )
+            if name in RESERVED_OPTIONS:
+                problem = f"{name!r}, which the service or the template's engine sets"
+            elif not name.isidentifier():
+                problem = f"{name!r}, which is no name of a variable"
+            else:
+                continue
+            _refuse(f"template_options cannot set {problem}", "chat.template_options")
 
     def as_json(self) -> dict[str, Any]:
         """One object."""
@@ -130,8 +141,13 @@ class ChatContext:
 
     @classmethod
     def of_json(cls, context: Mapping[str, Any]) -> ChatContext:
-        """The inverse of `as_json`."""
-        return cls(tuple(context["tools"]), tuple(context["documents"]), context["options"])
+        """The inverse of `as_json`, without options that were recorded before they were reserved."""
+        options = {
+            name: value
+            for name, value in context["options"].items()
+            if name not in RESERVED_OPTIONS
+        }
+        return cls(tuple(context["tools"]), tuple(context["documents"]), options)
 
 
 @dataclass(frozen=True, slots=True)
