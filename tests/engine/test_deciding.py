@@ -113,7 +113,8 @@ def test_one_logit_that_is_no_number_decides_nothing(
 ) -> None:
     """An infinite logit would win or lose every draw, whatever the model meant."""
     model = subject.model()
-    model.lm_head.weight.data[7] = rubbish
+    model.lm_head.weight.data[7] = 0
+    model.lm_head.weight.data[7, 0] = rubbish  # infinite alone: sums of more of them are NaN
     runner = subject.make(model)
     for slot in range(2):
         runner.draws.write(slot, Draw(SamplingParams(temperature=temperature), 3, 0))

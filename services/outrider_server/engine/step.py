@@ -261,7 +261,8 @@ class StepRunner:
         width = inputs.shape[1] if self.layout.packed else self.limits.width
         output = self.model(**self._arguments(inputs.view(INPUT_KINDS, -1, width)))
         logits = output.logits[..., : self.vocabulary_size].float().flatten(0, 1)
-        finite = logits.isfinite().all(dim=-1)
+        # NaN is the largest and the smallest of its row. Asking every logit takes ten times as long.
+        finite = logits.amax(dim=-1).isfinite() & logits.amin(dim=-1).isfinite()
         return logits, torch.where(finite, logits.argmax(dim=-1), NOT_FINITE)
 
     def _read(self, inputs: torch.Tensor) -> torch.Tensor:
