@@ -28,7 +28,8 @@ class AsyncClient:
     is closed, and `UsageError` on a second event loop, and in a process that was forked after its first call.
 
     Args:
-        target: "HOST:PORT", or "unix:/path" for a Unix socket.
+        target: "HOST:PORT", or "unix:/path" for a Unix socket, or another address of gRPC's such as
+            "dns:///HOST:PORT". What is none raises `InvalidRequestError`.
         timeout_ms: Deadline of each call but `generate`, in milliseconds, at least 1; None for none.
         channel_options: gRPC channel options, which override the SDK's own; for example
             ("grpc.enable_http_proxy", 0) to use no proxy of the environment.

@@ -82,7 +82,7 @@ def test_an_interrupt_ends_the_reply_and_the_next_one_the_chat(terminal, service
     shown = terminal.until("> ")
     assert "hello!" in re.sub(r"\x1b\[[0-9;]*m", "", shown)
     terminal.interrupt()
-    terminal.until(CONTINUE)
+    assert terminal.until(CONTINUE) == "\r\n"
     assert terminal.process.wait(30) == 130
     assert asked(service) == [["be kind", "one"], ["two"]]
 

@@ -63,10 +63,13 @@ def _lines() -> Iterator[str]:
     while True:
         if asks:
             typer.echo("> ", nl=False, err=True)
-        written = sys.stdin.buffer.readline()
-        if not written:
-            if asks:
+        written = b""
+        try:
+            written = sys.stdin.buffer.readline()
+        finally:
+            if asks and not written:  # the end of input, or an interrupt: the prompt ends its line
                 typer.echo(err=True)
+        if not written:
             return
         try:
             line = written.decode(encoding).strip()

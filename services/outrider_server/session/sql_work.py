@@ -62,7 +62,8 @@ def lock_owned_session(session_id: str, epoch: int) -> Work[tuple[SessionRecord,
     session, now_us = yield from lock_session(session_id)
     if session.epoch != epoch:
         raise StaleEpoch(
-            f"the session is in epoch {session.epoch}, not {epoch}; read it again", session.epoch
+            f"the session was taken over: it is in epoch {session.epoch}, not {epoch}; read it again",
+            session.epoch,
         )
     return session, now_us
 
