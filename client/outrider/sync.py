@@ -206,6 +206,7 @@ class Reply(ReplyState):
         self._bridge = Bridge(stream)
         self._loop = loop
         self._reader: threading.Thread | None = None
+        self._beginning = threading.Lock()
         self._failure: Exception | None = None
         self._ended = False
 
@@ -270,10 +271,11 @@ class Reply(ReplyState):
     def _wait(self) -> Arrived:
         """The next thing that has arrived; starts the call where that has not happened."""
         self._loop.check_own()
-        if self._reader is None:
-            self._begin()
-            self._loop.submit(self._bridge.forward())
-        self._reader = threading.current_thread()
+        with self._beginning:
+            if self._reader is None:
+                self._begin()
+                self._loop.submit(self._bridge.forward())
+            self._reader = threading.current_thread()
         try:
             return self._bridge.take(self._loop.call_soon)
         except BaseException:

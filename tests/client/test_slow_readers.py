@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
 from outrider._bridge import READ_AHEAD, Bridge
 from outrider.types import Event
 
@@ -55,6 +57,26 @@ async def test_the_loop_is_so_many_messages_ahead_of_the_thread_and_no_more():
         assert taken + READ_AHEAD // 2 <= stream.given <= taken + READ_AHEAD
     bridge.cancel("enough")
     await asyncio.wait_for(forwarding, 10)
+
+
+@pytest.fixture
+def impatient_threads() -> Iterator[None]:
+    """Threads that take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def test_threads_that_begin_one_reply_begin_one_turn(impatient_threads, sync_client, service):
+    service.script = [started(), token(0), summary(1)]
+    session = sync_client.create_session()
+    with ThreadPoolExecutor(8) as threads:
+        for _ in range(20):
+            reply = session.generate("hi")
+            readers = [threads.submit(reply.read) for _ in range(8)]
+            assert all(reader.result(30) is reply for reader in readers)
+            assert reply.tokens == [100]
 
 
 def test_threads_that_read_one_reply_all_come_to_its_end(sync_client, service):
