@@ -11,7 +11,7 @@ import outrider
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
-from outrider import _wire
+from outrider import _chat, _wire
 from outrider.v1 import session_pb2, types_pb2
 
 from .fake_service import token_with_logprobs
@@ -245,6 +245,9 @@ async def test_a_message_is_sent_with_all_that_it_has(client, service):
     assert chat.messages[0] == chat.messages[1]
     assert chat.messages[0].HasField("reasoning_content")
     assert chat.messages[0].tool_calls[0].arguments == '{"a": 1}'
+    told = [_chat.chat_message(message) for message in chat.messages]
+    assert (told[0].reasoning_content, told[0].tool_calls) == ("", (call,))
+    assert (told[2].content, told[2].tool_call_id) == ([{"type": "text", "text": "1"}], "id")
     assert [(part.type, part.text) for part in chat.messages[2].parts] == [("text", "1")]
     assert (chat.tools, chat.documents) == ('[{"b": 1, "a": 2}]', "")
     assert chat.template_options == '{"enable_thinking": false}'

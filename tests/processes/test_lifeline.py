@@ -50,11 +50,17 @@ def test_a_process_that_was_started_otherwise_watches_nothing():
 
 
 def test_a_users_python_path_goes_on_working(tmp_path: Path):
-    (tmp_path / "of_a_user.py").write_text("import sys; print('' in sys.path, sys.argv[1:])")
+    (tmp_path / "of_a_user.py").write_text("import json, sys; print(sys.argv[1:])")
+    started_in = tmp_path / "started in"
+    started_in.mkdir()
+    (started_in / "json.py").write_text(
+        "raise SystemExit('what lies here is no part of the service')"
+    )
     outcome = subprocess.run(
         lifeline.python("of_a_user", "x"),
+        cwd=started_in,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
     )
-    assert outcome.stdout == "False ['x']\n", outcome.stderr
+    assert outcome.stdout == "['x']\n", outcome.stderr

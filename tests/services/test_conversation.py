@@ -214,6 +214,9 @@ async def test_a_rewind_leaves_a_conversation_that_goes_on_from_what_is_left(
     ):
         copy = await thinker.session.fork(position)
         await thinker.session.rewind(position)
+        if left is not None:
+            again = await thinker.session.attach(reply.started.request_id).read()
+            assert again.tokens == [event.token for event in left], "a cut turn does not go on"
         kept = [second, {"role": "assistant", "content": "".join(e.text for e in left or ())}]
         expected = after_first + (kept if left is not None else [])
         for session in (thinker.session, copy):

@@ -76,7 +76,7 @@ async def drafting(
     async with serving_draft(draft, address):
         link = DraftLink(address)
         draw = Draw(SamplingParams(), 1, len(TOKENS))
-        turn = DraftedTurn("session", 1, TOKENS, 0, draw, lead, 1, "vocabulary", 100)
+        turn = DraftedTurn("session", 1, TOKENS, 2, draw, lead, 1, "vocabulary", 100)
         drafter = link.open_turn(turn, meter)
         if pace is not None:
             drafter.pace(*pace)
@@ -113,6 +113,11 @@ async def test_the_first_commit_brings_the_sessions_tokens_and_the_pace_set_by_t
         first = draft.commits[0]
         assert (first.start_position, tuple(first.tokens)) == (0, TOKENS)
         assert pace_of(first) == (0, 1)
+
+
+async def test_the_draft_is_told_how_much_of_the_session_stays(tmp_path):
+    async with drafting(tmp_path, WatchedMeter()) as (_, draft):
+        assert (draft.opening.kept_length, draft.opening.committed_length) == (2, len(TOKENS))
 
 
 async def test_the_draft_is_told_which_ids_the_target_has(tmp_path):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import pytest
 from outrider.v1 import draft_pb2, draft_pb2_grpc, target_pb2, target_pb2_grpc, types_pb2
+from outrider_server.speculation.types import tokens_digest
 
 from .harness import generate
 from .tiny_models import CONTEXT_TOKENS, VOCABULARY_SIZE
@@ -212,6 +214,8 @@ def draft_opening(target, **fields) -> draft_pb2.DraftRequest:
         ({"epoch": 0}, "epoch"),
         ({"burst": 5}, "burst"),
         ({"vocabulary_size": -1}, "vocabulary_size"),
+        ({"kept_length": -1}, "kept_length"),
+        ({"committed_length": 2, "kept_length": 3}, "kept_length"),
     ],
 )
 async def test_a_draft_open_out_of_range_is_refused(draft_stub, target, fields, field):
@@ -273,6 +277,27 @@ async def test_a_draft_rests_and_goes_on_as_its_commits_say(draft_stub, target):
     assert (message.start_position, len(message.tokens), message.branch) == (5, 4, 0)
     assert message.draft_us > 0
     call.cancel()
+
+
+async def test_a_draft_keeps_what_the_session_keeps_and_reads_the_rest_anew(draft_stub, target):
+    before, after = [1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 900, 800, 700]
+
+    async def turn(tokens: list[int], length: int, **fields: Any) -> list[int]:
+        """What the draft proposes after the tokens, of which it has to hold so many."""
+        call = draft_stub.Draft()
+        await call.write(draft_opening(target, committed_length=len(tokens), **fields))
+        opened = (await call.read()).opened
+        assert (opened.length, opened.digest) == (length, tokens_digest(tokens[:length]))
+        commit = draft_pb2.DraftCommit(start_position=length, tokens=tokens[length:], burst=4)
+        await call.write(draft_pb2.DraftRequest(commit=commit))
+        proposed = list((await call.read()).proposal.tokens)
+        call.cancel()
+        return proposed
+
+    first = await turn(before, 0, session_id="kept")
+    second = await turn(after, 4, session_id="kept", epoch=2, kept_length=4)
+    assert second == await turn(after, 0, session_id="anew") != first
+    assert await turn(after, 7, session_id="kept", epoch=3) == second, "of before: all stays"
 
 
 async def test_a_draft_proposes_no_id_that_its_target_lacks(draft_stub, target):

@@ -196,12 +196,15 @@ class OverlapConformance(LedgerFixtures):
         with pytest.raises(AlreadyExists):
             await ledger.begin_turn(session_id, epoch + 2, 11, NewTurn("fourth", (1,)))
 
+    @pytest.mark.parametrize("end", [None, FinishReason.CANCELLED, FinishReason.FAILED])
     async def test_a_turn_that_had_not_ended_is_not_gone_on_with_after_such_a_prompt(
-        self, ledger: Ledger
+        self, ledger: Ledger, end: FinishReason | None
     ) -> None:
         session_id, epoch = await two_turns(ledger)
         await ledger.begin_turn(session_id, epoch, 11, NewTurn("third", (21,)))
         await ledger.append(session_id, epoch, 12, generated(22, 23))
+        if end is not None:
+            await ledger.finish_turn(session_id, epoch, 2, end)
         await ledger.begin_turn(session_id, epoch, 14, NewTurn("fourth", (30,), start_position=13))
         await ledger.rewind(session_id, epoch + 1, 14, 13)
         third = (await ledger.turns(session_id))[2]

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from outrider.v1 import session_pb2
-from outrider_server.session.conversation import Held, messages_of, prompt_for
+from outrider_server.session.conversation import Held, messages_of, prompt_for, turn_text
+from outrider_server.session.ledger import TurnRecord
 from outrider_server.session.model import ServedModel
 from outrider_server.session.requests import parse_turn
 from outrider_server.session.sqlite_ledger import SqliteLedger
@@ -45,8 +46,8 @@ async def ledger(tmp_path: Path) -> AsyncIterator[SqliteLedger]:
         yield ledger
 
 
-def served(raw: RawTokenizer, context_tokens: int = 400) -> ServedModel:
-    files = TokenizerFiles(raw.to_str().encode(), TEMPLATE, BEGIN, END)
+def served(raw: RawTokenizer, context_tokens: int = 400, template: str = TEMPLATE) -> ServedModel:
+    files = TokenizerFiles(raw.to_str().encode(), template, BEGIN, END)
     size = raw.get_vocab_size(with_added_tokens=True)
     return ServedModel.of(replace(description((), size), max_context_tokens=context_tokens), files)
 
@@ -91,6 +92,8 @@ async def test_every_turn_reads_what_transformers_reads_and_a_reply_is_what_it_d
         await ledger.finish_turn(session_id, epoch, index, FinishReason.END_TOKEN)
         last = messages_of(await held_of(ledger, session_id), model)[-1]
         assert last.content == peer.decode(written, skip_special_tokens=True)
+        told = turn_text(record, tokens, model).accept(written)
+        assert "".join(told.texts) == last.content, "it is the same while it is told"
         messages.append({"role": "assistant", "content": last.content})
     turns = await ledger.turns(session_id)
     assert [turn.reply for turn in turns[:-1]] == [
@@ -112,3 +115,41 @@ async def test_a_conversation_that_the_context_cannot_hold_is_refused(ledger: Sq
         with pytest.raises(InvalidRequest, match=f"less than the context of {room}") as refused:
             prompt_for(asked.input, nothing, small)
         assert refused.value.field == "input"
+
+
+def held_after(asked: Any, model: ServedModel, *reply: int) -> Held:
+    """A session of one turn that was replied to."""
+    prompt = prompt_for(asked.input, Held([], [], []), model).tokens
+    record = TurnRecord(
+        session_id="s",
+        turn_index=0,
+        request_id="first",
+        start_position=0,
+        prompt_tokens=len(prompt),
+        parameters=asked.parameters(),
+        finish_reason=FinishReason.LENGTH,
+        chat=asked.chat(),
+        reply="told",
+    )
+    return Held([*prompt, *reply], [record], generated(*reply))
+
+
+def test_a_prompt_that_the_session_holds_whole_still_has_a_token_of_its_own() -> None:
+    model = served(byte_level_raw(), template="{{ messages[-1].content }}")
+    asked = asking("the quick brown fox", model)
+    held = held_after(asked, model, 5, 6)
+    prompt = prompt_for(asked.input, held, model)
+    length = len(held.tokens) - 2
+    assert (prompt.kept, prompt.tokens) == (length - 1, (held.tokens[length - 1],))
+    small = served(byte_level_raw(), length, "{{ messages[-1].content }}")
+    with pytest.raises(InvalidRequest, match=f"less than the context of {length}"):
+        prompt_for(asked.input, held, small)
+    assert held.size >= len(held.tokens), "a chat reads all of it anew"
+
+
+def test_a_token_that_the_model_lacks_is_refused_where_it_stays_only() -> None:
+    model = served(byte_level_raw(), template="{{ messages[-1].content }}")
+    asked, unknown = asking("the quick brown fox", model), 10**6
+    assert prompt_for(asked.input, held_after(asked, model, 5, unknown), model).kept
+    with pytest.raises(InvalidRequest, match=f"token id {unknown} at position 0"):
+        prompt_for(asked.input, Held([unknown], [], []), model)
