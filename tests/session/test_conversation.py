@@ -153,3 +153,15 @@ def test_a_token_that_the_model_lacks_is_refused_where_it_stays_only() -> None:
     assert prompt_for(asked.input, held_after(asked, model, 5, unknown), model).kept
     with pytest.raises(InvalidRequest, match=f"token id {unknown} at position 0"):
         prompt_for(asked.input, Held([unknown], [], []), model)
+
+
+def test_a_conversation_is_told_also_where_the_context_has_become_too_small_for_it() -> None:
+    model = served(byte_level_raw(), template="{{ messages[-1].content }}")
+    asked = asking("the quick brown fox", model)
+    held = held_after(asked, model, 5, 6)
+    held = replace(held, turns=[replace(held.turns[0], reply=None)])
+    small = served(byte_level_raw(), 2, "{{ messages[-1].content }}")
+    assert messages_of(held, small) == messages_of(held, model)
+    assert messages_of(held, small)[-1].content
+    with pytest.raises(InvalidRequest, match="less than the context of 2"):
+        prompt_for(asked.input, held, small)

@@ -101,16 +101,22 @@ def messages_of(held: Held, model: ServedModel) -> list[ChatMessage]:
     return list(_messages(turns, _last_reply(turns, held, model)))
 
 
-def turn_text(record: TurnRecord, context: Sequence[int], model: ServedModel) -> TurnText:
-    """The text of a turn after `context`, and where it ends. A reply in a chat is a text of its own."""
+def turn_text(
+    record: TurnRecord, context: Sequence[int], model: ServedModel, written: int = 0
+) -> TurnText:
+    """The text of a turn after `context`, and where it ends. A reply in a chat is a text of its own.
+
+    `written` tokens are recorded: they had room, whatever context the model is served with now.
+    """
     asked, description = recorded_request(record), model.description
+    room = description.max_context_tokens - record.generated_from
     return TurnText(
         model.tokenizer,
         context if record.chat is None else (),
         stop=asked.stop,
         end_tokens=asked.end_tokens(description.end_token_ids),
         max_new_tokens=asked.max_new_tokens,
-        room=description.max_context_tokens - record.generated_from,
+        room=max(room, written, 1),
     )
 
 
@@ -146,7 +152,8 @@ def _last_reply(turns: Sequence[TurnRecord], held: Held, model: ServedModel) -> 
     if not turns or not turns[-1].chat or turns[-1].reply is not None:
         return None
     generated = [entry.token for entry in held.last_generated]
-    return "".join(turn_text(turns[-1], (), model).accept(generated).texts)
+    text = turn_text(turns[-1], (), model, len(generated))
+    return "".join(text.accept(generated).texts)
 
 
 def _agreed(held: Sequence[int], wanted: Sequence[int]) -> int:

@@ -162,7 +162,7 @@ class TurnOpener:
         generated = await self._generated(record)
         tokens = (*(await self._ledger.tokens(session_id)),)
         tokens = tokens[: record.generated_from + len(generated)]
-        end = turn_text(record, tokens[: record.generated_from], self._model)
+        end = turn_text(record, tokens[: record.generated_from], self._model, len(generated))
         accepted = end.accept([entry.token for entry in generated])
         told = _told(record, generated, accepted.texts, from_index)
         draw = request.draw(record.generated_from, self._model.description.end_token_ids)
