@@ -73,6 +73,24 @@ async def test_a_newcomer_does_not_pass_those_who_wait() -> None:
     assert await second == "c"
 
 
+async def test_a_slot_that_frees_while_a_newcomer_is_refused_is_that_ones() -> None:
+    """Between the refusal on the device and the place in the queue the newcomer hears nothing."""
+    free, queue = False, AdmissionQueue(8, 1)
+
+    async def attempt() -> str:
+        nonlocal free
+        if free:
+            return "entered"
+        free = True
+        queue.left(1.0)
+        raise Exhausted("every slot runs a turn")
+
+    entering = asyncio.create_task(queue.enter(attempt, in_place=False))
+    await settle()
+    assert entering.done()
+    assert await entering == "entered"
+
+
 async def test_two_slots_that_free_at_once_let_two_in() -> None:
     slots = Slots(2, 8)
     for name in "ab":

@@ -52,6 +52,8 @@ class AdmissionQueue:
     async def _wait(self, attempt: Callable[[], Awaitable[T]]) -> T:
         called = asyncio.Event()
         self._waiting.append(called)
+        if self._waiting[0] is called:
+            called.set()  # who left while the first attempt was refused has called nobody
         try:
             while True:
                 await called.wait()
