@@ -30,11 +30,12 @@ def test_up_serves_survives_its_draft_and_ends_with_all_its_children(up):
     processes = {command(child): child for child in children(up.process.pid)}
     assert set(processes) == {"target", "draft", "session"}
     with connected(up.address) as client:
-        reply = reply_to(client, "def main():", max_new_tokens=30, seed=1, draft="model")
+        options = {"max_new_tokens": 30, "seed": 1, "draft": "model", "loop": "synchronous"}
+        reply = reply_to(client, "def main():", **options)
         assert reply.summary.proposed > 0
         os.kill(processes["draft"], signal.SIGKILL)
         until(lambda: client.describe().draft is None)
-        alone = reply_to(client, "def main():", max_new_tokens=30, seed=1, draft="model")
+        alone = reply_to(client, "def main():", **options)
         assert alone.tokens == reply.tokens
         assert alone.summary.degraded
     assert up.terminate() == 0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from outrider_server.engine.host import EngineHost
+from outrider_server.session import draft_link
 
 from . import tiny_models
 from .harness import SessionService, Stack, running_engine
@@ -44,6 +45,12 @@ def twin(target_folder: Path) -> Iterator[EngineHost]:
 def draft(draft_folder: Path) -> Iterator[EngineHost]:
     with running_engine(draft_folder, "draft") as host:
         yield host
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A draft is waited for, however slow the machine is."""
+    monkeypatch.setattr(draft_link, "PATIENCE_MS", 60_000)
 
 
 @pytest.fixture

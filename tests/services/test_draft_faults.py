@@ -92,6 +92,7 @@ async def test_a_lying_draft_changes_no_token(stack: Stack, target, lie, caplog)
     assert not surprises(caplog)
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("loop", ["synchronous", "run_ahead"])
 async def test_a_draft_that_is_always_wrong_proposes_in_vain(stack: Stack, target, loop):
     await stack.start_target(target)
@@ -195,9 +196,11 @@ async def test_a_draft_that_dies_in_the_middle_changes_no_token(service, stack, 
     await reply.read()
     assert reply.tokens == expected
     assert reply.summary.degraded
-    assert reply.summary.proposed > 0
+    if loop != "adaptive":  # there the machine's speed decides whether the draft is asked
+        assert reply.summary.proposed > 0
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_draft_that_comes_back_is_used_by_the_next_turn(service, stack, draft):
     await stack.kill("draft")
     session = await service.client.create_session()
@@ -213,6 +216,7 @@ async def test_a_draft_that_comes_back_is_used_by_the_next_turn(service, stack, 
     assert reply.summary.proposed > 0
 
 
+@pytest.mark.usefixtures("patient")
 async def test_drafts_come_and_go_between_turns(service, stack) -> None:
     """A draft that is gone from its name drafts no more, and changes no token."""
     expected = await target_alone(service.client, PROMPT, **OPTIONS)
@@ -226,6 +230,7 @@ async def test_drafts_come_and_go_between_turns(service, stack) -> None:
     assert "no draft has an address" in described.draft_note
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_draft_that_is_gone_ends_the_turn_that_it_drafts_for(service, stack) -> None:
     options = {"draft": "model", "loop": "synchronous", "seed": 21, "logit_bias": {0: -100.0}}
     session = await service.client.create_session()

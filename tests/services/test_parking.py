@@ -13,7 +13,7 @@ from outrider.v1 import target_pb2, target_pb2_grpc
 from outrider_server.engine.host import EngineHost
 from outrider_server.session import targets
 
-from .harness import Stack, generate, running_engine, taken_slots, until
+from .harness import Stack, generate, running_engine, taken_slots, until, until_closed
 from .reference import as_one_turn, target_alone
 from .wire import refusal
 
@@ -66,6 +66,7 @@ async def test_sessions_that_take_turns_in_few_slots_read_nothing_twice(narrow, 
 async def test_a_session_that_is_parked_by_hand_comes_back(narrow, parking, target_stub):
     session = await narrow.client.create_session()
     await session.generate("import os", max_new_tokens=8, seed=1).read()
+    await until_closed(parking)
     await target_stub.Park(target_pb2.ParkRequest(session_id=session.id, epoch=1))
     assert not parking.engine.table.holds(session.id)
     reply = await session.generate("\n", max_new_tokens=8, seed=2).read()
@@ -73,9 +74,10 @@ async def test_a_session_that_is_parked_by_hand_comes_back(narrow, parking, targ
     assert reply.tokens == await as_one_turn(narrow.client, session, reply)
 
 
-async def test_a_targets_fork_holds_what_the_session_held(narrow, target_stub):
+async def test_a_targets_fork_holds_what_the_session_held(narrow, parking, target_stub):
     session = await narrow.client.create_session()
     await session.generate([5, 6, 7], max_new_tokens=8, seed=1).read()
+    await until_closed(parking)
     fork = target_pb2.ForkRequest(session_id=session.id, fork_session_id="copy", length=6, epoch=1)
     assert (await target_stub.Fork(fork)).length == 6
     fork.session_id, fork.fork_session_id = "unknown", "nothing"

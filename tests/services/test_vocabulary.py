@@ -36,6 +36,7 @@ def wide_draft(models: Path) -> Iterator[EngineHost]:
 
 
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 0.0}, {"top_k": 50, "min_p": 0.001}])
+@pytest.mark.usefixtures("patient")
 async def test_rows_beyond_the_tokenizer_change_no_token_and_no_draft_is_refused(
     stack: Stack, target, wide_target, wide_draft, sampling
 ):
