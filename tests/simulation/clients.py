@@ -11,7 +11,7 @@ from outrider import errors
 
 from .cluster import Cluster
 from .scenario import FAULTY_SECONDS, ClientPlan, TurnPlan
-from .watch import Intent, Watch
+from .watch import Watch
 
 BUGS = (
     errors.InternalError,
@@ -43,6 +43,7 @@ class SimulatedClient:
         self.rival_process, self.rival = cluster.client(f"{number}-rival", 2_000, 0.0)
         self._name = f"turn-{number}"
         self._session: Any = None
+        self._began: Any = None
         self._wanted: tuple[str, TurnPlan] | None = None
 
     async def run(self) -> None:
@@ -52,16 +53,16 @@ class SimulatedClient:
             if index:
                 await self._branch(self._plan.turns[index - 1])
             request_id = f"{self._name}-{index}"
-            intent = Intent(turn.prompt, turn.seed, turn.stop, turn.most)
-            self._watch.intend(self._session.id, request_id, intent)
+            self._watch.intend(self._session.id, request_id, turn.intent)
             self._wanted = request_id, turn
             again = asyncio.create_task(self._ask_once_more(request_id, turn))
             await self._until_done(lambda r=request_id, t=turn: self._have(r, t))
             await again
             self._wanted = None
+            await self._recall()
 
     async def _branch(self, last: TurnPlan) -> None:
-        """Rewinds the session or goes on in a copy of it, where the plan says so after a turn."""
+        """Rewinds the session, goes on in a copy of it or takes the turn back, where the plan says so."""
         position = round(last.share * self._session.position)
         if last.then == "rewind":
             session = self._session
@@ -70,9 +71,24 @@ class SimulatedClient:
             self._watch.cuts(session.id, None)
         elif last.then == "fork":
             self._session = await self._until_done(lambda: self._session.fork(position))
+        elif last.then == "back":
+            position = self._watch.takes_back(self._session.id)
+            await self._until_done(self._take_back)
+        if last.then:
+            await self._recall()
         self._watch.check(
             last.then == "" or self._session.position == position, "a session ends elsewhere"
         )
+
+    async def _take_back(self) -> None:
+        """As `regenerate` begins, which goes by the handle's last call: here that may be of another task."""
+        session = self._session
+        session._moved_to((await session._calls.take_back(session.id, self._began)).position)
+
+    async def _recall(self) -> None:
+        """Reads the conversation."""
+        session = self._session
+        self._watch.told(session.id, await self._until_done(session.messages))
 
     async def steal(self) -> None:
         """Takes turns over while they run, as another client of the same session."""
@@ -129,14 +145,16 @@ class SimulatedClient:
         reply = self._generate(request_id, turn)
         await self._read(self._session, reply, request_id, turn.read_seconds, None)
         summary = reply.summary
+        self._began = reply.started
         self._watch.ended(self._session.id, request_id, reply.tokens, summary)
 
     def _generate(self, request_id: str, turn: TurnPlan) -> Any:
+        intent = turn.intent
         return self._session.generate(
-            list(turn.prompt),
-            max_new_tokens=turn.most,
-            seed=turn.seed,
-            stop=turn.stop,
+            [{"role": "user", "content": intent.text}] if intent.chats else list(intent.prompt),
+            max_new_tokens=intent.most,
+            seed=intent.seed,
+            stop=intent.stop,
             draft=turn.draft,
             loop=turn.loop,
             max_window=turn.max_window,

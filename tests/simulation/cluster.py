@@ -30,9 +30,10 @@ from .network import CLIENT_KEEPALIVE_SECONDS, Network
 from .rpc import Channel
 from .scenario import DRAFTS, Fault, Scenario
 from .serving import Server
+from .talk import TEMPLATE
 from .watch import Watch
 
-MODEL = served_model()
+MODEL = served_model(TEMPLATE)
 RESTART_SECONDS = 0.3
 
 

@@ -32,6 +32,9 @@ class Watcher(Protocol):
         self, session_id: str, epoch: int, length: int, held: Sequence[LedgerToken]
     ) -> None: ...
     def rewound(self, record: SessionRecord, epoch: int, held: Sequence[int]) -> None: ...
+    def taken_back(
+        self, record: SessionRecord, epoch: int, turn_index: int, held: Sequence[int]
+    ) -> None: ...
     def forked(self, session_id: str, copy: SessionRecord, held: Sequence[int]) -> None: ...
 
 
@@ -148,6 +151,16 @@ class SimulatedLedger(SqlLedger):
         return await self._write(
             lambda: sql_writes.rewind(session_id, epoch, length, to_position),
             lambda watcher, record: watcher.rewound(record, epoch, self._held(session_id)),
+        )
+
+    async def take_back(
+        self, session_id: str, epoch: int, length: int, turn_index: int
+    ) -> SessionRecord:
+        return await self._write(
+            lambda: sql_writes.take_back(session_id, epoch, length, turn_index),
+            lambda watcher, record: watcher.taken_back(
+                record, epoch, turn_index, self._held(session_id)
+            ),
         )
 
     async def fork(

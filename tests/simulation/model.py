@@ -76,8 +76,8 @@ def reference(
     return tuple(tokens[len(context) :]), FinishReason.LENGTH
 
 
-def served_model() -> ServedModel:
-    """What session services learn of the target: a tokenizer of one letter a token."""
+def served_model(template: str) -> ServedModel:
+    """What session services learn of the target: a tokenizer of one letter a token, and a chat template."""
     words = {END: END_TOKEN} | {letter: 1 + index for index, letter in enumerate(LETTERS)}
     raw = RawTokenizer(models.WordLevel(words, unk_token=END))
     raw.pre_tokenizer = pre_tokenizers.Split("", "isolated")
@@ -88,7 +88,7 @@ def served_model() -> ServedModel:
         | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     ]
     tokenizer = Tokenizer(json.dumps(state), end_token=END)
-    return ServedModel(describe(), tokenizer, ChatTemplate("", "", END))
+    return ServedModel(describe(), tokenizer, ChatTemplate(template, "", END))
 
 
 def describe() -> ModelDescription:

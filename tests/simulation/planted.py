@@ -19,7 +19,6 @@ from outrider_server.engine.host import EngineHost
 from outrider_server.engine.parking import ParkedSession
 from outrider_server.engine.slots import Slot
 from outrider_server.session import opening, sql_owners, sql_work, sql_writes, target_link
-from outrider_server.session.ledger import NewTurn
 from outrider_server.session.live import LiveSessions
 from outrider_server.session.opening import TurnOpener
 from outrider_server.session.recorder import LedgerRecorder
@@ -55,7 +54,7 @@ def _nothing(*_: Any, **__: Any) -> None:
 
 
 record, commit, told = LedgerRecorder.record, DraftJob.commit, opening._told
-rewind, fork = sql_writes.rewind, sql_writes.fork
+rewind, fork, take_back = sql_writes.rewind, sql_writes.fork, sql_writes.take_back
 receive, begin_turn = Guesses.receive, SimulatedLedger.begin_turn
 check, resume, attach = _stream._Order.check, _stream._Order.resume, _channel.Channel.attach
 
@@ -143,8 +142,30 @@ async def _begin_again(
 ) -> Any:
     held = [turn.request_id for turn in await self.turns(session)]
     name = new.request_id + " again" * held.count(new.request_id)
-    turn = NewTurn(name, new.prompt_tokens, new.parameters)
+    turn = replace(new, request_id=name)
     return await begin_turn(self, session, epoch, length, turn)
+
+
+def _drop_tokens(session: str, from_index: int) -> Any:
+    yield Statement(
+        "DELETE FROM chunks WHERE session_id = ? AND turn_index >= ?", (session, from_index)
+    )
+
+
+def _take_tokens_back(session: str, epoch: int, length: int, turn_index: int) -> Any:
+    count = (yield from sql_work.read_session(session)).turn_count
+    with mock.patch.object(sql_writes, "_drop_turns", _drop_tokens):
+        record = yield from take_back(session, epoch, length, turn_index)
+    yield Statement("UPDATE sessions SET turn_count = ? WHERE session_id = ?", (count, session))
+    return replace(record, turn_count=count)
+
+
+def _take_back_by_rewind(session: str, epoch: int, length: int, turn_index: int) -> Any:
+    found = yield Statement(
+        "SELECT start_position FROM turns WHERE session_id = ? AND turn_index = ?",
+        (session, turn_index),
+    )
+    return (yield from rewind(session, epoch, length, found.rows[0][0]))
 
 
 def _agree_one_more(proposed: Any, drawn: Any) -> int:
@@ -206,6 +227,12 @@ PLANTED: dict[str, Bug] = {
     "a row crosses the border": _bug((Engine, "reach", _reach_too_far)),
     "a prompt is recorded again when it is asked for again": _bug(
         (TurnOpener, "find", _find_none), (SimulatedLedger, "begin_turn", _begin_again)
+    ),
+    "a turn that is taken back leaves its messages": _bug(
+        (sql_writes, "take_back", _take_tokens_back)
+    ),
+    "a turn that is taken back takes along what its prompt took the place of": _bug(
+        (sql_writes, "take_back", _take_back_by_rewind)
     ),
     "a rewind begins no new epoch": _bug((sql_writes, "rewind", _rewind_unfenced)),
     "a rewind keeps a token too many": _bug((sql_writes, "rewind", _rewind_less)),

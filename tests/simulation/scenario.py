@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass
 
 from .model import LETTERS, VOCABULARY, ModelSettings
+from .talk import Intent
 
 FAULTY_SECONDS = 5.0
 SERVICES = ("session-a", "session-b")
@@ -28,10 +29,7 @@ ledger writes and does not answer."""
 class TurnPlan:
     """One turn of a client."""
 
-    prompt: tuple[int, ...]
-    most: int
-    seed: int
-    stop: tuple[str, ...]
+    intent: Intent
     draft: str
     loop: str
     max_window: int | None
@@ -42,7 +40,8 @@ class TurnPlan:
     leave_after: int | None
     """Tokens after which the client goes away and asks again."""
     then: str
-    """What becomes of the session afterwards: "", or it is to "rewind", or to "fork", at a position."""
+    """What becomes of the session afterwards: "", or it is to "rewind", or to "fork", at a position, or the
+    turn is to be taken "back"."""
     share: float
     """The position, as a share of the session's length."""
 
@@ -131,30 +130,34 @@ def draw_scenario(seed: int) -> Scenario:
 
 
 def _draw_client(drawn: random.Random) -> ClientPlan:
+    chatty = drawn.choice((0.0, 0.5, 1.0))
     return ClientPlan(
-        turns=tuple(_draw_turn(drawn) for _ in range(drawn.choice((1, 2, 2, 3)))),
+        turns=tuple(_draw_turn(drawn, chatty) for _ in range(drawn.choice((1, 2, 2, 3)))),
         rivals=drawn.choice((0, 0, 1, 3)),
         resume_ms=drawn.choice((0, 2_000, 60_000, 60_000)),
         stickiness=drawn.choice((0.0, 0.7, 1.0)),
     )
 
 
-def _draw_turn(drawn: random.Random) -> TurnPlan:
+def _draw_turn(drawn: random.Random, chatty: float) -> TurnPlan:
     stops = ("".join(drawn.choices(LETTERS, k=drawn.choice((1, 2)))) for _ in range(2))
     # A context that repeats itself is what n-grams live on.
     motif = [drawn.randrange(1, VOCABULARY) for _ in range(drawn.randrange(1, 8))]
     return TurnPlan(
-        prompt=tuple(motif * drawn.choice((1, 1, 2, 5)))[:36],
-        most=drawn.choice((1, 6, 16, 32)),
-        seed=drawn.randrange(2**53),
-        stop=tuple(stops) if drawn.random() < 0.3 else (),
+        intent=Intent(
+            prompt=tuple(motif * drawn.choice((1, 1, 2, 5)))[:36],
+            seed=drawn.randrange(2**53),
+            stop=tuple(stops) if drawn.random() < 0.3 else (),
+            most=drawn.choice((1, 6, 16, 32)),
+            chats=drawn.random() < chatty,
+        ),
         draft=drawn.choice(("auto", "auto", "model", "model", "ngram", "off")),
         loop=drawn.choice(("run_ahead", "adaptive", "synchronous")),
         max_window=drawn.choice((None, None, 2)),
         read_seconds=drawn.choice((0.0, 0.0, 0.0, 0.3)),
         twice=drawn.random() < 0.1,
         leave_after=drawn.choice((None, None, None, 0, 2, 5)),
-        then=drawn.choice(("", "", "rewind", "fork")),
+        then=drawn.choice(("", "", "", "rewind", "fork", "back")),
         share=drawn.choice((0.0, 1.0, drawn.random())),
     )
 

@@ -12,21 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from outrider.types import ChatMessage
 from outrider_server.session.ledger import LedgerToken, SessionRecord, TurnRecord
 from outrider_server.speculation.types import FinishReason
 
 from .clock import PROCESS, Process, VirtualLoop
-from .model import reference
-
-
-@dataclass(frozen=True, slots=True)
-class Intent:
-    """What a client wants of a turn."""
-
-    prompt: tuple[int, ...]
-    seed: int
-    stop: tuple[str, ...]
-    most: int
+from .talk import Intent, PlainSession
 
 
 @dataclass(slots=True)
@@ -53,8 +44,9 @@ class Watch(logging.Handler):
         self._expected: dict[tuple[str, str], Expected] = {}
         self._owners: dict[tuple[str, int], Process | None] = {}
         self._epochs: dict[str, int] = {}
-        self._texts: dict[str, list[int]] = {}
+        self._sessions: dict[str, PlainSession] = {}
         self._rewinds: dict[str, int | None] = {}
+        self._taken_back: set[str] = set()
         self._last: dict[str, Expected] = {}
 
     def note(self, what: str) -> None:
@@ -93,6 +85,18 @@ class Watch(logging.Handler):
         """A client is going to rewind a session; with None it has ended to."""
         self._rewinds[session_id] = position
 
+    def takes_back(self, session_id: str) -> int:
+        """A client is going to take the last turn back; the position that the session then has."""
+        self._taken_back.add(session_id)
+        return len(self._sessions[session_id].turns[-1].found)
+
+    def told(self, session_id: str, messages: Sequence[ChatMessage]) -> None:
+        """A client was told the conversation, while nobody writes to the session."""
+        session = self._sessions.get(session_id, PlainSession())
+        told = [(message.role, message.content) for message in messages]
+        self.note(f"is told {len(told)} messages of {session_id}")
+        self.check(told == session.messages(), "the conversation is another one")
+
     def owned(self, session_id: str, epoch: int) -> None:
         """A process has taken a session over."""
         self.note(f"owns {session_id} in epoch {epoch}")
@@ -110,10 +114,17 @@ class Watch(logging.Handler):
         if intent is None:
             self.violate("a turn was begun that nobody asked for")
             return
-        text = self._texts.setdefault(session_id, [])
-        text += intent.prompt
-        self.check(list(held) == text, "another prompt was recorded")
-        tokens, reason = reference(intent.seed, text, intent.stop, intent.most)
+        session = self._sessions.setdefault(session_id, PlainSession())
+        turn = session.begin(intent)
+        rewound = len(turn.found) - turn.start
+        self.check(list(held) == session.tokens, "another prompt was recorded")
+        self.check(
+            (record.start_position, record.rewound_tokens) == (turn.start, rewound),
+            "a turn keeps other tokens than agree",
+        )
+        if rewound:
+            self.owned(session_id, epoch + 1)
+        tokens, reason = session.due()
         expected = Expected(tokens, reason, record.generated_from)
         self._expected[session_id, request_id] = self._last[session_id] = expected
 
@@ -121,37 +132,52 @@ class Watch(logging.Handler):
         self, session_id: str, epoch: int, length: int, held: Sequence[LedgerToken]
     ) -> None:
         """Tokens of the last turn were written; `held` is all that the ledger has of it now."""
-        expected, text = self._last[session_id], self._texts[session_id]
+        expected, session = self._last[session_id], self._sessions[session_id]
         self.note(f"appends at {length} of {session_id}")
         self._check_owner(session_id, epoch)
-        self.check(length == len(text), "tokens were written elsewhere")
+        self.check(length == len(session.tokens), "tokens were written elsewhere")
         tokens = tuple(entry.token for entry in held)
         if self.check(
             tokens == expected.tokens[: len(tokens)], "the ledger differs from the target alone"
         ):
             expected.committed = len(tokens)
-            text[expected.generated_from :] = tokens
+            session.generated(tokens)
 
     def rewound(self, record: SessionRecord, epoch: int, held: Sequence[int]) -> None:
         """A session was cut, or only fenced, by whoever held `epoch`."""
         session_id = record.session_id
         self.note(f"rewinds {session_id} to {record.length}")
         self._check_owner(session_id, epoch)
-        text = self._texts.setdefault(session_id, [])
-        if record.length < len(text):
+        session = self._sessions.setdefault(session_id, PlainSession())
+        if record.length < len(session.tokens):
             self.check(
                 self._rewinds.get(session_id) == record.length, "a session was cut unasked for"
             )
-        del text[record.length :]
-        self.check(list(held) == text, "a rewind left other tokens than the first ones")
+            session.rewind(record.length)
+        self.check(list(held) == session.tokens, "a rewind left other tokens than the first ones")
+        self.owned(session_id, record.epoch)
+
+    def taken_back(
+        self, record: SessionRecord, epoch: int, turn_index: int, held: Sequence[int]
+    ) -> None:
+        """A turn was taken back by whoever held `epoch`."""
+        session_id = record.session_id
+        self.note(f"takes turn {turn_index} of {session_id} back")
+        self._check_owner(session_id, epoch)
+        session = self._sessions[session_id]
+        self.check(session_id in self._taken_back, "a turn was taken back unasked for")
+        self.check(turn_index == len(session.turns) - 1, "another turn was taken back")
+        self._taken_back.discard(session_id)
+        session.take_back()
+        self.check(list(held) == session.tokens, "a turn taken back left other tokens than before")
         self.owned(session_id, record.epoch)
 
     def forked(self, session_id: str, copy: SessionRecord, held: Sequence[int]) -> None:
         """A session was copied."""
         self.note(f"copies {copy.length} of {session_id} to {copy.session_id}")
-        text = self._texts.get(session_id, [])[: copy.length]
-        self.check(list(held) == text, "a copy has other tokens than the original")
-        self._texts[copy.session_id] = text
+        session = self._sessions.get(session_id, PlainSession()).copy(copy.length)
+        self.check(list(held) == session.tokens, "a copy has other tokens than the original")
+        self._sessions[copy.session_id] = session
 
     def _check_owner(self, session_id: str, epoch: int) -> None:
         self.check(epoch == self._epochs.get(session_id), "somebody else than the owner wrote")
