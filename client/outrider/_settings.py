@@ -122,5 +122,7 @@ def _channel_option(option: object) -> tuple[str, int | str]:
     if isinstance(option, (tuple, list)) and len(option) == 2:
         name, value = option
         if isinstance(name, str) and isinstance(value, (int, str, bytes)):
+            if isinstance(value, int):
+                _checks.sized_integer("channel_options", int(value), 32, noun=f"option {name!r}")
             return cast(tuple[str, int | str], (name, value))
     raise _checks.invalid("channel_options", "is pairs of a name and a value", option)

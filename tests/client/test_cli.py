@@ -249,6 +249,17 @@ def test_a_reader_that_goes_away_ends_the_command_without_a_traceback(address, s
     assert errors == b""
 
 
+@pytest.mark.parametrize(
+    ("command", "status", "said"), [("generate", 2, "give a PROMPT"), ("chat", 0, "")]
+)
+def test_closed_standard_input_holds_nothing(address, command, status, said):
+    run = f"exec {sys.executable} -m outrider {command} --server={address} 0<&-"
+    result = subprocess.run(["sh", "-c", run], capture_output=True, text=True)
+    assert result.returncode == status, result.stderr
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_without_its_packages_the_command_says_what_to_install():
     script = "import sys; sys.modules['typer'] = None\nfrom outrider.cli import main; main()"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

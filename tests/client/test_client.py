@@ -293,3 +293,8 @@ async def test_an_unreachable_service_is_unavailable():
         with pytest.raises(outrider.UnavailableError) as caught:
             await client.create_session()
     assert caught.value.retry_after_ms == 500
+
+
+def test_an_option_that_grpc_has_no_room_for_is_refused_at_once():
+    with pytest.raises(outrider.InvalidRequestError, match=r"option 'grpc\.x' is too large"):
+        channel_options([("grpc.x", 2**31)])

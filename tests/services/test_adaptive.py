@@ -124,7 +124,8 @@ async def test_proposals_that_are_left_out_change_no_token(
             summary = reply.summary
             assert summary.accepted <= summary.proposed
             assert summary.rounds == summary.tokens - summary.accepted
-    assert sum(left_out) > 10
+    if loop != "adaptive":  # there the machine's speed decides how much is proposed
+        assert sum(left_out) > 10
 
 
 async def test_the_summary_tells_where_the_time_went(service, draft, large_target):

@@ -96,6 +96,17 @@ def test_byte_fallback_pieces_are_the_bytes_with_the_invalid_replaced(legacy, da
     assert "".join(pieces(tokenizer, context, tokens)) == added(before, after)
 
 
+def test_two_invalid_bytes_that_end_the_context_are_not_the_turns():
+    """0xED 0xA0 could begin a surrogate: one character that is not ended, two marks of it."""
+    tokenizer = byte_fallback(legacy=True)
+    begun = [
+        next(filter(lambda token: tokenizer.byte_of(token) == byte, range(500)))
+        for byte in (0xED, 0xA0)
+    ]
+    assert pieces(tokenizer, begun, []) == [""]
+    assert "".join(pieces(tokenizer, begun, begun)) == "\ufffd" * 2
+
+
 @by_family
 @no_deadline
 @given(context=rich_texts, text=rich_texts)

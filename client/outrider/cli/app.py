@@ -155,7 +155,7 @@ def describe(
 def _prompt(prompt: str | None) -> str:
     if prompt is not None and prompt != "-":
         return prompt
-    if prompt is None and sys.stdin.isatty():
+    if sys.stdin is None or (prompt is None and sys.stdin.isatty()):
         raise typer.BadParameter("give a PROMPT, or - to read it from standard input")
     try:
         return sys.stdin.read()

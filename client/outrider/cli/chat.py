@@ -59,12 +59,14 @@ def chat(
 
 def _lines() -> Iterator[str]:
     """The messages that the user writes; empty lines are skipped, and those that are no text are told of."""
+    if sys.stdin is None:  # closed by whoever started the command
+        return
     encoding, asks = sys.stdin.encoding, sys.stdin.isatty()
     while True:
-        if asks:
-            typer.echo("> ", nl=False, err=True)
         written = b""
         try:
+            if asks:
+                typer.echo("> ", nl=False, err=True)
             written = sys.stdin.buffer.readline()
         finally:
             if asks and not written:  # the end of input, or an interrupt: the prompt ends its line

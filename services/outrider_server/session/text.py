@@ -38,11 +38,12 @@ class IncrementalText:
         self._window: deque[int] = deque(maxlen=WINDOW_TOKENS)
         self._held = ""
         self._open_bytes = codecs.getincrementaldecoder("utf-8")("replace")
-        self._starts_inside = False
+        self._begun = ""
+        """What the context would end with, were the turn to add nothing to its last character."""
         spoken = (token for token in reversed(context) if not tokenizer.is_silent(token))
         for token in reversed(list(itertools.islice(spoken, WINDOW_TOKENS))):
             self.push(token)
-        self._starts_inside = bool(self._held or self._open_bytes.getstate()[0])
+        self._begun = self._held + self._open_bytes.getstate()[0].decode(errors="replace")
 
     def push(self, token: int) -> str:
         """Takes the turn's next token and returns the text that can be shown now."""
@@ -76,7 +77,6 @@ class IncrementalText:
 
     def _own(self, piece: str) -> str:
         """Leaves out the U+FFFD of a character that the context began and the turn did not end."""
-        if self._starts_inside and piece:
-            self._starts_inside = False
-            return piece.removeprefix(REPLACEMENT)
+        if self._begun and piece:
+            piece, self._begun = piece.removeprefix(self._begun), ""
         return piece
