@@ -132,7 +132,7 @@ async def _send(address: str, as_chat: bool) -> None:
 async def _prompt(client: outrider.AsyncClient, number: int, as_chat: bool) -> None:
     text = (f"def f{number}(x):\n    return x + {number}\n" * 200_000)[:PROMPT_BYTES]
     session = await client.create_session()
-    with suppress(outrider.InvalidRequestError):
+    with suppress(outrider.InvalidRequestError, outrider.ExhaustedError):
         await session.generate([{"role": "user", "content": text}] if as_chat else text).read()
 
 
