@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Awaitable, Callable
 
 from outrider.v1 import session_pb2, target_pb2
@@ -26,6 +27,10 @@ DRAFT_SERVICE = DRAFT_FILE.services_by_name["DraftService"].full_name
 SESSION_SERVICE = session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
 
 MAX_PUBLIC_REQUEST_BYTES = 4 << 20
+
+SWITCH_SECONDS = 0.0005
+"""After this long the session service's event loop takes its turn from a thread that reads a long input:
+the interpreter's own 5 ms are a step, and a step wakes the loop several times."""
 
 
 async def run_target(config: TargetConfig) -> None:
@@ -65,6 +70,7 @@ async def run_draft(config: DraftConfig) -> None:
 async def run_session(config: SessionConfig) -> None:
     """The session service until it is told to stop. Raises StartupError."""
     stop_telemetry = _prepare(config.listen, "session")
+    sys.setswitchinterval(SWITCH_SECONDS)
     from outrider.v1 import session_pb2_grpc
 
     from .ledger_place import open_ledger

@@ -2,10 +2,12 @@
 
 import functools
 import itertools
+import re
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from outrider_server.session import authors
 from outrider_server.session.chat import ChatTemplate
 from outrider_server.session.messages import ChatMessage
 from outrider_server.session.tokenizer import RenderedText
@@ -250,3 +252,25 @@ def test_any_chain_of_operations_gives_the_text_and_keeps_users_out_of_the_templ
     assume(" object at 0x" not in expected)
     assert rendered.text == expected
     assert not set(outside(rendered).lower()) & {"q", "z", "\u00df", "\U00020002"}
+
+
+TWO_AUTHORS = st.text(st.sampled_from([authors.USER, authors.ASSISTANT, "x", " ", "\n", "\u2028"]))
+
+
+@no_deadline
+@given(TWO_AUTHORS, st.integers(1, 8))
+def test_words_are_found_across_the_pieces_of_a_search(shadow: str, piece: int) -> None:
+    author = authors.USER
+    at_once = re.finditer(f"{author}(?:[{author}\\s]*{author})?", shadow)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(authors, "PIECE", piece)
+        assert authors.spans_of(shadow, author) == tuple(word.span() for word in at_once)
+
+
+@no_deadline
+@given(st.text(st.one_of(st.characters(max_codepoint=255), st.characters())), st.integers(1, 8))
+def test_all_but_white_space_has_an_author(text: str, piece: int) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(authors, "PIECE", piece)
+        shadow = authors.shadow_of(authors.written(text, authors.ASSISTANT))
+    assert shadow == re.sub(r"\S", authors.ASSISTANT, text)

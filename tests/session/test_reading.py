@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 import tokenizers
 from outrider_server.models import TARGET_FOLDER
 from outrider_server.session import reading as readings
+from outrider_server.session.encoding import encode
 from outrider_server.session.reading import AT_ONCE, LONG, Reading
 from outrider_server.session.tokenizer import RenderedText, Tokenizer
 from outrider_server.session.too_long import PIECE, is_too_long
@@ -109,9 +111,9 @@ class Counting:
     def __init__(self, raw: tokenizers.Tokenizer) -> None:
         self.raw, self.characters = raw, 0
 
-    def encode(self, text: str, **options: bool) -> tokenizers.Encoding:
-        self.characters += len(text)
-        return self.raw.encode(text, **options)
+    def encode_batch(self, texts: list[str], **options: bool) -> list[tokenizers.Encoding]:
+        self.characters += sum(map(len, texts))
+        return self.raw.encode_batch(texts, **options)
 
 
 @pytest.fixture(scope="module")
@@ -151,15 +153,35 @@ def test_a_text_that_a_tokenizer_makes_little_of_is_not_too_long() -> None:
     assert not is_too_long(text, collapsing, 4)
 
 
+def test_other_threads_go_on_while_a_text_is_encoded(raw) -> None:
+    """A thread that waits for the interpreter's lock waits for all of the encoding."""
+    pauses, stopped = [0.0], threading.Event()
+
+    def tick() -> None:
+        last = time.perf_counter()
+        while not stopped.wait(0.001):
+            pauses.append(time.perf_counter() - last)
+            last = time.perf_counter()
+
+    ticking = threading.Thread(target=tick)
+    ticking.start()
+    began = time.perf_counter()
+    encode(raw, WRITES["code"](1 << 20))
+    took = time.perf_counter() - began
+    stopped.set()
+    ticking.join()
+    assert max(pauses) < took / 2
+
+
 def test_the_tokenizer_refuses_it_whoever_wrote_it() -> None:
     file = (TARGET_FOLDER / "tokenizer.json").read_text()
     tokenizer = Tokenizer(file, most_tokens=1024)
     text = "word " * 100_000
-    for encode, written in (
+    for read, written in (
         (tokenizer.encode, text),
         (tokenizer.encode_rendered, RenderedText(text)),
     ):
         with pytest.raises(InvalidRequest, match="the context of 1024 holds") as refused:
-            encode(written, begin=True)
+            read(written, begin=True)
         assert refused.value.field == "input"
     assert len(tokenizer.encode("word " * 1000, begin=True)) >= 1000

@@ -80,3 +80,35 @@ def test_what_ends_a_turn_is_withheld_as_long_as_it_must_not_end():
     plain = parsed(stop_token_ids=[3])
     assert plain.draw(10, (7, 1)) == Draw(plain.sampling, 1, 10)
     assert parsed(min_new_tokens=2, ignore_end_tokens=True).draw(10, (7, 1)).withheld_until == 0
+
+
+CHAT = session_pb2.ChatInput(
+    tools='[{"a": 1}]',
+    documents='[{"bb": 2}]',
+    template_options='{"ccc": 3}',
+    messages=[
+        session_pb2.ChatMessage(role="user", content="four"),
+        session_pb2.ChatMessage(
+            role="user", parts=[session_pb2.ContentPart(text=text) for text in ("fi", "ve")]
+        ),
+        session_pb2.ChatMessage(
+            role="assistant",
+            reasoning_content="thinks",
+            tool_calls=[session_pb2.ToolCall(name="call", arguments='{"x": 10}')],
+        ),
+    ],
+)
+
+
+@pytest.mark.parametrize(
+    ("asked", "size"),
+    [
+        ({"text": "\N{GRINNING FACE}" * 3}, 3),
+        ({"tokens": session_pb2.TokenInput(tokens=[1, 2])}, 0),
+        ({"chat": CHAT}, 10 + 11 + 10 + 4 + 4 + 6 + 9),
+    ],
+    ids=["text", "tokens", "chat"],
+)
+def test_what_is_still_to_be_read_is_counted_in_characters(asked: dict[str, Any], size: int):
+    message = session_pb2.GenerateRequest(seed=1, **asked)
+    assert parse_turn(message, served((7,), END)).size == size

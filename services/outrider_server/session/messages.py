@@ -83,6 +83,12 @@ class ChatMessage:
         if self.tool_call_id and self.role != "tool":
             _refuse(f"tool_call_id belongs to the role tool, not {self.role}")
 
+    @property
+    def size(self) -> int:
+        """Characters of what it says and thinks."""
+        said = (self.content,) if isinstance(self.content, str) else self.content
+        return sum(map(len, said)) + len(self.reasoning_content or "")
+
     def as_json(self) -> dict[str, Any]:
         """The object that templates read; what is not set is left out."""
         message: dict[str, Any] = {"role": self.role, "content": self.content}

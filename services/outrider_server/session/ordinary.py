@@ -14,6 +14,8 @@ from typing import Any
 
 import tokenizers
 
+from .encoding import encode
+
 
 class Place(enum.Enum):
     """Where a stretch of text stands."""
@@ -46,7 +48,7 @@ class OrdinaryText:
         return self._encode(text, place)
 
     def _encode(self, text: str, place: Place) -> list[int]:
-        encoding = self._encoders[place].encode(text, add_special_tokens=False)
+        encoding = encode(self._encoders[place], text)
         ids: list[int] = encoding.ids
         if self._control.keys().isdisjoint(ids):
             return ids
@@ -60,10 +62,10 @@ class OrdinaryText:
 
     def _letters(self, text: str) -> list[int]:
         """For a control token's text that the vocabulary holds as a word too."""
-        encode = self._encoders[Place.LATER].encode
+        encoder = self._encoders[Place.LATER]
         tokens: list[int] = []
         for letter in text:
-            ids = encode(letter, add_special_tokens=False).ids
+            ids = encode(encoder, letter).ids
             tokens += [token for token in ids if self._control.get(token) != letter]
         return tokens
 

@@ -18,7 +18,7 @@ from .ledger import TurnRecord
 from .messages import ChatContext, ChatInput, ChatMessage
 from .model import ServedModel
 from .stops import MAX_STOPS, StopStrings
-from .wire import chat_from_proto
+from .wire import chat_from_proto, json_size
 
 DEFAULT_MAX_NEW_TOKENS = 256
 MAX_REQUEST_ID_CHARACTERS = 128
@@ -69,7 +69,7 @@ class TurnRequest:
     ignore_end_tokens: bool = False
     min_new_tokens: int = 0
     size: int = 0
-    """Bytes of what has yet to be made tokens."""
+    """About how many characters have yet to be made tokens."""
 
     def end_tokens(self, of_model: Sequence[int]) -> tuple[int, ...]:
         """The tokens that end the turn, where the model has these."""
@@ -181,9 +181,10 @@ def parse_turn(message: session_pb2.GenerateRequest, model: ServedModel) -> Turn
     _require(
         "\0" not in message.request_id, "request_id", "request_id must not hold the character NUL"
     )
+    asked = _parse_input(message, description)
     return TurnRequest(
         session_id=message.session_id,
-        input=_parse_input(message, description),
+        input=asked,
         max_new_tokens=max_new_tokens,
         sampling=sampling,
         seed=message.seed if message.HasField("seed") else secrets.randbits(53),
@@ -196,7 +197,7 @@ def parse_turn(message: session_pb2.GenerateRequest, model: ServedModel) -> Turn
         stop_token_ids=tuple(message.stop_token_ids),
         ignore_end_tokens=message.ignore_end_tokens,
         min_new_tokens=message.min_new_tokens,
-        size=0 if message.HasField("tokens") else message.ByteSize(),
+        size=_size(message.chat, asked),
     )
 
 
@@ -232,8 +233,9 @@ def _check_ends(
 def _parse_input(message: session_pb2.GenerateRequest, description: ModelDescription) -> TurnInput:
     kind = message.WhichOneof("input")
     if kind == "text":
-        _require(bool(message.text), "text", "text is empty; send at least one character")
-        return TextInput(message.text, message.parse_control_tokens)
+        text = message.text  # each look at it makes it anew
+        _require(bool(text), "text", "text is empty; send at least one character")
+        return TextInput(text, message.parse_control_tokens)
     _require(
         not message.parse_control_tokens,
         "parse_control_tokens",
@@ -244,6 +246,15 @@ def _parse_input(message: session_pb2.GenerateRequest, description: ModelDescrip
     if kind == "chat":
         return chat_from_proto(message.chat)
     raise InvalidRequest("input", "the turn has no input; set text, tokens or chat")
+
+
+def _size(chat: session_pb2.ChatInput, asked: TurnInput) -> int:
+    """About how many characters of an input have yet to be made tokens; `ByteSize` would write them all."""
+    if isinstance(asked, TextInput):
+        return len(asked.text)
+    if isinstance(asked, ChatInput):
+        return sum(message.size for message in asked.messages) + json_size(chat)
+    return 0
 
 
 def _parse_tokens(

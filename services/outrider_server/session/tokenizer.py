@@ -17,6 +17,7 @@ import tokenizers
 
 from outrider_server.speculation.errors import InvalidRequest
 
+from .encoding import encode
 from .ordinary import OrdinaryText, Place
 from .too_long import is_too_long
 
@@ -145,7 +146,7 @@ class Tokenizer:
     def _tokens_in_front(self, added: Sequence[str]) -> list[int]:
         """What the post-processor puts before a text, tried on one that has tokens."""
         for text in ("a", *added):
-            if self._raw.encode(text, add_special_tokens=False).ids:
+            if encode(self._raw, text).ids:
                 encoding = self._raw.encode(text, add_special_tokens=True)
                 marked = zip(encoding.ids, encoding.special_tokens_mask, strict=True)
                 return [token for token, _ in itertools.takewhile(lambda pair: pair[1], marked)]
@@ -164,7 +165,7 @@ class Tokenizer:
     def _encode(self, rendered: RenderedText, *, begin: bool) -> list[int]:
         """Encodes stretch by stretch between the control tokens that are no text of a message."""
         text = rendered.text
-        encoding = self._raw.encode(text, add_special_tokens=False)
+        encoding = encode(self._raw, text)
         tokens: list[int] = []
         stretch: list[int] = []
         place, at = Place.FIRST if begin else Place.LATER, 0

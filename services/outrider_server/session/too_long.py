@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import tokenizers
 
+from .encoding import encode
+
 PIECE = 1 << 15
 """Characters, which are encoded in some hundredths of a second."""
 TOKENS_A_CUT = 8
@@ -22,7 +24,7 @@ def is_too_long(text: str, tokenizer: tokenizers.Tokenizer, most_tokens: int) ->
         return False
     allowed = most_tokens + most_tokens // 4
     for start in range(0, len(text), PIECE):
-        piece = tokenizer.encode(text[start : start + PIECE], add_special_tokens=False)
+        piece = encode(tokenizer, text[start : start + PIECE])
         allowed += TOKENS_A_CUT - len(piece)
         if allowed < 0:
             return True

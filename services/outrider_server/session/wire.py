@@ -72,17 +72,24 @@ def chat_from_proto(chat: session_pb2.ChatInput) -> ChatInput:
     return ChatInput(tuple(map(_message_from_proto, chat.messages)), context)
 
 
+def json_size(chat: session_pb2.ChatInput) -> int:
+    """Characters of all the JSON that a chat brings along."""
+    calls = sum(len(call.arguments) for entry in chat.messages for call in entry.tool_calls)
+    return calls + len(chat.tools) + len(chat.documents) + len(chat.template_options)
+
+
 def _message_from_proto(message: session_pb2.ChatMessage) -> ChatMessage:
     for part in message.parts:
         if part.type not in ("", TEXT_PART):
             raise InvalidRequest(
                 "chat", f"the model reads text, not content parts of type {part.type[:40]!r}"
             )
-    if message.content and message.parts:
+    content = message.content  # each look at it makes it anew
+    if content and message.parts:
         raise InvalidRequest("chat", "a chat message must have content or parts, not both")
     return ChatMessage(
         role=message.role,
-        content=tuple(part.text for part in message.parts) or message.content,
+        content=tuple(part.text for part in message.parts) or content,
         reasoning_content=(
             message.reasoning_content if message.HasField("reasoning_content") else None
         ),
