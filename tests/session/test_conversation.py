@@ -165,3 +165,34 @@ def test_a_conversation_is_told_also_where_the_context_has_become_too_small_for_
     assert messages_of(held, small)[-1].content
     with pytest.raises(InvalidRequest, match="less than the context of 2"):
         prompt_for(asked.input, held, small)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"role": "user", "content": "word " * 100_000},
+        {"role": "system", "parts": [session_pb2.ContentPart(text="word " * 100_000)]},
+    ],
+    ids=["content", "part"],
+)
+def test_a_message_that_no_context_holds_is_refused_before_the_template_reads_it(
+    said: dict[str, Any],
+) -> None:
+    model = served(byte_level_raw(), template="{{ raise_exception('it was read') }}")
+    chat = session_pb2.ChatInput(messages=[session_pb2.ChatMessage(**said)])
+    request = parse_turn(session_pb2.GenerateRequest(session_id="s", chat=chat), model)
+    with pytest.raises(InvalidRequest, match="more tokens than the context of 400 holds"):
+        prompt_for(request.input, Held((), (), ()), model)
+
+
+def test_what_an_assistant_said_may_be_of_any_length_where_the_template_leaves_it_out() -> None:
+    template = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+    model = served(byte_level_raw(), template=template)
+    messages = [
+        session_pb2.ChatMessage(role="assistant", content="word " * 100_000),
+        session_pb2.ChatMessage(role="user", content="is it?"),
+    ]
+    chat = session_pb2.ChatInput(messages=messages)
+    request = parse_turn(session_pb2.GenerateRequest(session_id="s", chat=chat), model)
+    prompt = prompt_for(request.input, Held((), (), ()), model)
+    assert model.tokenizer.decode(prompt.tokens, special=False) == "is it?"

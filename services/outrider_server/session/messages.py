@@ -84,10 +84,14 @@ class ChatMessage:
             _refuse(f"tool_call_id belongs to the role tool, not {self.role}")
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        """What it says."""
+        return (self.content,) if isinstance(self.content, str) else self.content
+
+    @property
     def size(self) -> int:
         """Characters of what it says and thinks."""
-        said = (self.content,) if isinstance(self.content, str) else self.content
-        return sum(map(len, said)) + len(self.reasoning_content or "")
+        return sum(map(len, self.texts)) + len(self.reasoning_content or "")
 
     def as_json(self) -> dict[str, Any]:
         """The object that templates read; what is not set is left out."""

@@ -300,8 +300,12 @@ def chat_tokens(
     """The tokens of a whole conversation; `begin` says that it begins a session.
 
     Raises InvalidRequest when the template refuses it or makes nothing of it, or of a token that the
-    model lacks.
+    model lacks, or of a message that no context holds.
     """
+    for message in messages:
+        if message.role != "assistant":  # of which a template may leave out what it thought
+            for text in message.texts:
+                model.tokenizer.check_message(text)
     rendered = model.chat.render(messages, context)
     encoded = tuple(model.tokenizer.encode_rendered(rendered, begin=begin))
     _require(bool(encoded), "chat", "the chat template rendered nothing; send other messages")

@@ -22,6 +22,8 @@ from .ordinary import OrdinaryText, Place
 from .too_long import is_too_long
 
 MOST_TOKENS = 1 << 30
+LIKELY_CHARACTERS = 8
+"""What has more characters for each token of the context is likely too long, in any language."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,12 @@ class Tokenizer:
         tokens = self._encode(rendered, begin=begin)
         begins = {self.begin_token_id, *self._begins_with[:1]}
         return tokens[1:] if not begin and tokens and tokens[0] in begins else tokens
+
+    def check_message(self, text: str) -> None:
+        """Raises InvalidRequest for what is far too long, whatever a template puts around it. One that may
+        still fit is not encoded: it will be, with all the others."""
+        if len(text) > LIKELY_CHARACTERS * self._most_tokens:
+            self._check_length(text)
 
     def decode(self, tokens: Sequence[int], *, special: bool) -> str:
         """The text of all tokens at once, with or without that of special tokens."""
