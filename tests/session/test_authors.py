@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from outrider_server.session import authors
 from outrider_server.session.chat import ChatTemplate
-from outrider_server.session.messages import ChatMessage
+from outrider_server.session.messages import ChatMessage, ToolCall
 from outrider_server.session.tokenizer import RenderedText
 from outrider_server.speculation.errors import InvalidRequest
 
@@ -185,6 +185,18 @@ def test_a_piece_of_a_text_keeps_the_authors_of_its_place(expression, text, quot
     """Template and user write the same letter."""
     template = ChatTemplate(f"{{% set c = messages[0].content %}}{{{{ {expression} }}}}")
     assert template.render([ChatMessage("user", "b")]) == RenderedText(text, (quoted,))
+
+
+def test_an_assistant_said_what_it_says_and_thinks_and_its_callers_all_else():
+    call = ToolCall("c", {"d": "d"}, id="e")
+    message = ChatMessage("assistant", "a", "b", name="f", tool_calls=(call,))
+    shown = ["content", "reasoning_content", "thinking", "name", "tool_calls"]
+    template = ChatTemplate(
+        f"{{% set m = messages[0] %}}{{% for name in {shown} %}}{{{{ m[name] | tojson }}}}{{% endfor %}}"
+    )
+    rendered = template.render([message])
+    assert inside(rendered, "spoken") == "abb"
+    assert {*"cdef"} <= {rendered.text[start:end] for start, end in rendered.quoted}
 
 
 @pytest.mark.parametrize("role", ["user", "assistant"])
