@@ -16,7 +16,9 @@ def told(monkeypatch: pytest.MonkeyPatch, *options: str) -> tuple[list[str], lis
     """The arguments of precision that target and draft get; None for a draft that is not started."""
     seen: list[tuple[list[str], list[str] | None]] = []
 
-    async def run_up(_: list[str], target: list[str], draft: list[str] | None) -> int:
+    async def run_up(
+        ledger: str, session: list[str], target: list[str], draft: list[str] | None
+    ) -> int:
         seen.append((target, draft))
         return 0
 

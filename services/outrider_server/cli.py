@@ -243,7 +243,7 @@ def up(
     """Run all three services on this machine. The draft gets one CPU thread."""
     from .up import run_up
 
-    configuration.SessionConfig(
+    config = configuration.SessionConfig(
         listen=listen,
         ledger=ledger or configuration.default_ledger(),
         window=window,
@@ -263,8 +263,8 @@ def up(
     drafts += [f"--attention={draft_attention}"]
     sessions = [f"--listen={listen}", f"--window={window}", f"--lead={lead}", f"--loop={loop}"]
     sessions += [f"--generation-defaults={generation_defaults}"]
-    sessions += [f"--ledger={ledger}"] if ledger else []
-    sys.exit(run(run_up(sessions, targets, None if draft == NO_DRAFT else drafts)))
+    wanted = None if draft == NO_DRAFT else drafts
+    sys.exit(run(run_up(str(config.ledger), sessions, targets, wanted)))
 
 
 @app.command()

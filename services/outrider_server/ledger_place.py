@@ -26,6 +26,12 @@ async def open_ledger(place: str, default_ttl_seconds: int) -> Ledger:
         raise StartupError(f"the ledger {_shown(place)} cannot be opened: {error}") from error
 
 
+async def check_ledger(place: str) -> None:
+    """Opens the ledger once: what is wrong with it is known before models load. Raises StartupError."""
+    ledger = await open_ledger(place, 0)
+    await ledger.aclose()
+
+
 def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from . import lifeline
+from .ledger_place import check_ledger
 from .speculation.errors import StartupError
 from .stopping import Stop
 
@@ -96,6 +97,7 @@ class Child:
 
 
 async def run_up(
+    ledger: str,
     session_arguments: Sequence[str],
     target_arguments: Sequence[str],
     draft_arguments: Sequence[str] | None,
@@ -103,8 +105,10 @@ async def run_up(
     """Runs the services until a signal asks to stop; returns the exit status.
 
     They talk over Unix sockets, which cost less than the loopback. `draft_arguments` None runs without a
-    draft. Raises StartupError when a service does not start.
+    draft. Raises StartupError when a service does not start, or the ledger cannot be opened.
     """
+    await check_ledger(ledger)
+    session_arguments = [*session_arguments, f"--ledger={ledger}"]
     stop = Stop()
     children: list[Child] = []
     sockets = socket_folder()

@@ -10,6 +10,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from outrider.v1 import session_pb2, target_pb2
 from outrider.v1.draft_pb2 import DESCRIPTOR as DRAFT_FILE
@@ -21,6 +22,9 @@ from .rpc.binding import check_free
 from .rpc.serve import Server
 from .speculation.errors import StartupError, Unavailable
 from .stopping import Stop
+
+if TYPE_CHECKING:
+    from .session.ledger import Ledger
 
 TARGET_SERVICE = target_pb2.DESCRIPTOR.services_by_name["TargetService"].full_name
 DRAFT_SERVICE = DRAFT_FILE.services_by_name["DraftService"].full_name
@@ -71,9 +75,19 @@ async def run_session(config: SessionConfig) -> None:
     """The session service until it is told to stop. Raises StartupError."""
     stop_telemetry = _prepare(config.listen, "session")
     sys.setswitchinterval(SWITCH_SECONDS)
+    from .ledger_place import open_ledger
+
+    ledger = await open_ledger(str(config.ledger), config.ttl_seconds)
+    try:
+        await _run_session(config, ledger)
+    finally:
+        await ledger.aclose()
+    stop_telemetry()
+
+
+async def _run_session(config: SessionConfig, ledger: Ledger) -> None:
     from outrider.v1 import session_pb2_grpc
 
-    from .ledger_place import open_ledger
     from .session.addresses import Addresses
     from .session.drafts import Drafts
     from .session.model import ServedModel
@@ -94,8 +108,6 @@ async def run_session(config: SessionConfig) -> None:
         )
     except Unavailable as error:
         raise StartupError(f"no target answers ({await target.troubles()})") from error
-    place = str(config.ledger)
-    ledger = await open_ledger(place, config.ttl_seconds)
     draft = Drafts(await drafts.look_up()) if config.drafts else None
     beside = [
         asyncio.create_task(Sweeper(ledger, config.sweep_seconds).run()),
@@ -104,14 +116,13 @@ async def run_session(config: SessionConfig) -> None:
     if draft is not None:
         beside.append(asyncio.create_task(drafts.follow(draft.move_to, draft.failures)))
     settings = LoopSettings(config.window, config.lead, config.loop)
-    lease_seconds = config.lease_seconds if is_database(place) else None
+    lease_seconds = config.lease_seconds if is_database(str(config.ledger)) else None
     servicer = SessionServicer(model, target, draft, ledger, settings, lease_seconds)
 
     async def stop() -> None:
         for task in beside:
             task.cancel()
         await servicer.settle()
-        await ledger.aclose()
         await target.close()
         if draft is not None:
             await draft.aclose()
@@ -119,7 +130,6 @@ async def run_session(config: SessionConfig) -> None:
     server = Server([SESSION_SERVICE], MAX_PUBLIC_REQUEST_BYTES)
     session_pb2_grpc.add_SessionServiceServicer_to_server(servicer, server.grpc)
     await _serve(server, config.listen, config.drain_seconds, stop)
-    stop_telemetry()
 
 
 def _prepare(listen: str, name: str) -> Callable[[], None]:

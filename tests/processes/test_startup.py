@@ -138,6 +138,19 @@ def test_a_telemetry_variable_that_makes_no_sense_is_refused_in_one_line(
     check_line(service.errors, "Propagator pigeon not found")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("up", "--target=no-such-folder"), ("session", "--target=127.0.0.1:1")],
+    ids=["up", "session"],
+)
+def test_a_ledger_that_cannot_be_opened_is_refused_before_anything_is_waited_for(
+    services: Services, arguments: tuple[str, ...]
+):
+    service = services.start(*arguments, "--listen=127.0.0.1:0", f"--ledger={services.folder}")
+    assert service.wait() == 2
+    check_line(service.errors, "name a file")
+
+
 def test_a_damaged_ledger_is_refused_in_one_line(services: Services, target):
     (services.folder / "damaged.db").write_bytes(b"this is no ledger" * 100)
     service = services.session(target.wait_until_ready(), ledger="damaged")
