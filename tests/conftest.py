@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
+import hypothesis
 import outrider  # noqa: F401  # before anything that imports gRPC, whose log it keeps off the terminal
 import pytest
 from postgres_server import PostgresServer, programs, running_server
@@ -14,10 +15,13 @@ LEFT_OUT = pytest.StashKey[int]()
 
 
 def pytest_configure() -> None:
-    """Signals do what they do in a terminal, also where the tests run in the background or by `nohup`."""
+    """Signals do what they do in a terminal, also where the tests run in the background or by `nohup`. No
+    property is judged by how fast the machine is."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    hypothesis.settings.register_profile("any machine", deadline=None)
+    hypothesis.settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

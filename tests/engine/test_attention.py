@@ -134,7 +134,7 @@ def flash_stand_in(
     return dense(*whole, places, softmax_scale, alibi_slopes, softcap or None, window)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 999),
     starts=st.lists(st.integers(0, LENGTH - 8), min_size=1, max_size=4),

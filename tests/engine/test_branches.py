@@ -131,7 +131,7 @@ BURSTS = st.integers(1, 5)
 SLOTS = st.sampled_from([(), PROMPT[:1], PROMPT[:3], PROMPT, (9, 9, 9), (3, 1, 9, 9, 9, 9)])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(MOVES, WRONG, SLOTS, st.integers(1, 12), BURSTS)
 def test_a_waiting_guess_is_always_one_that_the_draft_would_make_again(
     moves: list[str], wrong: frozenset[int], slot_tokens: tuple[int, ...], lead: int, burst: int
@@ -147,7 +147,7 @@ def test_a_waiting_guess_is_always_one_that_the_draft_would_make_again(
     assert len(talk.guesses) == waiting, "once all is heard, the whole lead is useful"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(MOVES, SLOTS, st.integers(1, 12), BURSTS)
 def test_a_perfect_draft_is_never_dropped(
     moves: list[str], slot_tokens: tuple[int, ...], lead: int, burst: int
@@ -164,7 +164,7 @@ def test_a_perfect_draft_is_never_dropped(
     assert all(branch == 0 for branch, _ in talk.emitted)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(MOVES, WRONG, st.integers(1, 12), BURSTS)
 def test_the_draft_stays_within_its_lead_and_leaves_no_gap(
     moves: list[str], wrong: frozenset[int], lead: int, burst: int

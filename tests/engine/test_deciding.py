@@ -141,7 +141,7 @@ SAMPLINGS = [
 
 
 @both
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     chosen=st.lists(
         st.tuples(st.sampled_from(SAMPLINGS), st.integers(1, 8)), min_size=2, max_size=4

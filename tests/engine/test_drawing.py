@@ -64,7 +64,7 @@ def with_logits(rows: Rows, logits: torch.Tensor) -> Rows:
 SPREADS = st.sampled_from([0.01, 0.3, 1.0, 3.0, 10.0, 50.0])
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     count=st.integers(1, 70),
     vocabulary_size=st.integers(1, 140) | st.integers(1000, 1100),
@@ -107,7 +107,7 @@ def test_of_many_draws_not_one_differs(vocabulary_size: int, count: int) -> None
         assert torch.equal(drawn(rows), plain(rows))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     vocabulary_size=st.integers(2, 3000),
     temperature=st.sampled_from([1e-3, 0.1, 0.7, 1.0, 3.0, 100.0]),
@@ -162,7 +162,7 @@ def test_logits_at_the_ends_of_their_range_neither_overflow_nor_miss() -> None:
     assert torch.equal(drawn(rows), plain(rows))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(begin=st.integers(0, 69), count=st.integers(1, 70), threads=st.integers(1, 3))
 def test_a_draw_is_the_same_in_any_company(begin: int, count: int, threads: int) -> None:
     rows = some_rows(70, 333, 1.0, 3)

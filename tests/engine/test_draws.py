@@ -56,7 +56,7 @@ def logits_of(rows: int, width: int, seed: int = 0) -> torch.Tensor:
     return 2 * torch.randn((rows, width, SIZE), generator=generator)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(DRAWS, min_size=4, max_size=4), st.permutations(range(4)), st.integers(0, 999))
 def test_a_row_decides_the_same_alone_and_among_any_neighbours(
     draws: list[Draw], order: list[int], seed: int
@@ -77,7 +77,7 @@ def test_a_row_decides_the_same_alone_and_among_any_neighbours(
         assert torch.equal(every[0], alone[0])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(DRAWS, st.integers(0, 999))
 def test_a_step_of_many_tokens_decides_as_many_steps_of_one(draw: Draw, seed: int) -> None:
     table = DrawTable(4, CPU)

@@ -46,25 +46,25 @@ def assert_same_kept(sampling: SamplingParams, warpers: list[object], seed: int)
     assert torch.equal(got[kept(got)], scores[kept(got)]), "what is kept keeps its score"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**20), st.integers(1, SIZE + 5))
 def test_top_k_keeps_what_the_library_keeps(seed: int, top_k: int) -> None:
     assert_same_kept(SamplingParams(top_k=top_k), [TopKLogitsWarper(top_k)], seed)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**20), st.floats(0.01, 0.999))
 def test_top_p_keeps_what_the_library_keeps(seed: int, top_p: float) -> None:
     assert_same_kept(SamplingParams(top_p=top_p), [TopPLogitsWarper(top_p)], seed)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**20), st.floats(0.001, 1))
 def test_min_p_keeps_what_the_library_keeps(seed: int, min_p: float) -> None:
     assert_same_kept(SamplingParams(min_p=min_p), [MinPLogitsWarper(min_p)], seed)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**20), st.integers(1, SIZE), st.floats(0.05, 0.99), st.floats(0.001, 0.5))
 def test_filters_apply_in_the_librarys_order(
     seed: int, top_k: int, top_p: float, min_p: float
@@ -132,7 +132,7 @@ def test_temperature_divides_as_the_library_does(temperature: float) -> None:
 HISTORY = st.lists(st.integers(0, SIZE - 1), min_size=12, max_size=12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**20), HISTORY, st.floats(0.1, 5), st.integers(0, 8))
 def test_repetition_penalty_is_the_librarys_row_by_row(
     seed: int, history: list[int], penalty: float, start: int
@@ -148,7 +148,7 @@ def test_repetition_penalty_is_the_librarys_row_by_row(
         torch.testing.assert_close(got[:, row], wanted, rtol=1e-6, atol=0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(0, 2**20),
     HISTORY,

@@ -51,7 +51,7 @@ def linear(
 
 
 @needs_kernels
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     tokens=st.integers(1, 70),
     inputs=st.integers(1, 97),
@@ -88,7 +88,7 @@ def test_tokens_that_do_not_lie_in_order_are_read_in_order() -> None:
 
 
 @needs_kernels
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     begin=st.integers(0, 69),
     count=st.integers(1, 70),

@@ -55,7 +55,7 @@ def test_noise_is_the_documented_function_of_the_generator() -> None:
         assert float(got[token]) == pytest.approx(-math.log(-math.log1p(-uniform)), rel=1e-14)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=3),
     st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=4),

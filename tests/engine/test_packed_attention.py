@@ -70,7 +70,7 @@ RUNS = st.lists(
 
 
 @needs_kernels
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     runs=RUNS,
     padding=st.integers(0, 11),
@@ -119,7 +119,7 @@ def test_scores_far_apart_neither_overflow_nor_vanish(heads: tuple[int, int]) ->
 
 
 @needs_kernels
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     runs=RUNS,
     padding=st.integers(0, 11),

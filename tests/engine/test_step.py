@@ -21,7 +21,7 @@ def test_the_layout_is_the_one_that_is_meant(subject: Subject) -> None:
 
 
 @both
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     tokens=TOKENS,
     slot=st.integers(0, 3),
@@ -47,7 +47,7 @@ EVENTS = st.lists(
 
 
 @both
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(events=EVENTS, seed=st.integers(0, 2**16))
 def test_ragged_rollbacks_never_leave_a_stale_entry(
     subject: Subject, events: list[tuple[int, float, int, bool]], seed: int
@@ -106,7 +106,7 @@ def test_the_last_positions_of_the_context_can_be_read() -> None:
 
 
 @needs_kernels
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     lengths=st.lists(st.integers(1, 8), min_size=5, max_size=32),
     starts=st.lists(st.integers(0, 30), min_size=32, max_size=32),

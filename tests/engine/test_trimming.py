@@ -83,7 +83,7 @@ def test_a_cut_row_decides_the_beginning_of_what_the_whole_one_decides(
     assert slot.slot.tokens == [*PROMPT, *answer[: cut.agreed]], "what was left out is in no slot"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data())
 def test_a_text_of_cut_rows_is_the_targets_own(data: st.DataObject) -> None:
     """The turn goes on from where each cut row ended, with proposals that are right or not."""

@@ -75,7 +75,7 @@ def test_agreed_tokens_are_counted_up_to_the_first_wrong_one(right: int) -> None
     opened("a")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data())
 def test_any_proposals_give_the_targets_own_tokens(data: st.DataObject) -> None:
     slot, tokens, start = opened("b", 0), list(PROMPT), 0

@@ -128,6 +128,7 @@ async def test_proposals_that_are_left_out_change_no_token(
         assert sum(left_out) > 10
 
 
+@pytest.mark.usefixtures("patient")
 async def test_the_summary_tells_where_the_time_went(service, draft, large_target):
     before_ms = draft.engine.counters.device_seconds * 1000
     reply = await generate(service.client, PROMPTS[0], draft="model", loop="synchronous", **OPTIONS)

@@ -36,6 +36,7 @@ async def narrow(stack: Stack, two_slots, two_draft_slots):
     return await stack.start_session()
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("loop", ["synchronous", "run_ahead"])
 async def test_the_second_turn_of_a_long_session_reads_only_what_is_new(
     service, target, draft, loop

@@ -184,6 +184,7 @@ async def test_a_draft_that_is_down_is_missed(stack: Stack, target):
     assert (await service.client.describe()).draft is None
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("loop", LOOPS)
 async def test_a_draft_that_dies_in_the_middle_changes_no_token(service, stack, loop):
     options = {"max_new_tokens": 120, "seed": 22, "loop": loop}

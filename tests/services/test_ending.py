@@ -154,6 +154,7 @@ async def released(stub: object, request: target_pb2.ReleaseRequest) -> None:
     await stub.Release(request)
 
 
+@pytest.mark.usefixtures("patient")
 async def test_many_callers_that_go_away_leave_the_service_whole(service, target, draft):
     """Callers leave at every moment of a turn, more of them than there are slots."""
     for count in range(24):

@@ -284,7 +284,6 @@ def test_sessions_are_what_their_calls_say_and_turns_are_the_targets(world: Worl
         settings=settings(
             max_examples=30,
             stateful_step_count=30,
-            deadline=None,
             derandomize=True,
             database=None,
             phases=[Phase.generate, Phase.shrink],

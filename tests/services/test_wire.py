@@ -329,6 +329,7 @@ async def test_a_verdict_says_how_much_was_verified_and_what_reading_took(target
     assert first.verdict.step_us > 0
 
 
+@pytest.mark.usefixtures("patient")
 async def test_after_all_that_the_services_still_serve(service, channels):
     for method in ("TargetService/Verify", "DraftService/Draft"):
         await refusal(raw_call(channels[method.partition("/")[0]], method, JUNK))

@@ -3,7 +3,6 @@
 import functools
 import json
 
-from hypothesis import settings
 from outrider_server.session.tokenizer import Tokenizer
 from tokenizers import (
     AddedToken,
@@ -23,7 +22,6 @@ LINES = [
     "user assistant system [INST] the weather is fine today, is it not? \N{REPLACEMENT CHARACTER}",
 ] * 3
 # The first example trains a tokenizer, and a busy machine is no failure.
-no_deadline = settings(deadline=None)
 BEGIN, END, TURN, THINK = "<s>", "</s>", "<|turn|>", "<think>"
 
 

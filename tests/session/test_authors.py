@@ -13,8 +13,6 @@ from outrider_server.session.messages import ChatMessage, ToolCall
 from outrider_server.session.tokenizer import RenderedText
 from outrider_server.speculation.errors import InvalidRequest
 
-from .sample_tokenizers import no_deadline
-
 EXACT = [
     "'[[' + c + ']]'",
     "c + '[[' + c",
@@ -247,7 +245,6 @@ STEPS = st.sampled_from(
 )
 
 
-@no_deadline
 @given(
     steps=st.lists(STEPS, max_size=5), content=st.text('qz[ \n<&"\\\u00df\U00020002', max_size=8)
 )
@@ -269,7 +266,6 @@ def test_any_chain_of_operations_gives_the_text_and_keeps_users_out_of_the_templ
 TWO_AUTHORS = st.text(st.sampled_from([authors.USER, authors.ASSISTANT, "x", " ", "\n", "\u2028"]))
 
 
-@no_deadline
 @given(TWO_AUTHORS, st.integers(1, 8))
 def test_words_are_found_across_the_pieces_of_a_search(shadow: str, piece: int) -> None:
     author = authors.USER
@@ -279,7 +275,6 @@ def test_words_are_found_across_the_pieces_of_a_search(shadow: str, piece: int) 
         assert authors.spans_of(shadow, author) == tuple(word.span() for word in at_once)
 
 
-@no_deadline
 @given(st.text(st.one_of(st.characters(max_codepoint=255), st.characters())), st.integers(1, 8))
 def test_all_but_white_space_has_an_author(text: str, piece: int) -> None:
     with pytest.MonkeyPatch.context() as patched:

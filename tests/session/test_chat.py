@@ -9,7 +9,7 @@ from outrider_server.session.chat import ChatTemplate
 from outrider_server.session.messages import ChatContext, ChatMessage
 from outrider_server.speculation.errors import InvalidRequest
 
-from .sample_tokenizers import BEGIN, END, THINK, TURN, byte_level_raw, no_deadline, wrapped
+from .sample_tokenizers import BEGIN, END, THINK, TURN, byte_level_raw, wrapped
 
 IM_STYLE = """\
 {%- for message in messages %}
@@ -129,7 +129,6 @@ HOSTILE = st.lists(
 
 
 @pytest.mark.parametrize("style", STYLES.values(), ids=STYLES.keys())
-@no_deadline
 @given(content=HOSTILE)
 def test_messages_cannot_write_control_tokens(style, content):
     tokenizer = wrapped(byte_level_raw(), chat_template=style)

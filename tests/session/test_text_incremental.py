@@ -15,7 +15,6 @@ from .sample_tokenizers import (
     byte_fallback,
     byte_level,
     metaspace,
-    no_deadline,
 )
 
 HALF = "\N{REPLACEMENT CHARACTER}"
@@ -62,7 +61,6 @@ def fallback_text(tokenizer: Tokenizer, tokens: list[int]) -> str:
     return "".join(piece.decode(errors="replace") for _, piece in stretches).removeprefix(" ")
 
 
-@no_deadline
 @given(data=st.data())
 def test_byte_level_pieces_are_what_decoding_at_once_adds(data):
     tokenizer = byte_level()
@@ -73,7 +71,6 @@ def test_byte_level_pieces_are_what_decoding_at_once_adds(data):
     assert "".join(pieces(tokenizer, context, tokens)) == added(before, after)
 
 
-@no_deadline
 @given(data=st.data())
 def test_metaspace_pieces_are_what_decoding_at_once_adds(data):
     tokenizer = metaspace()
@@ -85,7 +82,6 @@ def test_metaspace_pieces_are_what_decoding_at_once_adds(data):
 
 
 @pytest.mark.parametrize("legacy", [True, False])
-@no_deadline
 @given(data=st.data())
 def test_byte_fallback_pieces_are_the_bytes_with_the_invalid_replaced(legacy, data):
     tokenizer = byte_fallback(legacy)
@@ -108,7 +104,6 @@ def test_two_invalid_bytes_that_end_the_context_are_not_the_turns():
 
 
 @by_family
-@no_deadline
 @given(context=rich_texts, text=rich_texts)
 def test_pieces_of_text_are_what_decoding_at_once_adds(make, context, text):
     tokenizer = make()
@@ -119,7 +114,6 @@ def test_pieces_of_text_are_what_decoding_at_once_adds(make, context, text):
 
 
 @by_family
-@no_deadline
 @given(text=rich_texts)
 def test_half_a_character_is_never_shown(make, text):
     tokenizer = make()
@@ -129,7 +123,6 @@ def test_half_a_character_is_never_shown(make, text):
     assert shown[-1] == ""
 
 
-@no_deadline
 @given(data=st.data())
 def test_nothing_but_the_last_character_is_held_back(data):
     tokenizer = byte_level()

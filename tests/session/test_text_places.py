@@ -21,7 +21,6 @@ from .sample_tokenizers import (
     byte_level,
     byte_level_raw,
     byte_level_spaced,
-    no_deadline,
     unigram,
     wrapped,
 )
@@ -56,7 +55,6 @@ def test_a_first_text_is_encoded_as_the_library_does(make, text):
 
 
 @families
-@no_deadline
 @given(text=texts)
 def test_with_its_control_tokens_a_first_text_is_the_librarys_too(make, text):
     tokenizer = make()
@@ -72,7 +70,6 @@ def test_with_its_control_tokens_a_first_text_is_the_librarys_too(make, text):
 
 
 @pytest.mark.parametrize("make", LOSSLESS.values(), ids=LOSSLESS.keys())
-@no_deadline
 @given(text=texts)
 @example(text="lo")
 @example(text=" lo")

@@ -18,7 +18,6 @@ from .sample_tokenizers import (
     byte_fallback_raw,
     byte_level,
     byte_level_raw,
-    no_deadline,
     wrapped,
 )
 
@@ -34,7 +33,6 @@ def control_ids(tokenizer: Tokenizer) -> set[int]:
     return {token for token in ids if token is not None}
 
 
-@no_deadline
 @given(text=texts)
 def test_decoding_what_was_encoded_gives_the_text(text):
     tokenizer = byte_level()
@@ -42,7 +40,6 @@ def test_decoding_what_was_encoded_gives_the_text(text):
 
 
 @pytest.mark.parametrize("legacy", [True, False])
-@no_deadline
 @given(text=texts)
 def test_sentencepiece_decoding_gives_the_text_but_for_spaces(legacy, text):
     """Its own normalisation adds and drops spaces at the beginning, and after control tokens."""
@@ -52,7 +49,6 @@ def test_sentencepiece_decoding_gives_the_text_but_for_spaces(legacy, text):
 
 
 @pytest.mark.parametrize("make", FAMILIES.values(), ids=FAMILIES.keys())
-@no_deadline
 @given(text=texts)
 def test_users_cannot_write_control_tokens(make, text):
     tokenizer = make()

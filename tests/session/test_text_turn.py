@@ -12,7 +12,7 @@ from outrider_server.session.turn_text import TurnText
 from outrider_server.speculation.errors import InvalidRequest
 from outrider_server.speculation.types import Accepted, FinishReason
 
-from .sample_tokenizers import END, TURN, byte_fallback, byte_level, byte_level_raw, no_deadline
+from .sample_tokenizers import END, TURN, byte_fallback, byte_level, byte_level_raw
 
 ALPHABET = "ab\u00e9\U0001f600"
 stops_lists = st.lists(st.text(ALPHABET, min_size=1, max_size=4), max_size=4)
@@ -75,7 +75,6 @@ def turns(draw):
     return tokenizer, tokens, draw(stops_lists), draw(st.integers(1, 40))
 
 
-@no_deadline
 @given(turns())
 def test_a_turn_is_what_the_plain_rule_says(drawn):
     tokenizer, tokens, stops, limit = drawn
@@ -84,7 +83,6 @@ def test_a_turn_is_what_the_plain_rule_says(drawn):
     assert text.accept(tokens) == reference(tokenizer, tokens, stops, end, limit)
 
 
-@no_deadline
 @given(turns(), st.data())
 def test_grouping_tokens_into_calls_changes_nothing(drawn, data):
     tokenizer, tokens, stops, limit = drawn
@@ -104,7 +102,6 @@ def test_grouping_tokens_into_calls_changes_nothing(drawn, data):
     assert Accepted(len(texts), texts, reason) == whole
 
 
-@no_deadline
 @given(st.text("ab", max_size=30), stops_lists, st.data())
 def test_cutting_a_text_into_pieces_changes_nothing(text, stops, data):
     whole = StopStrings(stops)

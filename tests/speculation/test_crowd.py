@@ -125,7 +125,7 @@ def test_a_side_that_is_hardly_faster_changes_nothing() -> None:
     assert 0 < decided.count(False) <= 0.1 * 2000
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     sessions=st.integers(2, 16),
     speculating_ms=st.floats(1, 100),

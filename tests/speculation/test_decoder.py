@@ -82,7 +82,7 @@ async def test_tokens_are_those_of_the_target_alone(
     assert all(len(step.proposed_tokens) <= window for step in verifier.steps)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     window=st.integers(0, 7),
     count=st.integers(1, 24),

@@ -237,7 +237,7 @@ async def test_a_model_that_has_died_leaves_n_grams() -> None:
     assert len(proposal.survival) == len(proposal.tokens)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_survival_is_a_falling_product_as_long_as_the_proposal(data: st.DataObject) -> None:
     """Whoever proposes, whatever was learnt; and never more than `maximum` is proposed."""

@@ -10,14 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..speculation.errors import InvalidRequest
+from .encoded_input import chat_tokens, plain_tokens
 from .ledger import LedgerToken, NewTurn, TurnRecord
 from .messages import ChatInput, ChatMessage
 from .model import ServedModel
 from .requests import (
     TurnInput,
     TurnRequest,
-    chat_tokens,
-    plain_tokens,
     recorded_chat,
     recorded_request,
 )

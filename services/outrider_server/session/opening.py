@@ -19,13 +19,14 @@ from ..speculation.errors import (
 from ..speculation.meter import CostMeter, TurnMeter
 from ..speculation.types import FinishReason, Round
 from .conversation import Held, Prompt, check_known, prompt_for, turn_text
+from .encoded_input import plain_tokens
 from .ledger import Ledger, LedgerToken, NewTurn, SessionRecord, TurnRecord
 from .live import Claim, LiveSessions
 from .messages import ChatInput
 from .model import ServedModel
 from .open_turn import OpenTurn
 from .reading import Reading
-from .requests import TurnRequest, plain_tokens, recorded_chat, recorded_request, what_differs
+from .requests import TurnRequest, recorded_chat, recorded_request, what_differs
 from .targets import Targets
 from .trace import TurnTrace
 

@@ -15,7 +15,7 @@ from ..speculation.description import ModelDescription
 from ..speculation.errors import InvalidRequest
 from ..speculation.types import MAX_LOGPROBS, DraftMode, Draw, LoopMode, SamplingParams
 from .ledger import TurnRecord
-from .messages import ChatContext, ChatInput, ChatMessage
+from .messages import ChatInput
 from .model import ServedModel
 from .stops import MAX_STOPS, StopStrings
 from .wire import chat_from_proto, json_size
@@ -276,52 +276,6 @@ def _parse_tokens(
         f"token id {wrong} is outside the vocabulary of 0 to {description.vocabulary_size - 1}",
     )
     return tokens
-
-
-def plain_tokens(
-    asked: TextInput | tuple[int, ...], model: ServedModel, *, begin: bool
-) -> tuple[int, ...]:
-    """The tokens of an input that is no chat; `begin` says that it begins a session.
-
-    Raises InvalidRequest when it has none, or one that the model lacks.
-    """
-    if isinstance(asked, tuple):
-        return asked
-    parse = asked.parse_control_tokens
-    encoded = tuple(model.tokenizer.encode(asked.text, begin=begin, parse_control_tokens=parse))
-    _require(bool(encoded), "text", "the tokenizer makes no token of the text; send another")
-    _check_known(encoded, model, "text")
-    return encoded
-
-
-def chat_tokens(
-    messages: Sequence[ChatMessage], context: ChatContext, model: ServedModel, *, begin: bool
-) -> tuple[int, ...]:
-    """The tokens of a whole conversation; `begin` says that it begins a session.
-
-    Raises InvalidRequest when the template refuses it or makes nothing of it, or of a token that the
-    model lacks, or of a message that no context holds.
-    """
-    for message in messages:
-        if message.role != "assistant":  # of which a template may leave out what it thought
-            for text in message.texts:
-                model.tokenizer.check_message(text)
-    rendered = model.chat.render(messages, context)
-    encoded = tuple(model.tokenizer.encode_rendered(rendered, begin=begin))
-    _require(bool(encoded), "chat", "the chat template rendered nothing; send other messages")
-    _check_known(encoded, model, "chat")
-    return encoded
-
-
-def _check_known(tokens: tuple[int, ...], model: ServedModel, field: str) -> None:
-    at = model.first_unknown(tokens)
-    if at is not None:
-        what = model.tokenizer.decode([tokens[at]], special=True)
-        raise InvalidRequest(
-            field,
-            f"the tokenizer makes token id {tokens[at]} of {what!r} in the {field}, and the model has ids 0 "
-            f"to {model.description.vocabulary_size - 1} only; leave it out",
-        )
 
 
 def _require(holds: bool, field: str, message: str) -> None:
