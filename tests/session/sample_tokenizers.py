@@ -21,7 +21,6 @@ LINES = [
     "The quick brown fox jumps over the lazy dog, and then over the dog again.",
     "user assistant system [INST] the weather is fine today, is it not? \N{REPLACEMENT CHARACTER}",
 ] * 3
-# The first example trains a tokenizer, and a busy machine is no failure.
 BEGIN, END, TURN, THINK = "<s>", "</s>", "<|turn|>", "<think>"
 
 
