@@ -8,6 +8,7 @@ from typing import Any
 
 import hypothesis
 import outrider  # noqa: F401  # before anything that imports gRPC, whose log it keeps off the terminal
+import pgbouncer as pgbouncer_program
 import pytest
 from postgres_server import PostgresServer, programs, running_server
 
@@ -31,12 +32,20 @@ def postgres() -> Iterator[PostgresServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def pgbouncer(postgres: PostgresServer) -> None:
+    """For tests that need the program."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what needs a PostgreSQL server where none is installed. Skipped tests would take a
-    line of the report each."""
-    if programs() is not None:
-        return
-    left_out = [item for item in items if "postgres" in getattr(item, "fixturenames", ())]
+    """Leaves out what needs a PostgreSQL server, or a pgbouncer, where none is installed. Skipped tests would
+    take a line of the report each."""
+    missing = set[str]()
+    if programs() is None:
+        missing.add("postgres")
+    if pgbouncer_program.program() is None:
+        missing.add("pgbouncer")
+    left_out = [item for item in items if missing & set(getattr(item, "fixturenames", ()))]
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=left_out)
     config.stash[LEFT_OUT] = len(left_out)
@@ -59,5 +68,5 @@ def pytest_terminal_summary(
 ) -> None:
     if left_out := config.stash.get(LEFT_OUT, 0):
         terminalreporter.write_line(
-            f"skipped: {left_out} tests of the PostgreSQL ledger (its server is not installed)"
+            f"skipped: {left_out} tests of the PostgreSQL ledger (its server, or pgbouncer, is not installed)"
         )

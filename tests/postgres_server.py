@@ -103,9 +103,9 @@ class PostgresServer:
         """Ends every connection at once."""
         self._end(signal.SIGQUIT)
 
-    def connect(self) -> psycopg.Connection[tuple[Any, ...]]:
+    def connect(self, database: str = "postgres") -> psycopg.Connection[tuple[Any, ...]]:
         """A connection that commits each statement."""
-        return psycopg.connect(self.url(), autocommit=True)
+        return psycopg.connect(self.url(), dbname=database, autocommit=True)
 
     def _launch(self) -> subprocess.Popen[bytes]:
         arguments = [f"-c{name}={value}" for name, value in self._settings.items()]

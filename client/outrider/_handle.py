@@ -36,7 +36,8 @@ class SessionHandle(Generic[ReplyT]):
         self._calls = calls
         self._id = info.id
         self._position = info.position
-        self._closed = False
+        self._over = ""
+        """Why the handle is of no use any more."""
         self._last_request: session_pb2.GenerateRequest | None = None
         self._last_started: Started | None = None
         self._current: weakref.ref[ReplyState] | None = None
@@ -53,7 +54,7 @@ class SessionHandle(Generic[ReplyT]):
 
     def close(self) -> None:
         """Ends the use of this handle. The session stays on the service; `delete` removes it."""
-        self._closed = True
+        self._over = self._over or "was closed here; open it again to use it"
 
     def generate(
         self,
@@ -193,8 +194,11 @@ class SessionHandle(Generic[ReplyT]):
         self._current = None if reply is None else weakref.ref(reply)
 
     def _check_open(self) -> None:
-        if self._closed:
-            raise ClosedError(f"session {self._id} was closed here; open it again to use it")
+        if self._over:
+            raise ClosedError(f"session {self._id} {self._over}")
+
+    def _deleted(self) -> None:
+        self._over = "was deleted; create another one"
 
     def _moved_to(self, position: int) -> None:
         self._position = position

@@ -34,6 +34,7 @@ REASONS: dict[str, type[errors.OutriderError]] = {
     "EXHAUSTED": errors.ExhaustedError,
     "LEASE_HELD": errors.UnavailableError,
     "UNAVAILABLE": errors.UnavailableError,
+    "LEDGER_UNAVAILABLE": errors.UnavailableError,
     "INTERNAL": errors.InternalError,
     "LEDGER_UNUSABLE": errors.LedgerUnusableError,
     "NON_FINITE_LOGITS": errors.NonFiniteLogitsError,

@@ -43,7 +43,7 @@ LONGEST_DELAY_SECONDS = 1.0
 
 
 class Patience:
-    """How long a turn that makes no progress is asked for again, and when next."""
+    """How long a turn that makes no progress is asked for again, and when next. A token is progress."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -51,7 +51,7 @@ class Patience:
         self._delay = FIRST_DELAY_SECONDS
 
     def progress(self) -> None:
-        """Something arrived."""
+        """A token arrived, or the turn's end."""
         self._since, self._delay = None, FIRST_DELAY_SECONDS
 
     @property
@@ -66,6 +66,12 @@ class Patience:
         delay = max(wanted_seconds, self._delay * random.uniform(0.5, 1.0))
         self._delay = min(2 * self._delay, LONGEST_DELAY_SECONDS)
         return delay if now + delay - self._since < self._seconds else None
+
+    def left(self) -> float | None:
+        """Seconds until an attempt to resume is given up; None where none is made."""
+        if self._since is None:
+            return None
+        return max(0.0, self._since + self._seconds - time.monotonic())
 
 
 class TurnStream(Owned):
@@ -132,7 +138,7 @@ class TurnStream(Owned):
         where the stream was begun again."""
         try:
             with self._translated():
-                received = await anext(self._begun(), _END)
+                received = await self._received()
         except TryLaterError as error:
             if self._order.summarised:  # all that was lost is the end of the stream
                 self._ended = True
@@ -164,10 +170,12 @@ class TurnStream(Owned):
             return []
         if received is None:  # gRPC gives None for bytes that are no message
             raise StreamBrokenError("the service sent a message that cannot be read")
-        self._patience.progress()
         self._lost = None
         self._ending.over(self._session_id)
-        return [message for message in _wire.turn_messages(received) if self._order.check(message)]
+        news = [message for message in _wire.turn_messages(received) if self._order.check(message)]
+        if any(not isinstance(message, Started) for message in news):
+            self._patience.progress()
+        return news
 
     async def _resumed(self, error: TryLaterError) -> bool:
         """Waits and asks for the rest of the turn; False where that is no use, or has been tried enough."""
@@ -183,6 +191,19 @@ class TurnStream(Owned):
         self._messages = aiter(self._call)
         self._order.resume()
         return True
+
+    async def _received(self) -> Any:
+        """What the call gives next. An attempt to resume that has not begun when patience ends is given up,
+        with what the stream was lost by."""
+        begun = self._begun()
+        left = self._patience.left() if self._order.expects_start else None
+        try:
+            async with asyncio.timeout(left):
+                return await anext(begun, _END)
+        except TimeoutError:
+            if left is None or self._lost is None:
+                raise
+            raise self._lost from None
 
     def _begun(self) -> AsyncIterator[Any]:
         """The messages of the call, which is made here when there is none yet."""
@@ -221,21 +242,21 @@ class _Order:
     def __init__(self, first_index: int) -> None:
         self.started = False
         self.next_index = first_index
-        self._expects_start = True
+        self.expects_start = True
         self.summarised = False
 
     def resume(self) -> None:
         """The stream begins again, from the next token on."""
-        self._expects_start = True
+        self.expects_start = True
 
     def check(self, message: TurnMessage) -> bool:
         """True for what is news. Raises `StreamBrokenError` unless the message may come now."""
         if self.summarised:
             raise StreamBrokenError("a message came after the summary")
-        if isinstance(message, Started) is not self._expects_start:
+        if isinstance(message, Started) is not self.expects_start:
             raise StreamBrokenError("the stream does not begin with one start message")
         if isinstance(message, Started):
-            known, self.started, self._expects_start = self.started, True, False
+            known, self.started, self.expects_start = self.started, True, False
             return not known
         if isinstance(message, Event):
             if message.index != self.next_index:

@@ -133,6 +133,7 @@ def description(answer: session_pb2.DescribeResponse) -> Description:
         max_window=answer.max_window,
         version=answer.version,
         sampling_defaults=_sampling(answer.sampling_defaults),
+        target_note=answer.target_note,
     )
 
 
@@ -161,6 +162,7 @@ def _model(model: types_pb2.ModelDescription) -> ModelDescription:
         output_rows=model.output_rows or model.vocabulary_size,
         generation_defaults=_sampling(model.generation_defaults),
         ranks=max(1, model.ranks),
+        arithmetic=model.arithmetic,
     )
 
 

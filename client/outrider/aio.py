@@ -172,7 +172,7 @@ class AsyncSession(SessionHandle["AsyncReply"]):
         self._check_open()
         self._turn_to(None)
         await self._calls.delete(self._id)
-        self.close()
+        self._deleted()
 
     def _reply(self, stream: TurnStream, request: session_pb2.GenerateRequest | None) -> AsyncReply:
         return AsyncReply(self, stream, request)

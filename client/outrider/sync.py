@@ -181,7 +181,7 @@ class Session(SessionHandle["Reply"]):
         self._check_open()
         self._turn_to(None)
         self._loop.run(self._calls.delete(self._id))
-        self.close()
+        self._deleted()
 
     def _reply(self, stream: TurnStream, request: session_pb2.GenerateRequest | None) -> Reply:
         return Reply(self, stream, request, self._loop)

@@ -209,7 +209,8 @@ class ModelDescription:
     why it runs: it was asked for, or what was measured.
     `ranks` processes share the model. `vocabulary_size` ids can be sent and drawn: those that the tokenizer
     (`tokenizer_size`) and the model's output (`output_rows`) both have. `generation_defaults` are the
-    sampling parameters that its `generation_config.json` names.
+    sampling parameters that its `generation_config.json` names. `arithmetic` says how logits are computed:
+    where it differs, the same weights may decide other tokens.
     """
 
     name: str
@@ -235,11 +236,14 @@ class ModelDescription:
     output_rows: int
     generation_defaults: Mapping[str, float]
     ranks: int = 1
+    arithmetic: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Description:
     """What a service consists of. `draft` is None where there is none; `draft_note` says why.
+
+    `target_note` says which targets serve something else than when the service started.
 
     `sampling_defaults` are what a request gets for the parameters that it does not name.
     """
@@ -250,3 +254,4 @@ class Description:
     max_window: int
     version: str
     sampling_defaults: Mapping[str, float]
+    target_note: str = ""

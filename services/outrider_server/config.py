@@ -6,6 +6,7 @@ A value that cannot work raises StartupError with one sentence, before anything 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,11 @@ SESSION_PORT = 7700
 TARGET_PORT = 7710
 DRAFT_PORT = 7720
 LEDGER_SCHEMES = ("postgresql", "postgres")
+_NO_PATH = re.compile(
+    r"\s*(?:(?:host|hostaddr|port|dbname|user|password|passfile|service|sslmode)\s*=|postgres(?:ql)?:)",
+    re.I,
+)
+"""How libpq's keyword strings begin, and URLs that lack a slash."""
 MAX_TTL_SECONDS = 10 * 365 * 86400
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("none", "int8", "nf4", "fp4")
@@ -194,14 +200,20 @@ class SessionConfig:
 
 
 def is_database(place: str) -> bool:
-    """True for the URL of a database, False for a path. Raises StartupError for another URL."""
+    """True for the URL of a database, False for a path. Raises StartupError for another URL, and for what
+    looks like a database's address and is no URL; it may hold a password, so that is not shown."""
     scheme, separator, _ = place.partition("://")
     if not separator:
+        if _NO_PATH.match(place):
+            raise StartupError(
+                "the ledger is a file's path or a URL; write a database as"
+                " postgresql://USER@HOST:PORT/DATABASE"
+            )
         return False
     if scheme not in LEDGER_SCHEMES:
+        named = f"{scheme}://" if scheme.isalnum() else "something else"
         raise StartupError(
-            "the ledger is a file's path or a URL that begins with postgresql://, not with"
-            f" {scheme}://"
+            f"the ledger is a file's path or a URL that begins with postgresql://, not with {named}"
         )
     return True
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from .config import is_database
 from .session.ledger import Ledger
@@ -56,9 +55,6 @@ def _shown(place: str) -> str:
     """The place without user, password and parameters."""
     if not is_database(place):
         return place
-    try:
-        parts = urlsplit(place)
-    except ValueError:  # it may hold anything, so none of it is shown
-        return "in PostgreSQL"
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}"
+    from .session.postgres_url import shown
+
+    return shown(place)

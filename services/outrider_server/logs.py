@@ -6,6 +6,7 @@ import logging
 import os
 
 TELEMETRY = "opentelemetry"
+POOL = "psycopg.pool"
 
 
 def set_up_logs() -> None:
@@ -13,6 +14,7 @@ def set_up_logs() -> None:
     # gRPC's core writes to stderr what its statuses say anyway.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    logging.getLogger(POOL).setLevel(logging.CRITICAL)  # the ledger says it, each cause once
     logging.getLogger(TELEMETRY).addHandler(
         OnceEach(logging.getLogger("outrider_server.telemetry"))
     )

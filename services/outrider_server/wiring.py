@@ -7,6 +7,7 @@ a signal that asks it to stop.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable
@@ -25,6 +26,9 @@ from .stopping import Stop
 
 if TYPE_CHECKING:
     from .session.ledger import Ledger
+    from .session.targets import Targets
+
+log = logging.getLogger("outrider.session")
 
 TARGET_SERVICE = target_pb2.DESCRIPTOR.services_by_name["TargetService"].full_name
 DRAFT_SERVICE = DRAFT_FILE.services_by_name["DraftService"].full_name
@@ -35,6 +39,9 @@ MAX_PUBLIC_REQUEST_BYTES = 4 << 20
 SWITCH_SECONDS = 0.0005
 """After this long the session service's event loop takes its turn from a thread that reads a long input:
 the interpreter's own 5 ms are a step, and a step wakes the loop several times."""
+
+SILENT_SECONDS = 2.5
+"""After this long of waiting for a target at start-up the operator is told why; asking takes 2 s more."""
 
 
 async def run_target(config: TargetConfig) -> None:
@@ -89,18 +96,19 @@ async def _run_session(config: SessionConfig, ledger: Ledger) -> None:
     from outrider.v1 import session_pb2_grpc
 
     from .session.addresses import Addresses
+    from .session.drafting import LoopSettings
     from .session.drafts import Drafts
     from .session.model import ServedModel
     from .session.service import SessionServicer
     from .session.sweeper import Sweeper
     from .session.targets import Targets
-    from .session.turns import LoopSettings
 
     targets, drafts = Addresses(config.targets), Addresses(config.drafts)
     try:
         target = Targets(await targets.first(config.target_timeout_ms / 1000))
     except Unavailable as error:
         raise StartupError(f"no target at {', '.join(config.targets)}: {error}") from error
+    telling = asyncio.create_task(_tell_what_is_waited_for(target))
     try:
         model = ServedModel.of(
             *await target.describe(config.target_timeout_ms),
@@ -108,6 +116,8 @@ async def _run_session(config: SessionConfig, ledger: Ledger) -> None:
         )
     except Unavailable as error:
         raise StartupError(f"no target answers ({await target.troubles()})") from error
+    finally:
+        telling.cancel()
     draft = Drafts(await drafts.look_up()) if config.drafts else None
     beside = [
         asyncio.create_task(Sweeper(ledger, config.sweep_seconds).run()),
@@ -130,6 +140,11 @@ async def _run_session(config: SessionConfig, ledger: Ledger) -> None:
     server = Server([SESSION_SERVICE], MAX_PUBLIC_REQUEST_BYTES)
     session_pb2_grpc.add_SessionServiceServicer_to_server(servicer, server.grpc)
     await _serve(server, config.listen, config.drain_seconds, stop)
+
+
+async def _tell_what_is_waited_for(target: Targets) -> None:
+    await asyncio.sleep(SILENT_SECONDS)
+    log.warning("no target answers yet, and is waited for (%s)", await target.troubles())
 
 
 def _prepare(listen: str, name: str) -> Callable[[], None]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import grpc
 import pytest
 
-from .fake_service import HOLD, Failure, hello, started, token
+from .fake_service import HOLD, Failure, bad_request, error_info, hello, started, token
 
 # A shell that runs tests in its background has interrupts ignored, and children inherit that.
 PROGRAM = (
@@ -112,6 +112,22 @@ def test_a_line_that_is_no_text_is_told_of_and_the_chat_goes_on(terminal, servic
     terminal.until(CONTINUE)
     assert terminal.process.wait(30) == 0
     assert asked(service) == [["be kind", "caf\u00e9"]]
+
+
+def test_a_message_that_is_refused_is_told_of_and_the_chat_goes_on(terminal, service):
+    refusal = [error_info("INVALID_REQUEST"), bad_request("input")]
+    service.script = [Failure(grpc.StatusCode.INVALID_ARGUMENT, "the input is too long", *refusal)]
+    terminal.until("> ")
+    terminal.write(b"one\n")
+    terminal.until("outrider: the input is too long; this message was not sent")
+    service.script = hello()
+    terminal.until("> ")
+    terminal.write(b"two\n")
+    terminal.until("> ")
+    terminal.write(b"\x04")
+    terminal.until(CONTINUE)
+    assert terminal.process.wait(30) == 0
+    assert asked(service) == [["be kind", "one"], ["be kind", "two"]]
 
 
 def piped(address: str, text: bytes) -> subprocess.CompletedProcess[bytes]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -50,6 +52,10 @@ async def indexes(calls: Calls, resume_seconds: float = 10.0) -> list[int]:
     return [message.index async for message in stream if isinstance(message, outrider.Event)]
 
 
+def not_started(message: Any) -> bool:
+    return not isinstance(message, outrider.Started)
+
+
 async def test_a_broken_stream_goes_on_at_the_first_token_that_is_missing() -> None:
     calls = Calls(
         [started(), token(0), token(1), LOST],
@@ -59,6 +65,39 @@ async def test_a_broken_stream_goes_on_at_the_first_token_that_is_missing() -> N
     )
     assert await indexes(calls) == [0, 1, 2]
     assert calls.asked == [None, 2, 2, 2]
+
+
+async def test_a_turn_that_starts_and_brings_no_token_is_given_up_in_time() -> None:
+    """As where the service can read its ledger, and not write it."""
+
+    def start(index: int | None) -> Call:
+        asked.append(index)
+        return Call([started(), LOST])
+
+    asked: list[int | None] = []
+    began = time.monotonic()
+    with pytest.raises(outrider.StreamBrokenError, match="connection was lost"):
+        await anext(message async for message in TurnStream(start, 0.5) if not_started(message))
+    assert len(asked) > 2
+    assert time.monotonic() - began < 60, "patience does not begin anew with each start"
+
+
+async def test_an_attempt_that_hangs_before_it_starts_ends_with_the_patience() -> None:
+    async def hang() -> AsyncIterator[Any]:
+        await asyncio.sleep(3600)
+        yield
+
+    class Hanging(Call):
+        def __aiter__(self) -> AsyncIterator[Any]:
+            return hang()
+
+    calls = iter([Call([started(), token(0), LOST]), Hanging([])])
+    news = (
+        message async for message in TurnStream(lambda _: next(calls), 0.5) if not_started(message)
+    )
+    assert (await anext(news)).index == 0
+    with pytest.raises(outrider.StreamBrokenError, match="connection was lost"):
+        await anext(news)
 
 
 async def test_a_turn_that_was_lost_before_it_started_is_asked_for_again() -> None:

@@ -175,7 +175,9 @@ _BUSY = _UNKNOWN | {StatusCode.FAILED_PRECONDITION}
 _TURN = _BUSY | {StatusCode.RESOURCE_EXHAUSTED, StatusCode.UNAVAILABLE, StatusCode.ABORTED}
 _STEP = frozenset({StatusCode.ABORTED, StatusCode.OUT_OF_RANGE, StatusCode.RESOURCE_EXHAUSTED})
 
-VERIFY = Method("outrider.v1.TargetService/Verify", _verify, _STEP)
+VERIFY = Method(
+    "outrider.v1.TargetService/Verify", _verify, _STEP | {StatusCode.FAILED_PRECONDITION}
+)
 SESSION_METHODS = (
     Method(
         "outrider.v1.SessionService/CreateSession",

@@ -29,6 +29,7 @@ SAMPLES: list[tuple[errors.OutriderError, dict[str, object]]] = [
     (errors.Exhausted("every slot runs a turn", 1234), {"retry_after_ms": 1234}),
     (errors.LeaseHeld("belongs to another", 2100), {"retry_after_ms": 2100}),
     (errors.Unavailable("cannot be reached", 50), {"retry_after_ms": 50}),
+    (errors.LedgerUnavailable("cannot be written", 60), {"retry_after_ms": 60}),
     (errors.NonFiniteLogits("no number"), {}),
     (errors.LedgerUnusable("the file is damaged"), {}),
     (errors.IllegalMove("cannot move there"), {}),
@@ -49,6 +50,7 @@ CODES = {
     "Exhausted": "RESOURCE_EXHAUSTED",
     "LeaseHeld": "UNAVAILABLE",
     "Unavailable": "UNAVAILABLE",
+    "LedgerUnavailable": "UNAVAILABLE",
     "NonFiniteLogits": "INTERNAL",
     "LedgerUnusable": "FAILED_PRECONDITION",
     "IllegalMove": "INTERNAL",
@@ -68,7 +70,7 @@ def leaves() -> set[type[errors.OutriderError]]:
 
 def test_every_error_that_can_cross_the_wire_is_in_the_table_once() -> None:
     listed = [entry.error for entry in TABLE]
-    assert leaves() | {errors.InternalError} == set(listed)
+    assert leaves() | {errors.InternalError, errors.Unavailable} == set(listed)
     assert len(listed) == len(set(listed)) == len({entry.reason for entry in TABLE})
     assert [entry.error.__name__ for entry in TABLE] == NAMES, "every entry has its sample here"
 
@@ -151,25 +153,25 @@ Failed.__abstractmethods__ = frozenset()
 
 
 @pytest.mark.parametrize(
-    ("code", "kind"),
+    ("code", "kind", "says"),
     [
-        (grpc.StatusCode.UNAVAILABLE, errors.Unavailable),
-        (grpc.StatusCode.DEADLINE_EXCEEDED, errors.Unavailable),
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, errors.Exhausted),
-        (grpc.StatusCode.UNIMPLEMENTED, errors.NotImplementedYet),
-        (grpc.StatusCode.NOT_FOUND, errors.ProtocolViolation),
-        (grpc.StatusCode.UNKNOWN, errors.ProtocolViolation),
+        (grpc.StatusCode.UNAVAILABLE, errors.Unavailable, "cannot be reached"),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, errors.Unavailable, "does not answer"),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, errors.Exhausted, "answered RESOURCE_EXHAUSTED"),
+        (grpc.StatusCode.UNIMPLEMENTED, errors.NotImplementedYet, "answered UNIMPLEMENTED"),
+        (grpc.StatusCode.NOT_FOUND, errors.ProtocolViolation, "answered NOT_FOUND"),
+        (grpc.StatusCode.UNKNOWN, errors.ProtocolViolation, "answered UNKNOWN"),
     ],
 )
 @pytest.mark.parametrize("domain", ["", "elsewhere", DOMAIN])
 def test_a_status_without_one_of_our_reasons_is_judged_by_its_code(
-    code: grpc.StatusCode, kind: type[errors.OutriderError], domain: str
+    code: grpc.StatusCode, kind: type[errors.OutriderError], says: str, domain: str
 ) -> None:
     detail = any_pb2.Any()
     detail.Pack(error_details_pb2.ErrorInfo(domain=domain, reason="NOT_ONE_OF_OURS"))
     back = from_rpc_error(Failed(code, [detail] if domain else []), "draft")
     assert type(back) is kind
-    assert str(back) == f"the draft service answered {code.name}"
+    assert str(back) == f"the draft service {says}"
 
 
 async def test_a_service_that_cannot_be_reached_is_unavailable() -> None:

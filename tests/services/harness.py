@@ -21,12 +21,12 @@ from outrider_server.config import DRAFT_WIDTH, EngineConfig
 from outrider_server.draft.service import DraftServicer
 from outrider_server.engine.host import EngineHost
 from outrider_server.rpc.serve import Server
+from outrider_server.session.drafting import LoopSettings
 from outrider_server.session.drafts import Drafts
 from outrider_server.session.model import ServedModel
 from outrider_server.session.service import SessionServicer
 from outrider_server.session.sqlite_ledger import SqliteLedger
 from outrider_server.session.targets import Targets
-from outrider_server.session.turns import LoopSettings
 from outrider_server.target.service import TargetServicer
 
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]

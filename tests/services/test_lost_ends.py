@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from outrider_server.session.sqlite_ledger import SqliteLedger
-from outrider_server.speculation.errors import Unavailable
+from outrider_server.speculation.errors import LedgerUnavailable
 
 OPTIONS = {"max_new_tokens": 24, "seed": 6, "logit_bias": {0: -100.0}}
 
@@ -21,7 +21,7 @@ async def test_the_last_tokens_are_told_when_the_turns_end_was_not_written(
     async def finish_later(self: SqliteLedger, *arguments: Any) -> None:
         asked.append(arguments)
         if len(asked) == 1:
-            raise Unavailable("the ledger cannot be used now")
+            raise LedgerUnavailable("the ledger cannot be used now", is_away=True)
         await finish(self, *arguments)
 
     monkeypatch.setattr(SqliteLedger, "finish_turn", finish_later)

@@ -16,7 +16,13 @@ from outrider_server.session.ledger import Ledger, NewTurn
 from outrider_server.session.postgres_ledger import PostgresLedger
 from outrider_server.session.postgres_schema import MIGRATIONS, SCHEMA_VERSION
 from outrider_server.session.sql_rows import pack
-from outrider_server.speculation.errors import InternalError, StartupError, Unavailable
+from outrider_server.session.sql_work import Statement, Work
+from outrider_server.speculation.errors import (
+    InternalError,
+    LedgerUnavailable,
+    StartupError,
+    Unavailable,
+)
 from postgres_server import PostgresServer, running_server
 
 from .ledger_conformance import LedgerConformance
@@ -173,20 +179,34 @@ async def test_a_server_that_hangs_is_try_later_and_others_are_served(
         assert length in (1, 2), "what the server was told it may do when it wakes"
 
 
+def asking(sql: str) -> Callable[[], Work[object]]:
+    """Work that asks for one value."""
+
+    def ask() -> Work[object]:
+        found = yield Statement(sql)
+        return found.rows[0][0]
+
+    return ask
+
+
+async def test_a_server_gives_up_before_its_client_and_a_lock_before_anything_else(
+    ledger: PostgresLedger,
+) -> None:
+    for run in (ledger._pool.read, ledger._pool.write):
+        assert await run(asking("SHOW statement_timeout")) == "96s"
+        assert await run(asking("SHOW idle_in_transaction_session_timeout")) == "96s"
+        assert await run(asking("SHOW lock_timeout")) == "84s"
+
+
 async def test_a_row_that_stays_locked_is_try_later_and_writes_nothing_then_or_later(
     ledger: PostgresLedger, postgres: PostgresServer, schema: str
 ) -> None:
     session_id, epoch = await started_session(ledger, 1)
-    (connection,) = ledger._pool._pool._pool
-    for name in ("lock_timeout", "statement_timeout"):
-        cursor = await connection.execute(f"SHOW {name}".encode())
-        assert await cursor.fetchone() == ("96s",), "the server gives up before its client"
-    await connection.execute("SET lock_timeout = 50")
-    with psycopg.connect(postgres.url(schema)) as other:
+    with psycopg.connect(postgres.url(schema)) as other, impatient(ledger):
         other.execute("SELECT 1 FROM sessions FOR UPDATE")
-        with pytest.raises(Unavailable):
+        with pytest.raises(LedgerUnavailable):
             await ledger.append(session_id, epoch, 1, generated(2))
-        with pytest.raises(Unavailable):
+        with pytest.raises(LedgerUnavailable):
             await ledger.rewind(session_id, epoch, 1, 0)
     assert await ledger.tokens(session_id) == [1]
     await ledger.append(session_id, epoch, 1, generated(2))
@@ -213,15 +233,14 @@ async def test_a_cancelled_call_leaves_its_connection_clean(
     assert length in (1, 2)
 
 
-async def test_a_read_only_database_is_try_later(ledger: PostgresLedger) -> None:
-    session_id, epoch = await started_session(ledger, 1)
-    (connection,) = ledger._pool._pool._pool
-    await connection.execute("SET default_transaction_read_only = on")
-    with pytest.raises(Unavailable):
+async def test_a_role_that_is_read_only_by_default_writes_all_the_same(
+    postgres: PostgresServer, schema: str
+) -> None:
+    url = f"{postgres.url(schema)}%20-cdefault_transaction_read_only%3Don"
+    async with aclosing(await opened(url)) as ledger:
+        session_id, epoch = await started_session(ledger, 1)
         await ledger.append(session_id, epoch, 1, generated(2))
-    await connection.execute("RESET default_transaction_read_only")
-    await ledger.append(session_id, epoch, 1, generated(3))
-    assert await ledger.tokens(session_id) == [1, 3]
+        assert await ledger.tokens(session_id) == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -232,10 +251,7 @@ async def test_commits_wait_for_the_disk_whatever_the_databases_default(
 ) -> None:
     url = f"{postgres.url(schema)}%20-csynchronous_commit%3D{default}"
     async with aclosing(await opened(url)) as ledger:
-        await ledger.create_session("", "model")
-        (connection,) = ledger._pool._pool._pool
-        cursor = await connection.execute("SHOW synchronous_commit")
-        assert await cursor.fetchone() == (kept,)
+        assert await ledger._pool.write(asking("SHOW synchronous_commit")) == kept
 
 
 async def test_many_that_open_a_new_database_at_once_all_succeed(

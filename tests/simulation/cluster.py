@@ -15,11 +15,11 @@ from outrider.v1 import draft_pb2_grpc, session_pb2_grpc, target_pb2_grpc
 from outrider_server.draft.service import DraftServicer
 from outrider_server.engine.host import EngineHost
 from outrider_server.session import draft_link, target_link
+from outrider_server.session.drafting import LoopSettings
 from outrider_server.session.drafts import Drafts
 from outrider_server.session.service import SessionServicer
 from outrider_server.session.targets import Targets
-from outrider_server.session.turns import LoopSettings
-from outrider_server.speculation.errors import Unavailable
+from outrider_server.speculation.errors import LedgerUnavailable
 from outrider_server.target.service import TargetServicer
 
 from .clock import PROCESS, Process, VirtualLoop
@@ -131,12 +131,12 @@ class Cluster:
     async def _reach_ledger(self) -> None:
         await self._ledger_delay()
         if self._ledger_down:
-            raise Unavailable("the ledger cannot be reached")
+            raise LedgerUnavailable("the ledger cannot be reached", is_away=True)
 
     async def _leave_ledger(self) -> None:
         await self._ledger_delay()
         if self._answers_lost:
-            raise Unavailable("the ledger's answer was lost")
+            raise LedgerUnavailable("the ledger's answer was lost", is_away=True)
 
     async def _ledger_delay(self) -> None:
         process = PROCESS.get()

@@ -209,12 +209,18 @@ class SimulatedEngine(Engine):
         """What a service asks for."""
         return describe()
 
+    @property
+    def arithmetic(self) -> str:
+        """The same for all."""
+        return "hash"
+
 
 def build_engine(settings: ModelSettings, spend: Callable[[float], None]) -> Engine:
     """An engine that holds nothing. `spend` is told how long each step computes."""
     loaded = SimpleNamespace(
         model=(settings, spend),
         vocabulary_size=VOCABULARY,
+        model_fingerprint="model",
         vocabulary_fingerprint="letters",
         tokenizer=TokenizerFiles(b"{}", "", "", ""),
     )

@@ -21,6 +21,7 @@ from outrider.cli.report import (
     started_json,
     summary_json,
 )
+from outrider.errors import CallerError
 from outrider.sync import Reply
 
 app = typer.Typer(
@@ -138,7 +139,12 @@ def delete(
     """Delete sessions."""
     with options.connected(server) as client:
         for session_id in session_ids:
-            client.delete_session(session_id)
+            try:
+                client.delete_session(session_id)
+            except CallerError as error:
+                raise type(error)(
+                    f"session {session_id} was not deleted: {error.message}"
+                ) from error
             typer.echo(f"deleted {session_id}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from outrider.cli import options
 from outrider.cli.render import TokenRenderer, summary_line, write_legend
+from outrider.errors import InvalidRequestError
 from outrider.sync import Reply, Session
 from outrider.types import ChatMessage
 
@@ -38,23 +40,41 @@ def chat(
                 write_legend(console)
             opening = [] if system is None else [ChatMessage("system", system)]
             for line in _lines():
-                with handle.generate(
-                    [*opening, ChatMessage("user", line)],
-                    max_new_tokens=max_new_tokens,
-                    temperature=temperature,
-                    top_k=top_k,
-                    top_p=top_p,
-                    min_p=min_p,
-                    seed=seed,
-                    draft=draft,
-                    max_window=max_window,
-                ) as reply:
+                with (
+                    handle.generate(
+                        [*opening, ChatMessage("user", line)],
+                        max_new_tokens=max_new_tokens,
+                        temperature=temperature,
+                        top_k=top_k,
+                        top_p=top_p,
+                        min_p=min_p,
+                        seed=seed,
+                        draft=draft,
+                        max_window=max_window,
+                    ) as reply,
+                    _refusals_of(reply),
+                ):
                     _show(reply, console)
                 if reply.started is not None:
                     opening = []
     finally:
         if handle is not None:
             typer.echo(f"continue with --session {handle.id}", err=True)
+
+
+@contextmanager
+def _refusals_of(reply: Reply) -> Iterator[None]:
+    """Tells the user at a terminal why a message is refused; the next one may be taken."""
+    try:
+        yield
+    except InvalidRequestError as error:
+        if (
+            reply.started is not None
+            or not sys.stdin.isatty()
+            or error.field not in ("chat", "input")
+        ):
+            raise
+        typer.echo(f"outrider: {error.message}; this message was not sent", err=True)
 
 
 def _lines() -> Iterator[str]:

@@ -61,6 +61,8 @@ def description_lines(description: Description) -> list[str]:
         f"defaults {_defaults(description)}",
         *_model_lines("target", description.target),
     ]
+    if description.target_note:
+        lines.append(f"target   changed: {description.target_note}")
     if description.draft is not None:
         lines += _model_lines("draft", description.draft)
     if description.draft is None or description.draft_note:

@@ -67,12 +67,14 @@ class DraftResponse(_message.Message):
     def __init__(self, opened: _Optional[_Union[DraftOpened, _Mapping]] = ..., proposal: _Optional[_Union[Proposal, _Mapping]] = ...) -> None: ...
 
 class DraftOpened(_message.Message):
-    __slots__ = ("length", "digest")
+    __slots__ = ("length", "digest", "model_fingerprint")
     LENGTH_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     length: int
     digest: bytes
-    def __init__(self, length: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+    model_fingerprint: str
+    def __init__(self, length: _Optional[int] = ..., digest: _Optional[bytes] = ..., model_fingerprint: _Optional[str] = ...) -> None: ...
 
 class Proposal(_message.Message):
     __slots__ = ("branch", "start_position", "tokens", "draft_us")

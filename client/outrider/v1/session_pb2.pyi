@@ -372,17 +372,19 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("target", "draft", "draft_note", "max_window", "version", "sampling_defaults")
+    __slots__ = ("target", "draft", "draft_note", "max_window", "version", "sampling_defaults", "target_note")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     DRAFT_FIELD_NUMBER: _ClassVar[int]
     DRAFT_NOTE_FIELD_NUMBER: _ClassVar[int]
     MAX_WINDOW_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_DEFAULTS_FIELD_NUMBER: _ClassVar[int]
+    TARGET_NOTE_FIELD_NUMBER: _ClassVar[int]
     target: _types_pb2.ModelDescription
     draft: _types_pb2.ModelDescription
     draft_note: str
     max_window: int
     version: str
     sampling_defaults: _types_pb2.SamplingParams
-    def __init__(self, target: _Optional[_Union[_types_pb2.ModelDescription, _Mapping]] = ..., draft: _Optional[_Union[_types_pb2.ModelDescription, _Mapping]] = ..., draft_note: _Optional[str] = ..., max_window: _Optional[int] = ..., version: _Optional[str] = ..., sampling_defaults: _Optional[_Union[_types_pb2.SamplingParams, _Mapping]] = ...) -> None: ...
+    target_note: str
+    def __init__(self, target: _Optional[_Union[_types_pb2.ModelDescription, _Mapping]] = ..., draft: _Optional[_Union[_types_pb2.ModelDescription, _Mapping]] = ..., draft_note: _Optional[str] = ..., max_window: _Optional[int] = ..., version: _Optional[str] = ..., sampling_defaults: _Optional[_Union[_types_pb2.SamplingParams, _Mapping]] = ..., target_note: _Optional[str] = ...) -> None: ...

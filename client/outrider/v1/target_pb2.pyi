@@ -61,7 +61,7 @@ class TurnResponse(_message.Message):
     def __init__(self, turn: _Optional[int] = ..., response: _Optional[_Union[VerifyResponse, _Mapping]] = ..., failure: _Optional[bytes] = ...) -> None: ...
 
 class VerifyOpen(_message.Message):
-    __slots__ = ("session_id", "epoch", "committed_length", "sampling", "seed", "generated_from", "logprobs", "withheld_token_ids", "min_new_tokens")
+    __slots__ = ("session_id", "epoch", "committed_length", "sampling", "seed", "generated_from", "logprobs", "withheld_token_ids", "min_new_tokens", "model_fingerprint", "arithmetic")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_LENGTH_FIELD_NUMBER: _ClassVar[int]
@@ -71,6 +71,8 @@ class VerifyOpen(_message.Message):
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     WITHHELD_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     MIN_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    ARITHMETIC_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     epoch: int
     committed_length: int
@@ -80,7 +82,9 @@ class VerifyOpen(_message.Message):
     logprobs: int
     withheld_token_ids: _containers.RepeatedScalarFieldContainer[int]
     min_new_tokens: int
-    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., committed_length: _Optional[int] = ..., sampling: _Optional[_Union[_types_pb2.SamplingParams, _Mapping]] = ..., seed: _Optional[int] = ..., generated_from: _Optional[int] = ..., logprobs: _Optional[int] = ..., withheld_token_ids: _Optional[_Iterable[int]] = ..., min_new_tokens: _Optional[int] = ...) -> None: ...
+    model_fingerprint: str
+    arithmetic: str
+    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., committed_length: _Optional[int] = ..., sampling: _Optional[_Union[_types_pb2.SamplingParams, _Mapping]] = ..., seed: _Optional[int] = ..., generated_from: _Optional[int] = ..., logprobs: _Optional[int] = ..., withheld_token_ids: _Optional[_Iterable[int]] = ..., min_new_tokens: _Optional[int] = ..., model_fingerprint: _Optional[str] = ..., arithmetic: _Optional[str] = ...) -> None: ...
 
 class VerifyStep(_message.Message):
     __slots__ = ("start_position", "context_tokens", "proposed_tokens", "survival")
@@ -103,12 +107,14 @@ class VerifyResponse(_message.Message):
     def __init__(self, opened: _Optional[_Union[VerifyOpened, _Mapping]] = ..., verdict: _Optional[_Union[Verdict, _Mapping]] = ...) -> None: ...
 
 class VerifyOpened(_message.Message):
-    __slots__ = ("length", "digest")
+    __slots__ = ("length", "digest", "arithmetic")
     LENGTH_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ARITHMETIC_FIELD_NUMBER: _ClassVar[int]
     length: int
     digest: bytes
-    def __init__(self, length: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+    arithmetic: str
+    def __init__(self, length: _Optional[int] = ..., digest: _Optional[bytes] = ..., arithmetic: _Optional[str] = ...) -> None: ...
 
 class Verdict(_message.Message):
     __slots__ = ("start_position", "agreed", "tokens", "logprobs", "batch_rows", "step_us", "verified", "prefill_us")

@@ -81,7 +81,8 @@ class TargetServiceServicer:
         """One stream serves one turn. The first message opens a session; each step after it is answered by
         one verdict, in order.
 
-        INVALID_ARGUMENT for parameters or token ids outside their range; ABORTED with reason STALE_EPOCH
+        INVALID_ARGUMENT for parameters or token ids outside their range; FAILED_PRECONDITION with reason MODEL_MISMATCH for
+        a session, or a turn, of another model or arithmetic; ABORTED with reason STALE_EPOCH
         when the session has a newer owner; OUT_OF_RANGE with reason POSITION_MISMATCH and the service's
         position when a step starts beyond the tokens that the slot holds; RESOURCE_EXHAUSTED with RetryInfo
         when every slot is taken by a running turn; INTERNAL with reason NON_FINITE_LOGITS when the model

@@ -54,7 +54,11 @@ class DraftServicer(ModelServicer, draft_pb2_grpc.DraftServiceServicer):
         caller = telemetry.incoming_context(context.invocation_metadata())
         span = self._tracer.start_span(telemetry.DRAFT_SPAN, caller)
         try:
-            answer = draft_pb2.DraftOpened(length=opened.length, digest=opened.digest)
+            answer = draft_pb2.DraftOpened(
+                length=opened.length,
+                digest=opened.digest,
+                model_fingerprint=self._engine.engine.loaded.model_fingerprint,
+            )
             yield draft_pb2.DraftResponse(opened=answer)
             async with aclosing(self._draft(opened, message, requests)) as proposals:
                 async for proposal in proposals:

@@ -9,6 +9,7 @@ computes from a session's length, a text across the border of its rule is read i
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -90,7 +91,12 @@ def audit_shapes(runner: StepRunner, reproducible: bool) -> ShapeAudit:
         for finding in findings
     ]
     _warm_draws(runner, usable)
-    return ShapeAudit(reproducible, tuple(usable), (*by_bucket, *by_prefill))
+    return ShapeAudit(reproducible, tuple(usable), (*by_bucket, *by_prefill), _digest(reference))
+
+
+def _digest(logits: torch.Tensor) -> str:
+    values = logits.to(torch.float32).cpu().contiguous().numpy()
+    return hashlib.blake2b(values.tobytes(), digest_size=8).hexdigest()
 
 
 def _passages(runner: StepRunner) -> list[Passage]:

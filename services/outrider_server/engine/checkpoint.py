@@ -111,12 +111,14 @@ def check_amount(checkpoint: Checkpoint, values: int) -> None:
         )
 
 
-def fingerprint_model(checkpoint: Checkpoint, quantization: str, vocabulary: Vocabulary) -> str:
+def fingerprint_model(
+    checkpoint: Checkpoint, quantization: str, vocabulary: Vocabulary, other_dtype: str = ""
+) -> str:
     """Hex SHA-256 over the configuration, samples of every weight file, the quantization, and the draw.
 
     Sampling keeps the start of a service independent of the model's size; a file of up to 4 MiB is read
-    whole. Quantized while loading, a checkpoint is another model: its weights are others. So is one whose
-    tokenizer leaves other logits out of the draw.
+    whole. Quantized while loading, or in another dtype than its own, a checkpoint is another model: its
+    weights are others. So is one whose tokenizer leaves other logits out of the draw.
     """
     digest = hashlib.sha256(checkpoint.config_json)
     for path in checkpoint.weights:
@@ -130,4 +132,5 @@ def fingerprint_model(checkpoint: Checkpoint, quantization: str, vocabulary: Voc
     digest.update(quantization.encode())
     if vocabulary.is_cut:
         digest.update(f" {vocabulary.size} ids".encode())
+    digest.update(other_dtype.encode())
     return digest.hexdigest()

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..speculation.description import ModelDescription, ShapeAudit
-from ..speculation.errors import InvalidRequest, OutriderError
+from ..speculation.errors import InvalidRequest, ModelMismatch, OutriderError
 from ..speculation.estimates import CostEstimate
 from ..speculation.types import Draw, tokens_digest
 from .attention_choice import AUTO
@@ -201,7 +201,26 @@ class Engine:
             attention_note=runner.attention.note,
             shape_audit=self.audit,
             ranks=loaded.ranks,
+            arithmetic=self.arithmetic,
         )
+
+    @property
+    def arithmetic(self) -> str:
+        """How logits are computed: where it is another, the same weights may decide other tokens."""
+        runner = self.runner
+        compiled = "compiled" if runner.compiled else "eager"
+        dtype = str(runner.dtype).removeprefix("torch.")
+        ranks = f"ranks={self.loaded.ranks}"
+        words = (runner.device.type, dtype, runner.attention.kernel, compiled, ranks)
+        return " ".join((*words, self.audit.logits_digest))
+
+    def check_model(self, model_fingerprint: str, arithmetic: str) -> None:
+        """Raises ModelMismatch for a session of another model, or a turn of another arithmetic; empty is not
+        compared."""
+        if model_fingerprint not in ("", self.loaded.model_fingerprint):
+            raise ModelMismatch("the target serves another model than the session's")
+        if arithmetic not in ("", self.arithmetic):
+            raise ModelMismatch("the target computes otherwise than where the turn was begun")
 
     def check_tokens(self, start_position: int, tokens: Sequence[int]) -> None:
         """Raises InvalidRequest unless the tokens fit the context and the vocabulary."""

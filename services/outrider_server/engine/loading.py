@@ -120,7 +120,9 @@ def load_model(
         model=model.eval(),
         name=folder.resolve().name,
         architecture=(config.architectures or [type(model).__name__])[0],
-        model_fingerprint=fingerprint_model(checkpoint, "" if stored else kind, vocabulary),
+        model_fingerprint=fingerprint_model(
+            checkpoint, "" if stored else kind, vocabulary, _other_dtype(dtype, config)
+        ),
         vocabulary=vocabulary,
         end_token_ids=_end_token_ids(model),
         max_positions=longest_context(config),
@@ -157,6 +159,12 @@ def _read_vocabulary(folder: Path, tokenizer: TokenizerFiles, config: Any) -> Vo
         return read_vocabulary(tokenizer.tokenizer_json, int(config.vocab_size))
     except ModelRefused as refused:
         raise ModelRefused(f"model folder {folder} cannot be served: {refused}") from refused
+
+
+def _other_dtype(dtype: str, config: Any) -> str:
+    """The dtype asked for where it is not the checkpoint's own."""
+    wanted, own = _element_type(dtype, config), _element_type("auto", config)
+    return "" if wanted == own else str(wanted)
 
 
 def _element_type(dtype: str, config: Any) -> torch.dtype:

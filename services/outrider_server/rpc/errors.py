@@ -45,6 +45,7 @@ TABLE = (
     _Entry(errors.Exhausted, grpc.StatusCode.RESOURCE_EXHAUSTED, "EXHAUSTED"),
     _Entry(errors.LeaseHeld, grpc.StatusCode.UNAVAILABLE, "LEASE_HELD"),
     _Entry(errors.Unavailable, grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE"),
+    _Entry(errors.LedgerUnavailable, grpc.StatusCode.UNAVAILABLE, "LEDGER_UNAVAILABLE"),
     _Entry(errors.NonFiniteLogits, grpc.StatusCode.INTERNAL, "NON_FINITE_LOGITS"),
     _Entry(errors.LedgerUnusable, grpc.StatusCode.FAILED_PRECONDITION, "LEDGER_UNUSABLE"),
     _Entry(errors.IllegalMove, grpc.StatusCode.INTERNAL, "ILLEGAL_MOVE"),
@@ -59,6 +60,12 @@ _UNNAMED = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: errors.Exhausted,
     grpc.StatusCode.UNIMPLEMENTED: errors.NotImplementedYet,
 }
+
+_SILENT = {
+    grpc.StatusCode.UNAVAILABLE: "cannot be reached",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "does not answer",
+}
+"""What gRPC says by itself, where no service has said anything."""
 
 
 def to_status(error: BaseException) -> status_pb2.Status:
@@ -102,7 +109,8 @@ def from_rpc_error(error: grpc.RpcError, peer: str) -> errors.OutriderError:
     if known and error.details() == WRITE_FAILED:
         return errors.Unavailable(f"the {peer} service ended the stream")
     kind = _UNNAMED.get(code, errors.ProtocolViolation)
-    return kind(f"the {peer} service answered {code.name}")
+    said = _SILENT.get(code, f"answered {code.name}")
+    return kind(f"the {peer} service {said}")
 
 
 def from_status(serialized: bytes, peer: str) -> errors.OutriderError:
@@ -144,6 +152,7 @@ def _named_error(status: status_pb2.Status) -> errors.OutriderError | None:
         errors.Exhausted: lambda: errors.Exhausted(status.message, retry_after_ms),
         errors.LeaseHeld: lambda: errors.LeaseHeld(status.message, retry_after_ms),
         errors.Unavailable: lambda: errors.Unavailable(status.message, retry_after_ms),
+        errors.LedgerUnavailable: lambda: errors.LedgerUnavailable(status.message, retry_after_ms),
     }
     return builders.get(entry.error, lambda: entry.error(status.message))()
 

@@ -151,6 +151,7 @@ _SAME_NAME = (
     "kernel_note",
     "attention",
     "attention_note",
+    "arithmetic",
 )
 
 

@@ -37,7 +37,7 @@ def split_name(address: str) -> tuple[str, int] | None:
     host, _, port = address.removeprefix(SCHEME).rpartition(":")
     if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
         raise StartupError(f"{address} has no host or no port; write {SCHEME}HOST:PORT")
-    return host, int(port)
+    return host.strip("[]"), int(port)
 
 
 async def resolve(host: str, port: int) -> list[str]:

@@ -48,12 +48,12 @@ class Prompt:
     last_reply: str | None = None
     """What the turn before replied, where the ledger does not know it yet."""
 
-    def new_turn(self, request: TurnRequest) -> NewTurn:
-        """What the ledger is to begin."""
+    def new_turn(self, request: TurnRequest, arithmetic: str = "") -> NewTurn:
+        """What the ledger is to begin, on a target of this arithmetic."""
         return NewTurn(
             request.request_id,
             self.tokens,
-            request.parameters(),
+            request.parameters(arithmetic),
             self.kept,
             request.chat(),
             self.last_reply,

@@ -100,6 +100,8 @@ class RemoteDrafter:
         self.trouble = ""
         self.proposed = False
         """True once any proposal has come."""
+        self.model_fingerprint = ""
+        """The draft's, once it has opened the session."""
         self._call = call
         self._turn = turn
         self._meter = meter
@@ -224,6 +226,7 @@ class RemoteDrafter:
         response = await self._call.read()
         if _kind(response) != "opened":
             raise ProtocolViolation("the draft did not answer with opened")
+        self.model_fingerprint = response.opened.model_fingerprint
         return usable_length(response.opened.length, response.opened.digest, turn.tokens)
 
     def _checked(self, response: draft_pb2.DraftResponse | None) -> draft_pb2.Proposal:

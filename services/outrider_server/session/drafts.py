@@ -8,6 +8,7 @@ such a turn it rests, then a single turn tries it, and only when that one hears 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,9 @@ from .draft_link import DraftedTurn, DraftLink, RemoteDrafter
 FIRST_REST_SECONDS = 1.0
 LONGEST_REST_SECONDS = 30.0
 """A draft rests twice as long after each trial in vain."""
+
+
+log = logging.getLogger("outrider.session")
 
 
 @dataclass(slots=True)
@@ -65,6 +69,17 @@ class _Place:
     link: DraftLink
     breaker: Breaker = field(default_factory=Breaker)
     turns: int = 0
+    model_fingerprint: str = ""
+    """The last one that it told."""
+
+    def noted(self, model_fingerprint: str) -> None:
+        """What it told at the start of a turn; its operator hears of a change."""
+        if model_fingerprint and self.model_fingerprint not in ("", model_fingerprint):
+            log.warning(
+                "the draft at %s serves another model than before; replies are the target's as ever",
+                self.address,
+            )
+        self.model_fingerprint = model_fingerprint or self.model_fingerprint
 
 
 class Drafts:
@@ -113,6 +128,7 @@ class Drafts:
         """Ends a turn on its draft, and learns from how it went."""
         place = self._open.pop(drafter)
         place.turns -= 1
+        place.noted(drafter.model_fingerprint)
         if drafter.trouble:
             self.failures.set()
         if drafter.proposed:

@@ -126,7 +126,7 @@ class Lease:
 
 
 class Ledger(Protocol):
-    """Every call raises Unavailable when the store cannot be read or written now, and then has
+    """Every call raises LedgerUnavailable when the store cannot be read or written now, and then has
     changed nothing; over a network the answer to a write may be lost, and then it may stand whole.
     Repeating it is safe: a write that stands moved the length. A session id that is unknown, has
     expired or belongs to another owner raises NotFound. An expired session on which a lease runs is

@@ -26,7 +26,13 @@ from .messages import ChatInput
 from .model import ServedModel
 from .open_turn import OpenTurn
 from .reading import Reading
-from .requests import TurnRequest, recorded_chat, recorded_request, what_differs
+from .requests import (
+    TurnRequest,
+    recorded_arithmetic,
+    recorded_chat,
+    recorded_request,
+    what_differs,
+)
 from .targets import Targets
 from .trace import TurnTrace
 
@@ -90,7 +96,7 @@ class TurnOpener:
                     session_id, epoch, tokens, prompt.kept, draw, meter
                 )
             record, epoch = await self._begun(
-                session_id, epoch, len(held.tokens), prompt.new_turn(request)
+                session_id, epoch, len(held.tokens), prompt.new_turn(request, verifier.arithmetic)
             )
         except BaseException as error:
             self._live.lost(session_id, epoch, error)
@@ -176,7 +182,7 @@ class TurnOpener:
             check_known(tokens, self._model)
             with trace.current():
                 verifier = await self._target.open_turn(
-                    session_id, epoch, tokens, len(tokens), draw, meter
+                    session_id, epoch, tokens, len(tokens), draw, meter, recorded_arithmetic(record)
                 )
         return OpenTurn(
             request,

@@ -1,7 +1,8 @@
 """The ledger in a PostgreSQL database: for several session services that share their sessions.
 
-Owns the one statement that a round costs. Must not know how connections are kept and what a
-database's errors mean (`postgres_pool.py`). All services go by the database's time.
+Owns the one statement that a round costs. Must not know how connections are kept
+(`postgres_pool.py`) and what a database's errors mean (`postgres_faults.py`). All services go by
+the database's time.
 """
 
 from __future__ import annotations
@@ -51,11 +52,12 @@ class PostgresLedger(SqlLedger):
         new_id: Callable[[], str] = random_id,
     ) -> PostgresLedger:
         """Connects, makes the tables where there are none, and brings older ones up to this
-        version. A call that takes longer than the timeout is given up as Unavailable.
+        version. A call that takes longer than the timeout is given up as LedgerUnavailable.
 
-        Raises Unavailable when the database cannot be reached now; InvalidRequest for a URL that
-        cannot be read; and InternalError, leaving the database as it is, when it refuses this user
-        or holds the tables of something else, or of a newer version. No message holds a password.
+        Raises LedgerUnavailable when the database cannot be reached or takes no writes now;
+        InvalidRequest for a URL that cannot be read; and LedgerUnusable, leaving the database as it
+        is, when it refuses this user, is not in UTF-8, or holds the tables of something else, of a
+        newer version, or not all of them. No message holds a password.
         """
         pool = await postgres_pool.opened(url, call_timeout_ms / 1000)
         return cls(pool, default_ttl_seconds, new_id)

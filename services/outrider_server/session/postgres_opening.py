@@ -1,4 +1,4 @@
-"""The way into a PostgreSQL ledger: reading its URL, and bringing its tables up to this version.
+"""The way into a PostgreSQL ledger: what the database has to be, and bringing its tables up to this version.
 
 Owns what a user reads when a database cannot be opened. No message holds a password.
 """
@@ -11,52 +11,48 @@ from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection
-from psycopg.conninfo import conninfo_to_dict
 
-from outrider_server.speculation.errors import InvalidRequest, LedgerUnusable, Unavailable
+from outrider_server.speculation.errors import LedgerUnavailable, LedgerUnusable
 
-from .postgres_schema import MIGRATIONS, TABLES, VERSION_TABLE
+from .postgres_faults import GONE, KNOWN, cause, fault
+from .postgres_schema import COLUMNS, MIGRATIONS, RIGHTS, TABLES, VERSION_TABLE
 
-DEFAULTS: dict[str, Any] = {
-    "application_name": "outrider",
-    "connect_timeout": 3,
-    "keepalives_idle": 10,
-    "keepalives_interval": 3,
-    "keepalives_count": 3,
-}
 MIGRATION_LOCK = 0x6F757472
 """Services that start at once migrate one after the other."""
-
-
-def connection_parameters(url: str) -> dict[str, Any]:
-    """What a URL asks for, and defaults for what it leaves open. Raises InvalidRequest."""
-    try:
-        parameters = DEFAULTS | conninfo_to_dict(url)
-        return parameters | {"connect_timeout": int(parameters["connect_timeout"])}
-    except (psycopg.Error, ValueError):  # whose text may be the URL, and the password in it
-        raise InvalidRequest(
-            "ledger",
-            "the URL cannot be read; write postgresql://USER@HOST:PORT/DATABASE, with special"
-            " characters of names and passwords as %XX",
-        ) from None
+BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+LOCKED_SHARE = 0.8
+"""Of the timeout: after it the server itself says that it waits for a lock."""
 
 
 async def migrate(parameters: dict[str, Any], timeout_seconds: float) -> None:
-    """Runs the migrations that the database has not seen, all or none. Raises Unavailable, and
+    """Runs the migrations that the database has not seen, all or none. Raises LedgerUnavailable, and
     LedgerUnusable, leaving the database as it is, where they are not its own or it refuses them."""
+    password = str(parameters.get("password") or "")
+    options = {**parameters, "autocommit": True, "prepare_threshold": None}
     try:
         async with asyncio.timeout(timeout_seconds + parameters["connect_timeout"]):
-            async with await AsyncConnection.connect(**parameters) as connection:
+            async with await AsyncConnection.connect(**options) as connection:
+                milliseconds = max(1, int(timeout_seconds * LOCKED_SHARE * 1000))
+                begin = f"{BEGIN}; SET LOCAL lock_timeout = {milliseconds}"
+                await connection.execute(begin.encode())
                 await _migrate(connection)
+                end = await connection.execute("COMMIT")
+                if end.statusmessage != "COMMIT":
+                    raise LedgerUnavailable("the database did not commit the ledger's tables")
     except TimeoutError as error:
-        raise Unavailable("the database does not answer") from error
-    except psycopg.OperationalError as error:
-        raise Unavailable(_without_password(error, parameters)) from error
+        raise LedgerUnavailable("the database does not answer") from error
     except psycopg.Error as error:
-        raise LedgerUnusable(_without_password(error, parameters)) from error
+        known = fault(error)
+        if error.sqlstate in KNOWN:
+            raise known from error
+        if isinstance(known, LedgerUnavailable):
+            raise LedgerUnavailable(cause(error, password)) from error
+        restore = "; restore a backup" if error.sqlstate in GONE else ""
+        raise LedgerUnusable(cause(error, password) + restore) from error
 
 
 async def _migrate(connection: AsyncConnection[Any]) -> None:
+    await _check_encoding(connection)
     await connection.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
     found = await _schema_version(connection)
     for statement in chain.from_iterable(MIGRATIONS[found:]):
@@ -64,6 +60,17 @@ async def _migrate(connection: AsyncConnection[Any]) -> None:
     if found < len(MIGRATIONS):
         await connection.execute(
             f"UPDATE {VERSION_TABLE} SET version = %s".encode(), (len(MIGRATIONS),)
+        )
+    await _check_schema(connection)
+
+
+async def _check_encoding(connection: AsyncConnection[Any]) -> None:
+    cursor = await connection.execute("SHOW server_encoding")
+    row = await cursor.fetchone()
+    if row is None or row[0] != "UTF8":
+        raise LedgerUnusable(
+            f"the database's encoding is {row[0] if row else 'unknown'}, and a ledger holds any text; make"
+            " one with CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
         )
 
 
@@ -91,15 +98,25 @@ async def _schema_version(connection: AsyncConnection[Any]) -> int:
             f" {len(MIGRATIONS)})"
         )
     missing = set(TABLES) - tables
-    if found == len(MIGRATIONS) and missing:
+    if found and missing:
         raise LedgerUnusable(
             f"tables of the database are gone ({', '.join(sorted(missing))}); restore a backup"
         )
     return found
 
 
-def _without_password(error: psycopg.Error, parameters: dict[str, Any]) -> str:
-    """The first line of what the database said."""
-    line = (str(error).strip() or "the database refused").splitlines()[0]
-    password = str(parameters.get("password") or "")
-    return line.replace(password, "***") if password else line
+async def _check_schema(connection: AsyncConnection[Any]) -> None:
+    """Raises LedgerUnusable unless everything that statements name is there, and the user may use it."""
+    for table, columns in COLUMNS.items():
+        await connection.execute(f"SELECT {columns} FROM {table} WHERE false".encode())
+    await connection.execute("SELECT now_us()")
+    cursor = await connection.execute(
+        "SELECT name, wanted FROM unnest(%s::text[], %s::text[]) AS needed (name, wanted)"
+        " WHERE NOT has_table_privilege(name, wanted)",
+        tuple(map(list, zip(*RIGHTS, strict=True))),
+    )
+    missing = [f"{wanted} on {name}" for name, wanted in await cursor.fetchall()]
+    if missing:
+        raise LedgerUnusable(
+            f"the database's user lacks rights on the ledger's tables; GRANT {', '.join(missing)}"
+        )

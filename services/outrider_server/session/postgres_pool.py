@@ -1,8 +1,11 @@
-"""Connections to one PostgreSQL database, the transactions on them, and what its errors mean.
+"""Connections to one PostgreSQL database, and the transactions on them.
 
-Owns opening, timeouts and recovery. Must not know what the tables hold. A write returns when its
-commit is on the database's disk. A database that is gone, or that accepts and never answers, makes
-calls fail in bounded time; when it is back, so are they.
+Owns opening, timeouts and recovery. Must not know what the tables hold, nor what errors mean
+(`postgres_faults.py`). A write returns when its commit is on the database's disk. A database that is gone, or
+that accepts and never answers, makes calls fail in bounded time; when it is back, so are they.
+
+Nothing outlives its transaction on the server: no prepared statement, no setting, no lock. So a pooler that
+gives each transaction another connection of its own may stand in between.
 """
 
 from __future__ import annotations
@@ -11,18 +14,21 @@ import asyncio
 import contextlib
 import select
 import socket
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncClientCursor, AsyncConnection
+from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool
 
-from outrider_server.speculation.errors import InternalError, LedgerUnusable, Unavailable
+from outrider_server.speculation.errors import LedgerUnavailable
 
-from .postgres_opening import connection_parameters, migrate
+from .postgres_faults import UNREACHABLE, Faults, is_standby
+from .postgres_opening import migrate
+from .postgres_url import connection_parameters
 from .sql_work import MakeWork, Outcome, Statement, Work
 
 Found = TypeVar("Found")
@@ -36,24 +42,18 @@ RECONNECT_SECONDS = 1.0
 """How long one attempt to connect repeats itself; the next call that finds none begins another."""
 READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
-UNREACHABLE = (
-    "the ledger's database cannot be reached, or does not answer; try again when it is back"
+TO_DISK = (
+    "SELECT set_config('synchronous_commit', 'on', true)"
+    " WHERE current_setting('synchronous_commit') = 'off'"
 )
-PASSING = {
-    # What a fail-over leaves behind until the address follows it.
-    "25006": "the ledger's database is a standby, which takes no writes; try again when it is the primary",
-    "53100": "the disk of the ledger's database is full; make room on it, then try again",
-    "53300": "the ledger's database has no connection left; try again, or let it have more",
-    "55P03": "the ledger's database is locked by another program; try again when it is done",
-    "57014": "the ledger's database took too long; try again later",
+"""A commit waits for the disk, whatever the database's default."""
+TIMEOUTS = {
+    "lock_timeout": 0.7,
+    "statement_timeout": SERVER_SHARE,
+    "idle_in_transaction_session_timeout": SERVER_SHARE,
 }
-STAYING = {
-    "42P01": "a table of the ledger's database is gone; stop the service and restore a backup",
-    "42703": "a column of the ledger's database is gone; stop the service and restore a backup",
-    "42883": "a function of the ledger's database is gone; stop the service and restore a backup",
-    "42501": "the ledger's database does not allow its user to write; grant it, then try again",
-}
-"""Sentences by SQLSTATE: of faults that may pass, and of those that stay until somebody mends them."""
+"""Shares of the timeout: nothing waits for ever, who waits for a lock hears that it was one, and a
+service that hangs inside a transaction does not keep its locks."""
 
 
 async def opened(url: str, call_timeout_seconds: float) -> PostgresPool:
@@ -67,27 +67,28 @@ async def opened(url: str, call_timeout_seconds: float) -> PostgresPool:
 
 
 class PostgresPool:
-    """Runs transactions, several at once. Raises Unavailable when the database cannot be reached,
-    is read-only, full, or takes longer than the timeout."""
+    """Runs transactions, several at once. Raises LedgerUnavailable when the database cannot be reached,
+    is read-only, full, or takes longer than the timeout, and LedgerUnusable when it has to be mended."""
 
     def __init__(self, parameters: dict[str, Any], call_timeout_seconds: float) -> None:
         self._timeout = call_timeout_seconds
         self._calls: set[asyncio.Task[Any]] = set()
+        self._faults = Faults(str(parameters.get("password") or ""))
         self._pool = AsyncConnectionPool(
-            kwargs={**parameters, "autocommit": True},
+            kwargs={**parameters, "autocommit": True, "prepare_threshold": None},
+            connection_class=_telling(self._faults),
             min_size=1,
             max_size=MAX_CONNECTIONS,
             max_waiting=MAX_WAITING,
             timeout=call_timeout_seconds,
             reconnect_timeout=RECONNECT_SECONDS,
-            configure=self._configure,
             open=False,
             name="ledger",
         )
 
     async def start(self) -> None:
-        """Connects. Raises Unavailable."""
-        with _database_errors():
+        """Connects. Raises LedgerUnavailable."""
+        with self._faults.translated():
             try:
                 await self._pool.open(wait=True, timeout=self._timeout)
             except BaseException:
@@ -103,7 +104,7 @@ class PostgresPool:
         return await self._to_its_end(self._transact(WRITE, make))
 
     async def execute(self, statement: Statement) -> int:
-        """Commits one statement; returns how many rows it changed."""
+        """Commits one statement, in one journey; returns how many rows it changed."""
         return await self._to_its_end(self._execute(statement))
 
     async def aclose(self) -> None:
@@ -125,27 +126,39 @@ class PostgresPool:
             task.exception()  # asyncio complains of failures that nobody looked at
 
     async def _transact(self, begin: str, make: MakeWork[Found]) -> Found:
-        with _database_errors():
+        with self._faults.translated():
             async with self._connection() as connection:
-                await connection.execute(begin)
-                try:
-                    found = await _run(connection, make())
-                    await connection.execute("COMMIT")
-                except BaseException:
-                    with contextlib.suppress(psycopg.Error):
-                        await connection.execute("ROLLBACK")
-                    raise
+                await connection.execute(self._begin(begin).encode())
+                found = await _run(connection, make())
+                _check_committed((await connection.execute("COMMIT")).statusmessage)
                 return found
 
     async def _execute(self, statement: Statement) -> int:
-        with _database_errors():
+        with self._faults.translated():
             async with self._connection() as connection:
-                cursor = await connection.execute(_dialect(statement.sql), statement.parameters)
-                return cursor.rowcount
+                # The values stand in the text, because only a text may hold several statements.
+                cursor = AsyncClientCursor(connection)
+                text = f"{self._begin(WRITE)};".encode() + _dialect(statement.sql) + b";COMMIT"
+                await cursor.execute(text, statement.parameters)
+                ends = [(cursor.rowcount, cursor.statusmessage)]
+                while cursor.nextset():
+                    ends.append((cursor.rowcount, cursor.statusmessage))
+                _check_committed(ends[-1][1])
+                return ends[-2][0]
+
+    def _begin(self, begin: str) -> str:
+        """Begins a transaction with all that it needs, in one text."""
+        milliseconds = self._timeout * 1000
+        limits = [
+            f"SET LOCAL {name} = {max(1, round(share * milliseconds))}"
+            for name, share in TIMEOUTS.items()
+        ]
+        return ";".join([begin, *limits, *([TO_DISK] if begin is WRITE else [])])
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection[Any]]:
-        """A connection that was alive a moment ago, for at most the timeout."""
+        """A connection that was alive a moment ago, for at most the timeout and one transaction, which is
+        undone when it fails."""
         loop = asyncio.get_running_loop()
         give_up = loop.time() + self._timeout
         connection = await self._pool.getconn(self._timeout)
@@ -156,20 +169,16 @@ class PostgresPool:
         watchdog = loop.call_at(give_up, _cut, connection)
         try:
             yield connection
+        except BaseException as error:
+            with contextlib.suppress(psycopg.Error):
+                if connection.info.transaction_status is not TransactionStatus.IDLE:
+                    await connection.execute("ROLLBACK")
+            if isinstance(error, psycopg.Error) and is_standby(error):
+                await connection.close()  # another address may lead to the primary by now
+            raise
         finally:
             watchdog.cancel()
             await self._pool.putconn(connection)
-
-    async def _configure(self, connection: AsyncConnection[Any]) -> None:
-        """Commits wait for the disk, whatever the database's default; nothing waits for ever, and
-        a service that hangs inside a transaction does not keep its locks."""
-        milliseconds = str(int(self._timeout * SERVER_SHARE * 1000))
-        for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
-            await connection.execute("SELECT set_config(%s, %s, false)", (name, milliseconds))
-        await connection.execute(
-            "SELECT set_config('synchronous_commit', 'on', false)"
-            " WHERE current_setting('synchronous_commit') = 'off'"
-        )
 
 
 async def _run(connection: AsyncConnection[Any], work: Work[Found]) -> Found:
@@ -209,16 +218,22 @@ def _cut(connection: AsyncConnection[Any]) -> None:
         duplicate.shutdown(socket.SHUT_RDWR)
 
 
-@contextmanager
-def _database_errors() -> Iterator[None]:
-    """A database that is gone, full, slow or not the primary may pass; anything else is wrong."""
-    try:
-        yield
-    except psycopg.Error as error:
-        state = error.sqlstate or ""
-        if state in STAYING:
-            raise LedgerUnusable(STAYING[state]) from error
-        is_away = isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
-        if state in PASSING or is_away:
-            raise Unavailable(PASSING.get(state, UNREACHABLE)) from error
-        raise InternalError("the ledger's database refused a statement") from error
+def _check_committed(status: str | None) -> None:
+    """The end of a transaction that had failed is told as any other, by another word."""
+    if status != "COMMIT":
+        raise LedgerUnavailable(UNREACHABLE, is_away=True)
+
+
+def _telling(faults: Faults) -> type[AsyncConnection[Any]]:
+    """Connections whose failures to connect are logged, which their pool keeps to itself."""
+
+    class TellingConnection(AsyncConnection[Any]):
+        @classmethod
+        async def connect(cls, *arguments: Any, **named: Any) -> Any:
+            try:
+                return await super().connect(*arguments, **named)
+            except psycopg.Error as error:
+                faults.tell(error)
+                raise
+
+    return TellingConnection

@@ -6,6 +6,8 @@ after is a step of its own.
 
 from __future__ import annotations
 
+from . import sql_rows as rows
+
 VERSION_TABLE = "outrider_schema"
 TABLES = (VERSION_TABLE, "sessions", "turns", "dropped_requests", "chunks")
 MIGRATIONS = (
@@ -86,3 +88,17 @@ MIGRATIONS = (
     ),
 )
 SCHEMA_VERSION = len(MIGRATIONS)
+COLUMNS = {
+    "sessions": rows.SESSION_COLUMNS,
+    "turns": rows.TURN_COLUMNS,
+    "dropped_requests": "session_id, request_id",
+    "chunks": rows.CHUNK_COLUMNS,
+}
+"""What statements name, by table."""
+RIGHTS = (
+    *(("sessions", right) for right in ("SELECT", "INSERT", "UPDATE", "DELETE")),
+    *(("turns", right) for right in ("SELECT", "INSERT", "UPDATE", "DELETE")),
+    *(("dropped_requests", right) for right in ("SELECT", "INSERT")),
+    *(("chunks", right) for right in ("SELECT", "INSERT", "DELETE")),
+)
+"""What the service's user has to be allowed, table by table."""

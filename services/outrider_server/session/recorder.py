@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ..speculation.errors import PositionMismatch
 from ..speculation.types import Round
 from .ledger import Ledger, LedgerToken
+from .patience import patiently
 
 
 class LedgerRecorder:
@@ -17,10 +19,22 @@ class LedgerRecorder:
         self._epoch = epoch
 
     async def record(self, rounds: Sequence[Round]) -> None:
-        """Commits the rounds' tokens together."""
+        """Commits the rounds' tokens together. Raises as `Ledger.append`."""
         tokens = [token for decided in rounds for token in _ledger_tokens(decided)]
         start_position = rounds[0].start_position
-        await self._ledger.append(self._session_id, self._epoch, start_position, tokens)
+        attempts = 0
+
+        async def append() -> None:
+            nonlocal attempts
+            attempts += 1
+            try:
+                await self._ledger.append(self._session_id, self._epoch, start_position, tokens)
+            except PositionMismatch as error:
+                # Nobody else writes in this epoch: a write before, whose answer was lost, stands.
+                if attempts == 1 or error.position != start_position + len(tokens):
+                    raise
+
+        await patiently(append)
 
 
 def _ledger_tokens(decided: Round) -> Iterator[LedgerToken]:

@@ -88,11 +88,14 @@ class TurnRequest:
             min_new_tokens=self.min_new_tokens,
         )
 
-    def parameters(self) -> str:
-        """What the tokens depend on beside target and prompt, as JSON for the ledger."""
+    def parameters(self, arithmetic: str = "") -> str:
+        """What the tokens depend on beside weights and prompt, as JSON for the ledger; the target's
+        arithmetic where it is known."""
         sampling = asdict(self.sampling) | {"logit_bias": dict(self.sampling.logit_bias)}
+        of_target = {"arithmetic": arithmetic} if arithmetic else {}
         return json.dumps(
             {
+                **of_target,
                 "sampling": sampling,
                 "seed": self.seed,
                 "stop": self.stop,
@@ -129,6 +132,12 @@ def recorded_request(record: TurnRecord) -> TurnRequest:
         ignore_end_tokens=asked.get("ignore_end_tokens", False),
         min_new_tokens=asked.get("min_new_tokens", 0),
     )
+
+
+def recorded_arithmetic(record: TurnRecord) -> str:
+    """The arithmetic of the target on which a turn was begun; empty where that is not known."""
+    arithmetic: str = json.loads(record.parameters).get("arithmetic", "")
+    return arithmetic
 
 
 def recorded_chat(record: TurnRecord) -> ChatInput | None:

@@ -15,17 +15,19 @@ from ..rpc.wire import description_to_proto, sampling_to_proto
 from ..speculation.errors import AlreadyExists, InvalidRequest, OutriderError
 from ..speculation.types import Round
 from .conversation import messages_of
+from .drafting import LoopSettings
 from .drafts import Drafts
 from .ledger import Ledger, SessionRecord
 from .live import LiveSessions
 from .model import ServedModel
 from .opening import OWNER
+from .patience import in_time
 from .reading import Reading
 from .requests import parse_turn
 from .tally import TurnStarted, TurnSummary
 from .targets import Targets
 from .trace import TurnTrace
-from .turns import LoopSettings, TurnRunner
+from .turns import TurnRunner
 from .wire import (
     message_to_proto,
     round_to_proto,
@@ -72,25 +74,29 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         self, request: session_pb2.CreateSessionRequest, _: Context
     ) -> session_pb2.CreateSessionResponse:
         """Creates an empty session."""
-        record = await self._ledger.create_session(
-            OWNER, self._model.description.model_fingerprint, ttl_from_proto(request)
-        )
+        ttl_seconds = ttl_from_proto(request)
+        async with in_time():
+            record = await self._ledger.create_session(
+                OWNER, self._model.description.model_fingerprint, ttl_seconds
+            )
         return session_pb2.CreateSessionResponse(session=session_to_proto(record, False))
 
     async def GetSession(
         self, request: session_pb2.GetSessionRequest, _: Context
     ) -> session_pb2.GetSessionResponse:
         """Describes a session."""
-        record = await self._ledger.get_session(request.session_id, OWNER)
+        session_id = request.session_id
+        async with in_time():
+            record = await self._ledger.get_session(session_id, OWNER)
+            tokens = await self._ledger.tokens(session_id) if request.with_tokens else []
+            held = await self._runner.opener.held(session_id) if request.with_messages else None
         running = self._live.runs_turn(record)
         response = session_pb2.GetSessionResponse(session=session_to_proto(record, running))
         if request.with_tokens:
-            tokens = await self._ledger.tokens(record.session_id)
             response.tokens.extend(tokens)
             decode = functools.partial(self._model.tokenizer.decode, tokens, special=True)
             response.text = await self._reading.read(len(tokens), decode)
-        if request.with_messages:
-            held = await self._runner.opener.held(record.session_id)
+        if held is not None:
             response.messages.extend(map(message_to_proto, messages_of(held, self._model)))
         return response
 
@@ -98,9 +104,10 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         self, request: session_pb2.ListSessionsRequest, _: Context
     ) -> session_pb2.ListSessionsResponse:
         """Lists a page of sessions."""
-        page = await self._ledger.list_sessions(
-            OWNER, request.page_size or DEFAULT_PAGE_SIZE, request.page_token
-        )
+        async with in_time():
+            page = await self._ledger.list_sessions(
+                OWNER, request.page_size or DEFAULT_PAGE_SIZE, request.page_token
+            )
         sessions = [
             session_to_proto(record, self._live.runs_turn(record)) for record in page.sessions
         ]
@@ -113,9 +120,10 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
     ) -> session_pb2.DeleteSessionResponse:
         """Deletes a session and frees its slots."""
         session_id = request.session_id
-        record = await self._ledger.get_session(session_id, OWNER)
-        self._live.check_idle(record)
-        await self._ledger.delete_session(session_id, OWNER)
+        async with in_time():
+            record = await self._ledger.get_session(session_id, OWNER)
+            self._live.check_idle(record)
+            await self._ledger.delete_session(session_id, OWNER)
         self._live.forget(session_id)
         self._runner.forget(session_id)
         # A slot that is not freed now is reused when it has been idle longest.
@@ -130,11 +138,12 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
     ) -> session_pb2.ForkSessionResponse:
         """Copies a session that runs no turn, with what its target holds of it."""
         session_id = request.session_id
-        record = await self._ledger.get_session(session_id, OWNER)
-        self._live.check_idle(record)
-        position = request.position if request.HasField("position") else record.length
-        _check_position(position, record.length)
-        copy = await self._ledger.fork(session_id, OWNER, position)
+        async with in_time():
+            record = await self._ledger.get_session(session_id, OWNER)
+            self._live.check_idle(record)
+            position = request.position if request.HasField("position") else record.length
+            _check_position(position, record.length)
+            copy = await self._ledger.fork(session_id, OWNER, position)
         # What the target does not copy it reads again.
         with contextlib.suppress(OutriderError):
             await self._target.fork(session_id, copy.session_id, position, max(record.epoch, 1))
@@ -145,23 +154,29 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
     ) -> session_pb2.RewindSessionResponse:
         """Drops what a session that runs no turn holds from a position on, or takes a turn back."""
         session_id = request.session_id
-        await self._ledger.get_session(session_id, OWNER)
-        claim = self._live.claim(session_id)
-        try:
-            epoch = await self._live.epoch(session_id)
+        async with in_time():
+            await self._ledger.get_session(session_id, OWNER)
+            claim = self._live.claim(session_id)
             try:
-                record = await self._rewound(request, epoch)
-            except OutriderError as error:
-                self._live.lost(session_id, epoch, error)
+                record = await self._rewound(request)
+            except BaseException:
+                self._live.free(claim)
                 raise
-            self._live.moved(session_id, record.epoch)
-        finally:
             await self._live.give_back(claim)
         return session_pb2.RewindSessionResponse(session=session_to_proto(record, False))
 
-    async def _rewound(
-        self, request: session_pb2.RewindSessionRequest, epoch: int
-    ) -> SessionRecord:
+    async def _rewound(self, request: session_pb2.RewindSessionRequest) -> SessionRecord:
+        session_id = request.session_id
+        epoch = await self._live.epoch(session_id)
+        try:
+            record = await self._rewind(request, epoch)
+        except OutriderError as error:
+            self._live.lost(session_id, epoch, error)
+            raise
+        self._live.moved(session_id, record.epoch)
+        return record
+
+    async def _rewind(self, request: session_pb2.RewindSessionRequest, epoch: int) -> SessionRecord:
         session_id = request.session_id
         length = (await self._ledger.get_session(session_id, OWNER)).length
         if not request.request_id:
@@ -218,6 +233,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             sampling_defaults=sampling_to_proto(self._model.defaults),
             max_window=min(self._settings.window, self._model.description.width - 1),
             version=__version__,
+            target_note=self._target.note,
         )
         if self._draft is None:
             response.draft_note = "no draft service is configured"

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 
 from outrider_server.speculation.errors import (
     InternalError,
+    LedgerUnavailable,
     LedgerUnusable,
     OutriderError,
-    Unavailable,
 )
 
 PASSING = {
@@ -53,7 +53,7 @@ _ERRNOS = {
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Raises Unavailable for a fault that may pass, and LedgerUnusable for one that stays until
+    """Raises LedgerUnavailable for a fault that may pass, and LedgerUnusable for one that stays until
     somebody mends it."""
     try:
         yield
@@ -69,7 +69,7 @@ def fault(error: sqlite3.Error | OSError) -> OutriderError:
         # The low byte is the primary code; the rest says more. The module's own errors have none.
         code = getattr(error, "sqlite_errorcode", -1) & 0xFF
     if code in PASSING:
-        return Unavailable(PASSING[code])
+        return LedgerUnavailable(PASSING[code])
     if code in STAYING:
         return LedgerUnusable(STAYING[code])
     return InternalError("the ledger's file refused a statement")

@@ -31,7 +31,7 @@ Write = tuple[Callable[[sqlite3.Connection], Any], Future[Any]]
 
 
 class SqliteFile:
-    """Runs transactions one after the other. Raises Unavailable, with nothing changed, when the
+    """Runs transactions one after the other. Raises LedgerUnavailable, with nothing changed, when the
     file is locked for longer than the timeout, or the disk is full or fails, and LedgerUnusable when
     the file is read-only, damaged or lacks its tables."""
 

@@ -41,7 +41,7 @@ class SqliteLedger(SqlLedger):
         alone: bool = False,
     ) -> None:
         """Opens the file, waiting for the disk, and brings an older one up to this version. Raises
-        Unavailable when that is not possible now, and LedgerUnusable, leaving the file as it is,
+        LedgerUnavailable when that is not possible now, and LedgerUnusable, leaving the file as it is,
         when it cannot be written, holds anything but a ledger, or one of a newer version. `alone` also
         refuses a file that another has open alone; leases that a dead process left are ended by
         `end_leases`."""

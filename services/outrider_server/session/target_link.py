@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import grpc
 from outrider.v1 import target_pb2, target_pb2_grpc
@@ -28,6 +29,14 @@ from .target_stream import PEER, TargetStream, TurnLine
 
 TROUBLE_SECONDS = 2.0
 """How long to ask a target that does not answer for the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a target has to be for a turn; empty is not compared."""
+
+    model_fingerprint: str
+    arithmetic: str
 
 
 class TargetLink:
@@ -66,8 +75,10 @@ class TargetLink:
         committed: int,
         draw: Draw,
         meter: TurnMeter,
+        wanted: Wanted,
     ) -> RemoteVerifier:
-        """Opens the session for one turn. The first `committed` tokens are not new. Raises OutriderError."""
+        """Opens the session for one turn. The first `committed` tokens are not new. Raises OutriderError, of
+        which ModelMismatch for a target that is not the one wanted."""
         opening = target_pb2.VerifyOpen(
             session_id=session_id,
             epoch=epoch,
@@ -78,6 +89,8 @@ class TargetLink:
             logprobs=draw.logprobs,
             withheld_token_ids=draw.withheld,
             min_new_tokens=draw.min_new_tokens,
+            model_fingerprint=wanted.model_fingerprint,
+            arithmetic=wanted.arithmetic,
         )
         if self._stream is None or self._stream.over:
             self._stream = TargetStream(self._stub.VerifyTurns())
@@ -130,12 +143,15 @@ class RemoteVerifier:
         self._meter = meter
         self._last_verdict: float | None = None
         self.known_length = 0
+        self.arithmetic = ""
+        """The target's."""
 
     async def open(self, opening: target_pb2.VerifyOpen, tokens: Sequence[int]) -> None:
         """Sends `open`; learns how much of the session the target holds."""
         response = await self._line.ask(target_pb2.VerifyRequest(open=opening))
         opened = _only(response, "opened").opened
         self.known_length = usable_length(opened.length, opened.digest, tokens)
+        self.arithmetic = opened.arithmetic
 
     async def verify(self, step: Step) -> Verdict:
         """Runs one step."""
@@ -159,6 +175,10 @@ class RemoteVerifier:
             since_ms,
         )
         return verdict
+
+    def park(self) -> None:
+        """Ends the turn on the target until it is opened anew; `verify` raises TurnParked from now on."""
+        self._line.park()
 
     def close(self) -> None:
         """Ends the turn on the target; its KV stays."""

@@ -20,6 +20,10 @@ PEER = "target"
 TurnsCall = grpc.aio.StreamStreamCall[target_pb2.VerifyTurnsRequest, target_pb2.VerifyTurnsResponse]
 
 
+class TurnParked(Unavailable):
+    """The turn gave its slot up while its reader stood still; it can be opened anew. Stays here."""
+
+
 class TargetStream:
     """The stream. Once it is `over` it takes no turn any more; another has to be opened."""
 
@@ -126,6 +130,12 @@ class TurnLine:
         self._error = self._error or error
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(error)
+
+    def park(self) -> None:
+        """The same for a turn that goes on later: whoever waits, or asks later, gets TurnParked."""
+        if self._stream.forget(self._turn) and self._error is None:
+            self.fail(TurnParked("the turn's reader stood still"))
+            self._stream.say(target_pb2.TurnRequest(turn=self._turn, end=target_pb2.TurnEnd()))
 
     def close(self) -> None:
         """Ends the turn on the target, whatever it does; its KV stays. A second time does nothing."""

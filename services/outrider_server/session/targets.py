@@ -23,7 +23,7 @@ from ..speculation.errors import (
 )
 from ..speculation.meter import TurnMeter
 from ..speculation.types import Draw
-from .target_link import RemoteVerifier, TargetLink
+from .target_link import RemoteVerifier, TargetLink, Wanted
 
 REST_SECONDS = 2.0
 """How long a target that failed is taken last."""
@@ -53,6 +53,8 @@ class _Place:
     refused_until: float = 0.0
     refused_turns: int = 0
     """How many turns of this process were there then."""
+    note: str = ""
+    """Why it gets no turn that it would get otherwise: it serves something else now."""
 
     @property
     def is_full(self) -> bool:
@@ -111,14 +113,17 @@ class Targets:
             more, _ = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
             done |= more
         found: tuple[ModelDescription, TokenizerFiles] | None = None
+        first = ""
         for place, task in zip(self._places, asked, strict=True):
             if not task.done() or task.exception() is not None:
                 continue
             description, files = task.result()
-            found = found or (description, files)
+            if found is None:
+                found, first = (description, files), place.address
             if description.model_fingerprint != found[0].model_fingerprint:
                 raise StartupError(
-                    f"the target at {place.address} serves another model; give every target the same"
+                    f"the target at {place.address} serves another model than the one at"
+                    f" {first}; give every target the same"
                 )
             place.description = description
         assert found is not None, "one of them has answered"
@@ -130,6 +135,11 @@ class Targets:
         told = await asyncio.gather(*(place.link.trouble() for place in self._places))
         each = zip(self._places, told, strict=True)
         return "; ".join(f"{place.address}: {trouble}" for place, trouble in each)
+
+    @property
+    def note(self) -> str:
+        """Which of them are not what they were at the start; empty where all are."""
+        return "; ".join(place.note for place in self._places if place.note)
 
     async def move_to(self, addresses: Sequence[str]) -> None:
         """From now on turns go to these targets. Those that are gone end the turns that run there."""
@@ -170,26 +180,31 @@ class Targets:
         committed: int,
         draw: Draw,
         meter: TurnMeter,
+        arithmetic: str = "",
     ) -> RemoteVerifier:
-        """Opens the session for one turn on the best target that takes it, as `TargetLink.open_turn`."""
+        """Opens the session for one turn on the best target that takes it, as `TargetLink.open_turn`; a turn
+        that was begun before, on a target of the same arithmetic."""
+        wanted = Wanted("" if self._model is None else self._model.model_fingerprint, arithmetic)
         errors: list[OutriderError] = []
         for place in self._in_order(session_id):
             try:
                 await self._check_model(place)
                 verifier = await place.link.open_turn(
-                    session_id, epoch, tokens, committed, draw, meter
+                    session_id, epoch, tokens, committed, draw, meter, wanted
                 )
             except (Unavailable, Exhausted, ModelMismatch) as error:
                 if isinstance(error, Unavailable):
                     self._rest(place)
                 elif isinstance(error, Exhausted):
                     place.refused(error, time.monotonic())
+                else:
+                    error = await self._is_another(place, arithmetic)
                 errors.append(error)
                 continue
+            place.note = ""
             self._remember(session_id, place)
             return verifier
-        # A full target is up: of all reasons that is the one to tell.
-        raise next((error for error in errors if isinstance(error, Exhausted)), errors[0])
+        raise min(errors, key=_worth_telling)
 
     def failed(self, session_id: str) -> None:
         """The session's target failed in the middle of a turn."""
@@ -239,10 +254,22 @@ class Targets:
             place.description, _ = await place.link.describe(timeout_ms)
         model = self._model
         if model and place.description.model_fingerprint != model.model_fingerprint:
+            raise ModelMismatch("the target serves another model than the session's")
+
+    async def _is_another(self, place: _Place, arithmetic: str) -> OutriderError:
+        """What to say of a target that is not the one wanted; its operator hears it once."""
+        assert self._model is not None, "it was compared"
+        try:
+            found, _ = await place.link.describe(CHECK_TIMEOUT_MS)
+        except OutriderError as error:
+            return error
+        finally:
             place.description = None
-            raise ModelMismatch(
-                f"the target at {place.address} serves another model; give every target the same"
-            )
+        note = _how_it_differs(place.address, found, self._model, arithmetic)
+        if note != place.note:
+            place.note = note
+            log.warning(note)
+        return ModelMismatch(note)
 
     def _rest(self, place: _Place) -> None:
         now = time.monotonic()
@@ -257,3 +284,32 @@ class Targets:
         self._homes[session_id] = place
         if len(self._homes) > MAX_HOMES:
             del self._homes[next(iter(self._homes))]
+
+
+def _worth_telling(error: OutriderError) -> int:
+    """A full target is up: of all reasons that is the one to tell. One that may be back comes next."""
+    return (Exhausted, Unavailable, ModelMismatch).index(type(error))
+
+
+def _how_it_differs(
+    address: str, found: ModelDescription, model: ModelDescription, arithmetic: str
+) -> str:
+    """What a target serves now, and what to do."""
+    if found.model_fingerprint == model.model_fingerprint:
+        return (
+            f"the turn was begun on a target that computed otherwise than the one at {address}"
+            f" ({arithmetic}, now {found.arithmetic}); start that one as it was to go on with the turn, or"
+            " begin a new turn"
+        )
+    names = {"name": "model", "dtype": "dtype", "quantization": "quantization"}
+    pairs = ((name, getattr(found, field), getattr(model, field)) for field, name in names.items())
+    different = [
+        f"{name} {now or 'none'}, not {before or 'none'}"
+        for name, now, before in pairs
+        if now != before
+    ]
+    return (
+        f"the target at {address} serves another model than when this session service started"
+        f" ({'; '.join(different) or 'other weights'}); start it with that model again, or restart the"
+        " session service, which then serves sessions of the new one"
+    )

@@ -13,41 +13,36 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from ..rpc.telemetry import TURN_STATE, TurnMetrics
-from ..speculation.crowd import Crowd
 from ..speculation.decoder import decode_ahead, decode_synchronously
-from ..speculation.drafters import ComposedDrafter, NoDrafter
-from ..speculation.errors import Exhausted, OutriderError, TryLater, Unavailable
+from ..speculation.errors import (
+    Exhausted,
+    LedgerUnavailable,
+    OutriderError,
+    TryLater,
+    Unavailable,
+)
 from ..speculation.lifecycle import Lifecycle, TurnEvent, TurnState
-from ..speculation.paced import PacedDrafter
-from ..speculation.pacing import Pacer
-from ..speculation.ports import Drafter
-from ..speculation.types import DraftMode, FinishReason, LoopMode, Round
-from .draft_link import DraftedTurn, RemoteDrafter
+from ..speculation.types import FinishReason, LoopMode, Round
+from .draft_link import RemoteDrafter
+from .drafting import Drafting, LoopSettings
 from .drafts import Drafts
 from .ledger import Ledger
 from .live import LiveSessions
 from .model import ServedModel
-from .ngrams import NgramMemory
 from .open_turn import OpenTurn
 from .opening import TurnOpener
+from .patience import patiently
+from .reader_watch import ReaderWatch
 from .reading import Reading
 from .recorder import LedgerRecorder
 from .requests import TurnRequest
 from .tally import Tally, TurnStarted, TurnSummary
+from .target_stream import TurnParked
 from .targets import Targets
 from .trace import TurnTrace
 
 MOVE_DELAYS_SECONDS = (0.0, 0.2, 0.8)
-"""Before each attempt to go on with a turn whose target, or ledger, could not be reached."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoopSettings:
-    """How the loop paces draft and target, unless a request says otherwise."""
-
-    window: int = 7
-    lead: int = 8
-    mode: LoopMode = LoopMode.ADAPTIVE
+"""Before each attempt to go on with a turn whose target could not be reached."""
 
 
 class TurnRunner:
@@ -64,19 +59,16 @@ class TurnRunner:
         reading: Reading,
     ) -> None:
         self._model = model
-        self._draft = draft
+        self._drafting = Drafting(model, draft, settings)
         self._ledger = ledger
         self._live = live
-        self._settings = settings
         self._metrics = TurnMetrics()
         self._target = target
         self.opener = TurnOpener(model, target, ledger, live, reading)
-        self._crowd = Crowd()
-        self._ngrams = NgramMemory()
 
     def forget(self, session_id: str) -> None:
         """Drops what is kept of a session that is deleted."""
-        self._ngrams.forget(session_id)
+        self._drafting.forget(session_id)
 
     def check_room(self, session_id: str) -> None:
         """Raises Exhausted where no target would take a turn of the session: before anything is read."""
@@ -128,29 +120,35 @@ class TurnRunner:
         tally = Tally(self._metrics)
         opened: OpenTurn | None = None
         is_refused = False
+        watch = ReaderWatch()
         try:
             opened = await open_turn()
             life.move(TurnEvent.PROMPT_RECORDED)
             tally.tokens_before = opened.generated
             record, request = opened.record, opened.request
             started = TurnStarted.of(record, request.seed)
+            self._hold(watch, opened)
+            watch.waits()
             yield started
             if opened.told is not None:
                 yield opened.told
+            watch.reads()
             moves = iter(MOVE_DELAYS_SECONDS)
             while not life.ended:
                 try:
-                    async with aclosing(self._decode(opened, tally, life, trace)) as decoding:
+                    decoding = self._decode(opened, tally, life, trace, watch)
+                    async with aclosing(decoding):
                         async for decided in decoding:
                             if isinstance(decided, Round):
+                                watch.waits()
                                 yield decided
+                                watch.reads()
                             else:
                                 yield tally.summary(decided.finish_reason, started, decided.trouble)
                 except Unavailable as error:
-                    self._target.failed(record.session_id)
-                    epoch = await self.opener.fence(record.session_id, opened.epoch)
-                    opened = replace(opened, epoch=epoch)
-                    opened = await self._moved(opened, tally, error, moves, trace)
+                    opened = replace(opened, epoch=await self._fenced(opened, error))
+                    delays = iter(MOVE_DELAYS_SECONDS) if isinstance(error, TurnParked) else moves
+                    opened = await self._moved(opened, tally, error, delays, trace)
                     if opened.told is not None:
                         tally.tokens_before += len(opened.told.tokens)
                         yield opened.told
@@ -166,26 +164,47 @@ class TurnRunner:
                 life.move(TurnEvent.ERROR)
             raise
         finally:
+            watch.reads()
             if is_refused:
                 self._metrics.refused.add(1)
             else:
                 self._metrics.turns.add(1, {TURN_STATE: life.state.value})
             trace.end(tally.tokens, life.state)
-            if opened is not None and life.state is not TurnState.FINISHED:
-                self._live.end_in_background(self._abandon(opened, life.state))
-            elif opened is not None:
-                self._live.free(opened.claim)
+            self._leave(opened, life.state)
+
+    def _leave(self, opened: OpenTurn | None, state: TurnState) -> None:
+        if opened is not None and state is not TurnState.FINISHED:
+            self._live.end_in_background(self._abandon(opened, state))
+        elif opened is not None:
+            self._live.free(opened.claim)
+
+    def _hold(
+        self, watch: ReaderWatch, opened: OpenTurn, drafter: RemoteDrafter | None = None
+    ) -> None:
+        """What a turn gives up while its reader stands still."""
+        holders = (opened.verifier and opened.verifier.park, drafter and drafter.close)
+        watch.holds(*(give_up for give_up in holders if give_up is not None))
+
+    async def _fenced(self, opened: OpenTurn, error: Unavailable) -> int:
+        """A new epoch for a turn that goes on after its target failed, or once its reader reads again. Raises
+        what is no failure of a target."""
+        if isinstance(error, LedgerUnavailable):
+            raise error
+        session_id = opened.record.session_id
+        if not isinstance(error, TurnParked):
+            self._target.failed(session_id)
+        return await self.opener.fence(session_id, opened.epoch)
 
     async def _moved(
         self,
         opened: OpenTurn,
         tally: Tally,
-        error: Unavailable,
+        error: TryLater,
         delays: Iterator[float],
         trace: TurnTrace,
     ) -> OpenTurn:
-        """The turn opened anew, on another target where there is one. Raises `error` when tried enough."""
-        record = opened.record
+        """The turn opened anew, on another target where there is one. Raises why not when tried enough."""
+        record, last = opened.record, error
         for delay in delays:
             await asyncio.sleep(delay)
             try:
@@ -197,12 +216,17 @@ class TurnRunner:
                     tally.tokens_before + tally.tokens,
                     trace,
                 )
-            except TryLater:
-                continue
-        raise error
+            except TryLater as later:
+                last = later
+        raise last
 
     async def _decode(
-        self, opened: OpenTurn, tally: Tally, life: Lifecycle, trace: TurnTrace
+        self,
+        opened: OpenTurn,
+        tally: Tally,
+        life: Lifecycle,
+        trace: TurnTrace,
+        watch: ReaderWatch,
     ) -> AsyncGenerator[Round | _Ending, None]:
         """Yields the rounds, then how the turn ended."""
         tally.meter = opened.meter
@@ -217,11 +241,14 @@ class TurnRunner:
         request, verifier = opened.request, opened.verifier
         assert verifier is not None, "a turn that goes on has its target"
         with trace.current():
-            drafter, model_drafter, trouble = self._open_drafter(opened)
+            drafter, model_drafter, trouble = self._drafting.open(opened)
+        self._hold(watch, opened, model_drafter)
         recorder = LedgerRecorder(self._ledger, request.session_id, opened.epoch)
-        turn = opened.turn(self._window(request), self._model.description.max_context_tokens)
-        plain = self._mode(request) is LoopMode.SYNCHRONOUS
-        self._crowd.join()
+        turn = opened.turn(
+            self._drafting.window(request), self._model.description.max_context_tokens
+        )
+        plain = self._drafting.mode(request) is LoopMode.SYNCHRONOUS
+        self._drafting.crowd.join()
         decode = decode_synchronously if plain else decode_ahead
         try:
             async with aclosing(decode(turn, verifier, drafter, recorder)) as rounds:
@@ -235,70 +262,20 @@ class TurnRunner:
                     trace.round(decided)
                     yield decided
         finally:
-            self._crowd.leave()
+            self._drafting.crowd.leave()
             verifier.close()
             if model_drafter is not None:
                 trouble = trouble or model_drafter.trouble
-                assert self._draft is not None, "the drafter came from there"
-                self._draft.close(model_drafter)
+                self._drafting.close(model_drafter)
         assert turn.finish_reason is not None, "the loop ends with the turn"
         yield _Ending(turn.finish_reason, trouble)
 
-    def _window(self, request: TurnRequest) -> int:
-        window = self._settings.window if request.max_window is None else request.max_window
-        return min(window, self._model.description.width - 1)
-
-    def _mode(self, request: TurnRequest) -> LoopMode:
-        return request.loop or self._settings.mode
-
-    def _open_drafter(self, opened: OpenTurn) -> tuple[Drafter, RemoteDrafter | None, str]:
-        """The turn's drafter, the part of it that is a model, and what is wrong already."""
-        request, settings = opened.request, self._settings
-        window = self._window(request)
-        opened.meter.resting = True
-        if request.draft is DraftMode.OFF or window == 0:
-            return NoDrafter(), None, ""
-        if request.draft is DraftMode.NGRAM or self._draft is None:
-            missing = request.draft is DraftMode.MODEL
-            trouble = "the service has no draft; it proposes from n-grams" if missing else ""
-            return self._ngrams.open(request.session_id, opened.tokens), None, trouble
-        mode = self._mode(request)
-        opened.meter.resting = False
-        opened.meter.ahead = mode is LoopMode.RUN_AHEAD
-        # The plain loop waits for whole windows; the others say with their first commit what they want.
-        lead, burst = (window, window) if mode is LoopMode.SYNCHRONOUS else (settings.lead, 1)
-        model = self._draft.open_turn(
-            DraftedTurn(
-                request.session_id,
-                opened.epoch,
-                opened.tokens,
-                opened.kept,
-                opened.draw,
-                max(lead, window),
-                burst,
-                self._model.description.vocabulary_fingerprint,
-                self._model.description.vocabulary_size,
-            ),
-            opened.meter,
-        )
-        if model is None:
-            opened.meter.resting = True
-            trouble = "no draft has answered lately; they rest"
-            return self._ngrams.open(request.session_id, opened.tokens), None, trouble
-        ngram = None
-        if request.draft is not DraftMode.MODEL:
-            ngram = self._ngrams.open(request.session_id, opened.tokens)
-        if mode is LoopMode.ADAPTIVE:
-            agreement = self._ngrams.agreement(request.session_id)
-            pacer = Pacer(agreement, window)
-            paced = PacedDrafter(model, ngram, pacer, opened.meter, self._crowd, window)
-            return paced, model, ""
-        return (model if ngram is None else ComposedDrafter(ngram, model)), model, ""
-
     async def _finish(self, opened: OpenTurn, finish_reason: FinishReason) -> None:
         record = opened.record
-        await self._ledger.finish_turn(
-            record.session_id, opened.epoch, record.turn_index, finish_reason
+        await patiently(
+            lambda: self._ledger.finish_turn(
+                record.session_id, opened.epoch, record.turn_index, finish_reason
+            )
         )
 
     async def _abandon(self, opened: OpenTurn, state: TurnState) -> None:

@@ -25,6 +25,8 @@ class ShapeAudit:
     reproducible: bool
     row_buckets: tuple[int, ...]
     findings: tuple[ShapeFinding, ...]
+    logits_digest: str = ""
+    """Hex BLAKE2b-64 of the reference's logits, float32 in order."""
 
     @property
     def all_interchangeable(self) -> bool:
@@ -60,6 +62,8 @@ class ModelDescription:
     generation_defaults: Mapping[str, float]
     """Sampling parameters by name, as generation_config.json has them."""
     ranks: int = 1
+    arithmetic: str = ""
+    """How logits are computed, digest included; empty where that is not known."""
 
 
 @dataclass(frozen=True, slots=True)

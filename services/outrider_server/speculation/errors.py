@@ -18,6 +18,7 @@
     │   ├── Exhausted                every slot or queue is full
     │   ├── LeaseHeld                another service runs the session
     │   └── Unavailable              a service that is needed cannot be reached
+    │       └── LedgerUnavailable        the ledger's store cannot be read or written now
     ├── InternalError            our own failure
     │   ├── NonFiniteLogits          the model gave no number
     │   ├── LedgerUnusable           the ledger's store has to be mended first
@@ -132,6 +133,17 @@ class LeaseHeld(TryLater):
 
 class Unavailable(TryLater):
     """A service that is needed cannot be reached."""
+
+
+class LedgerUnavailable(Unavailable):
+    """The ledger's store cannot be read or written now; what was acknowledged is in it.
+
+    `is_away` where it cannot be reached, or another server has taken its work over: it may be back soon.
+    """
+
+    def __init__(self, message: str, retry_after_ms: int = 500, *, is_away: bool = False) -> None:
+        super().__init__(message, retry_after_ms)
+        self.is_away = is_away
 
 
 class InternalError(OutriderError):

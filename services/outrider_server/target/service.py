@@ -62,11 +62,16 @@ class TargetServicer(ModelServicer, target_pb2_grpc.TargetServiceServicer):
         if opening is None or opening.WhichOneof("message") != "open":
             raise InvalidRequest("open", "the first message of the stream must be open")
         message = opening.open
+        self._engine.engine.check_model(message.model_fingerprint, message.arithmetic)
         opened = await self._engine.open(
             message.session_id, message.epoch, message.committed_length, draw_from_open(message)
         )
         try:
-            answer = target_pb2.VerifyOpened(length=opened.length, digest=opened.digest)
+            answer = target_pb2.VerifyOpened(
+                length=opened.length,
+                digest=opened.digest,
+                arithmetic=self._engine.engine.arithmetic,
+            )
             yield target_pb2.VerifyResponse(opened=answer)
             async for request in requests:
                 if request.WhichOneof("message") != "step":
