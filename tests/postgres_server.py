@@ -50,7 +50,13 @@ def account() -> tuple[int, int] | None:
 class PostgresServer:
     """A server that can be killed and started again. `folder` is its socket's."""
 
-    def __init__(self, folder: Path, settings: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: dict[str, str] | None = None,
+        primary: PostgresServer | None = None,
+    ) -> None:
+        """With a primary, a standby that follows it."""
         programs_folder = programs()
         assert programs_folder is not None, "look for `programs` first"
         self.folder = folder
@@ -63,14 +69,14 @@ class PostgresServer:
             # The system's program, because a process that changes users itself is forked with all of gRPC's
             # threads in it.
             self._as = ("setpriv", f"--reuid={found[0]}", f"--regid={found[1]}", "--clear-groups")
-        options = ["-A", "trust", "-U", USER, "--no-sync", "--encoding=UTF8", "--locale=C"]
         data = str(folder / "data")
-        subprocess.run(
-            [*self._as, self._programs / "initdb", "-D", data, *options],
-            check=True,
-            capture_output=True,
-            cwd=folder,
-        )
+        if primary is None:
+            options = ["-A", "trust", "-U", USER, "--no-sync", "--encoding=UTF8", "--locale=C"]
+            make: list[Any] = [self._programs / "initdb", "-D", data, *options]
+        else:
+            options = ["-h", str(primary.folder), "-U", USER, "--write-recovery-conf", "--no-sync"]
+            make = [self._programs / "pg_basebackup", "-D", data, "--checkpoint=fast", *options]
+        subprocess.run([*self._as, *make], check=True, capture_output=True, cwd=folder)
 
     def url(self, schema: str = "public") -> str:
         """Where a ledger finds a schema of its own."""
@@ -99,6 +105,19 @@ class PostgresServer:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(child), signal.SIGKILL)
 
+    def promote(self) -> None:
+        """Makes a standby the primary."""
+        with self.connect() as connection:
+            connection.execute("SELECT pg_promote()")
+
+    def freeze(self, number: int) -> None:
+        """SIGSTOP or SIGCONT, to all its processes."""
+        assert self._process is not None, "a server that runs can be frozen"
+        parent = self._process.pid
+        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        for each in (parent, *map(int, children)):
+            os.kill(each, number)
+
     def stop(self) -> None:
         """Ends every connection at once."""
         self._end(signal.SIGQUIT)
@@ -126,11 +145,13 @@ class PostgresServer:
 
 
 @contextmanager
-def running_server(settings: dict[str, str] | None = None) -> Iterator[PostgresServer]:
+def running_server(
+    settings: dict[str, str] | None = None, primary: PostgresServer | None = None
+) -> Iterator[PostgresServer]:
     """A server for as long as the context lasts. `settings` go over the tests' own."""
     folder = Path(tempfile.mkdtemp(prefix="outrider-pg-"))
     try:
-        server = PostgresServer(folder, settings)
+        server = PostgresServer(folder, settings, primary)
         server.start()
         try:
             yield server

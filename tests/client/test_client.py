@@ -87,7 +87,7 @@ async def test_a_deleted_session_is_closed(client, service):
     session = await client.create_session()
     await session.delete()
     assert service.sessions == {}
-    with pytest.raises(outrider.ClosedError):
+    with pytest.raises(outrider.ClosedError, match="was deleted; create another one"):
         session.generate("hi")
 
 

@@ -129,3 +129,7 @@ async def test_nothing_is_followed_where_there_is_no_name() -> None:
 async def test_the_systems_resolver_is_asked() -> None:
     found = [joined(ip, 7710) for ip in await resolve("localhost", 7710)]
     assert {"127.0.0.1:7710", "[::1]:7710"} & set(found)
+
+
+def test_brackets_of_an_address_in_numbers_are_not_part_of_it() -> None:
+    assert split_name("dns:///[::1]:7710") == ("::1", 7710)

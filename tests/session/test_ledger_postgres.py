@@ -353,3 +353,84 @@ async def test_a_user_without_rights_is_told_so(postgres: PostgresServer, schema
     with pytest.raises(StartupError, match="permission denied") as refused:
         await open_ledger(url, 0)
     assert "geheim" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        ("ALTER TABLE turns DROP COLUMN reply", 'column "reply" does not exist; restore a backup'),
+        ("DROP FUNCTION now_us", r"function now_us\(\) does not exist; restore a backup"),
+        ("DROP TABLE chunks", r"tables of the database are gone \(chunks\); restore a backup"),
+    ],
+)
+async def test_what_is_missing_is_told_at_the_start(
+    postgres: PostgresServer, schema: str, spoil: str, says: str
+) -> None:
+    await (await opened(postgres.url(schema))).aclose()
+    with psycopg.connect(postgres.url(schema), autocommit=True) as connection:
+        connection.execute(spoil.encode())
+    with pytest.raises(StartupError, match=says) as refused:
+        await open_ledger(postgres.url(schema), 0)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+async def test_rights_that_the_user_lacks_are_named_at_the_start(
+    postgres: PostgresServer, schema: str
+) -> None:
+    await (await opened(postgres.url(schema))).aclose()
+    with psycopg.connect(postgres.url(schema), autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE partial_{schema} LOGIN".encode())
+        connection.execute(f"GRANT USAGE ON SCHEMA {schema} TO partial_{schema}".encode())
+        connection.execute(
+            f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema}"
+            f" TO partial_{schema}".encode()
+        )
+        connection.execute(f"REVOKE INSERT, DELETE ON chunks FROM partial_{schema}".encode())
+        url = postgres.url(schema).replace("postgres@", f"partial_{schema}@", 1)
+        with pytest.raises(
+            StartupError, match=r"GRANT (INSERT|DELETE) on chunks, (INSERT|DELETE) on"
+        ):
+            await open_ledger(url, 0)
+        connection.execute(f"GRANT INSERT, DELETE ON chunks TO partial_{schema}".encode())
+    async with aclosing(await opened(url)) as ledger:
+        session_id, epoch = await started_session(ledger, 1)
+        await ledger.append(session_id, epoch, 1, generated(2))
+
+
+async def test_tables_that_are_locked_at_the_start_are_told_as_locked(
+    postgres: PostgresServer, schema: str
+) -> None:
+    await (await opened(postgres.url(schema))).aclose()
+    with psycopg.connect(postgres.url(schema)) as other:
+        other.execute("LOCK TABLE outrider_schema IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(LedgerUnavailable, match="locked by another program"):
+            await PostgresLedger.open(postgres.url(schema), call_timeout_ms=500)
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+async def test_a_database_that_cannot_hold_any_text_is_refused(
+    postgres: PostgresServer, encoding: str
+) -> None:
+    with postgres.connect() as connection:
+        connection.execute(
+            f"CREATE DATABASE of_{encoding} ENCODING '{encoding}' TEMPLATE template0".encode()
+        )
+    url = postgres.url().replace("/postgres?", f"/of_{encoding.lower()}?")
+    for _ in range(2):
+        with pytest.raises(StartupError, match=f"encoding is {encoding}, .*ENCODING 'UTF8'"):
+            await open_ledger(url, 0)
+
+
+@pytest.mark.parametrize("where", ["environment", "url"])
+async def test_texts_are_unicode_whatever_a_client_is_told_to_speak(
+    postgres: PostgresServer, schema: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = postgres.url(schema)
+    if where == "environment":
+        monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    else:
+        url += "&client_encoding=LATIN1"
+    async with aclosing(await opened(url)) as ledger:
+        session_id, epoch = await started_session(ledger, 1)
+        await ledger.begin_turn(session_id, epoch, 1, NewTurn("\U0001f600 \u4e2d", (2,)))
+        assert (await ledger.turns(session_id))[1].request_id == "\U0001f600 \u4e2d"

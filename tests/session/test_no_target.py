@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
+from outrider_server import wiring
 from outrider_server.config import SessionConfig
 from outrider_server.speculation.errors import StartupError
 from outrider_server.wiring import run_session
@@ -20,3 +22,20 @@ async def test_why_no_target_answers_is_told_for_each(tmp_path: Path) -> None:
     told = r"no target answers \(127\.0\.0\.1:1: .*refused.*; unix:.*nobody: .*No such file"
     with pytest.raises(StartupError, match=told):
         await run_session(config)
+
+
+async def test_what_is_waited_for_is_told_while_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(wiring, "SILENT_SECONDS", 0.1)
+    config = SessionConfig(
+        ledger=tmp_path / "ledger",
+        targets=("nobody.invalid:7710", f"unix:{tmp_path}/nobody"),
+        drafts=(),
+        target_timeout_ms=4000,
+    )
+    with caplog.at_level(logging.WARNING), pytest.raises(StartupError, match="no target answers"):
+        await run_session(config)
+    (told,) = [record.message for record in caplog.records if "waited for" in record.message]
+    assert "nobody.invalid:7710: " in told
+    assert "No such file" in told
