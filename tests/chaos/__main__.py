@@ -15,7 +15,8 @@ from pathlib import Path
 # As under pytest, the folder of the tests is where their imports begin.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from chaos.cluster import SERVICES
+from chaos.cluster import DATABASE, SERVICES
+from chaos.database import pooled_database
 from chaos.faults import Damage, Fault
 from chaos.run import Outcome, Plan, run, table
 
@@ -31,7 +32,17 @@ def main() -> int:
     """The command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--kills", type=int, default=100, help="faults altogether")
-    parser.add_argument("--service", choices=(*SERVICES, "all"), default="all")
+    parser.add_argument(
+        "--service",
+        choices=(*SERVICES, DATABASE, "all"),
+        default="all",
+        help="database: the ledger's PostgreSQL server, with --pooled",
+    )
+    parser.add_argument(
+        "--pooled",
+        action="store_true",
+        help="the ledger is in a PostgreSQL server behind a pgbouncer in transaction mode",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--fault",
@@ -41,13 +52,20 @@ def main() -> int:
         "SIGTERM. network: connections are reset, or nothing passes until that is noticed",
     )
     options = parser.parse_args()
+    if options.service == DATABASE and not options.pooled:
+        parser.error("--service database needs --pooled")
     services = SERVICES if options.service == "all" else (options.service,)
     kinds = FAULTS[options.fault]
     if options.fault == "freeze" and "session" in services:
         services = tuple(name for name in services if name != "session")
     plan, outcome = Plan(options.seed, options.kills, services, kinds), Outcome()
-    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(run(plan, Path(folder), outcome, _tell))
+    stored = pooled_database() if options.pooled else contextlib.nullcontext()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        stored as database,
+        contextlib.suppress(KeyboardInterrupt),
+    ):
+        asyncio.run(run(plan, Path(folder), outcome, _tell, database))
     print(table(outcome))
     return 0 if outcome.count.spotless else 1
 

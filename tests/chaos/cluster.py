@@ -16,13 +16,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from services.tiny_models import blur, save_model
 
+from .database import Database
 from .door import Door
 from .process import serve
 
 SERVICES = ("target", "draft", "session")
+DATABASE = "database"
+"""One more, where the ledger is in one."""
 START_SECONDS = 120.0
 PORTS = range(10_000, 32_000)
 """Below those that the system gives to outgoing connections, which could take that of a dead service."""
@@ -100,9 +104,11 @@ class Cluster:
     Everybody goes to a service through its door.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database: Database | None = None) -> None:
+        """The ledger is in the database, where there is one, or else in a file."""
         self._folder = folder
-        self.services: dict[str, Service] = {}
+        self._database = database
+        self.services: dict[str, Any] = {}
 
     @property
     def address(self) -> str:
@@ -121,9 +127,12 @@ class Cluster:
         await self._start("target", f"--model={target}", *ENGINE)
         await self._start("draft", f"--model={draft}", *ENGINE)
         models = [f"--{name}={service.door.name}" for name, service in self.services.items()]
-        await self._start("session", *models, f"--ledger={folder}/ledger.db")
+        ledger = f"{folder}/ledger.db" if self._database is None else self._database.url
+        await self._start("session", *models, f"--ledger={ledger}")
         for service in self.services.values():
             await service.until_ready()
+        if self._database is not None:
+            self.services[DATABASE] = self._database
         return self
 
     async def __aexit__(
@@ -132,9 +141,9 @@ class Cluster:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for service in self.services.values():
-            service.kill()
-            await service.door.close()
+        for name in SERVICES:
+            self.services[name].kill()
+            await self.services[name].door.close()
 
     async def _start(self, name: str, *arguments: str) -> None:
         service = self.services[name] = Service(name, arguments, self._folder)

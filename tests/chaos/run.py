@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .cluster import Cluster
+from .database import Database
 from .faults import Damage, Fault, inflict, planned
 from .load import Count, News, Speaker
 from .talks import talks
@@ -38,9 +39,10 @@ async def run(
     folder: Path,
     outcome: Outcome,
     tell: Callable[[int, Damage], None] = lambda _, __: None,
+    database: Database | None = None,
 ) -> None:
     """Runs the plan on services of its own, whose files go to a folder. `tell` hears of each fault."""
-    async with Cluster(folder) as cluster:
+    async with Cluster(folder, database) as cluster:
         news, stop = News(), asyncio.Event()
         speakers = [
             Speaker(cluster.address, talk, outcome.count, news) for talk in talks(plan.turn_tokens)

@@ -8,7 +8,8 @@ from pathlib import Path
 import outrider
 import pytest
 
-from .cluster import SERVICES, Cluster
+from .cluster import DATABASE, SERVICES, Cluster
+from .database import pooled_database
 from .faults import Fault
 from .load import OWN_CONNECTION
 from .run import Outcome, Plan, run, table
@@ -38,6 +39,17 @@ async def test_no_token_is_lost_repeated_or_changed(
     assert [damage.service for damage in outcome.damages[: len(services)]] == list(services)
     assert all(damage.silences for damage in outcome.damages), "a fault met no turn"
     assert outcome.count.turns >= 8
+
+
+async def test_a_database_that_is_killed_behind_its_pooler_costs_no_token(
+    tmp_path: Path, pgbouncer: None
+) -> None:
+    outcome = Outcome()
+    with pooled_database() as database:
+        plan = Plan(3, 2, (DATABASE,), turn_tokens=60)
+        await run(plan, tmp_path, outcome, database=database)
+    assert outcome.count.spotless, table(outcome)
+    assert all(damage.silences for damage in outcome.damages), "a fault met no turn"
 
 
 async def test_frozen_services_are_noticed_and_used_again_when_they_go_on(tmp_path: Path) -> None:
