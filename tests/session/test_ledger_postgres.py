@@ -12,6 +12,7 @@ import psycopg
 import pytest
 import uvloop
 from outrider_server.ledger_place import open_ledger
+from outrider_server.session import postgres_pool
 from outrider_server.session.ledger import Ledger, NewTurn
 from outrider_server.session.postgres_ledger import PostgresLedger
 from outrider_server.session.postgres_schema import MIGRATIONS, SCHEMA_VERSION
@@ -434,3 +435,10 @@ async def test_texts_are_unicode_whatever_a_client_is_told_to_speak(
         session_id, epoch = await started_session(ledger, 1)
         await ledger.begin_turn(session_id, epoch, 1, NewTurn("\U0001f600 \u4e2d", (2,)))
         assert (await ledger.turns(session_id))[1].request_id == "\U0001f600 \u4e2d"
+
+
+@pytest.mark.parametrize("status", ["ROLLBACK", None])
+def test_only_the_word_commit_is_a_commit(status: str | None) -> None:
+    with pytest.raises(LedgerUnavailable):
+        postgres_pool._check_committed(status)
+    postgres_pool._check_committed("COMMIT")
