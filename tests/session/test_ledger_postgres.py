@@ -12,7 +12,7 @@ import psycopg
 import pytest
 import uvloop
 from outrider_server.ledger_place import open_ledger
-from outrider_server.session import postgres_pool
+from outrider_server.session import postgres_faults, postgres_pool
 from outrider_server.session.ledger import Ledger, NewTurn
 from outrider_server.session.postgres_ledger import PostgresLedger
 from outrider_server.session.postgres_schema import MIGRATIONS, SCHEMA_VERSION
@@ -442,3 +442,18 @@ def test_only_the_word_commit_is_a_commit(status: str | None) -> None:
     with pytest.raises(LedgerUnavailable):
         postgres_pool._check_committed(status)
     postgres_pool._check_committed("COMMIT")
+
+
+@pytest.mark.parametrize("gone", [True, False])
+async def test_a_connection_to_what_is_no_primary_any_more_is_given_up(
+    ledger: PostgresLedger, gone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told by the state of an error; that of a division by zero plays its part here."""
+    if gone:
+        monkeypatch.setattr(postgres_faults, "STANDBY_STATES", ("22012",))
+    before = await ledger._pool.write(asking("SELECT pg_backend_pid()"))
+    kind = LedgerUnavailable if gone else InternalError
+    with pytest.raises(kind):
+        await ledger._pool.write(asking("SELECT 1 / 0"))
+    after = await ledger._pool.write(asking("SELECT pg_backend_pid()"))
+    assert (after != before) is gone
