@@ -27,6 +27,7 @@ WIRE = [
     ("EXHAUSTED", StatusCode.RESOURCE_EXHAUSTED, outrider.ExhaustedError),
     ("LEASE_HELD", StatusCode.UNAVAILABLE, outrider.UnavailableError),
     ("UNAVAILABLE", StatusCode.UNAVAILABLE, outrider.UnavailableError),
+    ("LEDGER_UNAVAILABLE", StatusCode.UNAVAILABLE, outrider.UnavailableError),
     ("INTERNAL", StatusCode.INTERNAL, outrider.InternalError),
     ("LEDGER_UNUSABLE", StatusCode.FAILED_PRECONDITION, outrider.LedgerUnusableError),
     ("NON_FINITE_LOGITS", StatusCode.INTERNAL, outrider.NonFiniteLogitsError),

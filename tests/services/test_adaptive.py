@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from outrider_server.engine.batching import Demand
 from outrider_server.engine.engine import BatchResult, Engine
-from outrider_server.session import turns
+from outrider_server.session import drafting
 
 from .harness import SessionService, generate
 from .reference import target_alone
@@ -86,8 +86,8 @@ async def test_adaptive_is_what_a_turn_gets_that_asks_for_nothing(
         made.append(arguments)
         return paced(*arguments)
 
-    paced = turns.PacedDrafter
-    monkeypatch.setattr(turns, "PacedDrafter", remember)
+    paced = drafting.PacedDrafter
+    monkeypatch.setattr(drafting, "PacedDrafter", remember)
     await generate(service.client, PROMPTS[0], **OPTIONS)
     assert len(made) == 1
     await generate(service.client, PROMPTS[0], loop="run_ahead", **OPTIONS)
