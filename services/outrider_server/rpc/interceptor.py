@@ -11,7 +11,6 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,7 +114,7 @@ def _answering(behavior: Callable[..., Awaitable[Any]], method: str) -> Callable
 
 
 def _streaming(behavior: Callable[..., AsyncIterator[Any]], method: str) -> Callable[..., Any]:
-    async def stream(request: Any, context: grpc.aio.ServicerContext) -> None:
+    async def stream(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
         try:
             answers = behavior(_checked(request), context)
             if inspect.iscoroutine(answers):
@@ -123,10 +122,8 @@ def _streaming(behavior: Callable[..., AsyncIterator[Any]], method: str) -> Call
                     answers
                 )  # a handler that writes to the context, as the library's health service does
                 return
-            # Written here, so that a caller who is gone is no failure of gRPC's own, which it would log.
-            async with aclosing(answers):
-                async for response in answers:
-                    await context.write(response)
+            async for response in answers:
+                yield response
         except Exception as error:
             await _abort(context, error, method)
 
