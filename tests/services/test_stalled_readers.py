@@ -121,3 +121,24 @@ async def test_a_stalled_reader_that_goes_leaves_nothing(service, stub, twin) ->
 
     await until(idle)
     await session.generate("\n", max_new_tokens=4).read()
+
+
+async def test_who_stands_still_at_what_is_told_again_holds_no_slot(service, stub, twin) -> None:
+    session = await service.client.create_session()
+    reply = session.generate(PROMPT, **OPTIONS, logprobs=20, request_id="turn")
+    for _ in range(500):
+        await anext(reply)
+    reply.cancel()
+
+    async def given_up() -> bool:
+        return open_count(twin) == 0
+
+    await until(given_up)
+    call = stub.Attach(session_pb2.AttachRequest(session_id=session.id, request_id="turn"))
+    assert (await call.read()).HasField("started")
+    assert open_count(twin) == 1
+    await until(given_up)
+    assert (await session.info()).turn_running
+    messages = await read_on(call)
+    whole = await target_alone(service.client, PROMPT, **OPTIONS)
+    assert [event.token for each in messages for event in each.tokens.events] == whole

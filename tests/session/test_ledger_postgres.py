@@ -12,7 +12,7 @@ import psycopg
 import pytest
 import uvloop
 from outrider_server.ledger_place import open_ledger
-from outrider_server.session import postgres_faults, postgres_pool
+from outrider_server.session import postgres_faults
 from outrider_server.session.ledger import Ledger, NewTurn
 from outrider_server.session.postgres_ledger import PostgresLedger
 from outrider_server.session.postgres_schema import MIGRATIONS, SCHEMA_VERSION
@@ -440,8 +440,8 @@ async def test_texts_are_unicode_whatever_a_client_is_told_to_speak(
 @pytest.mark.parametrize("status", ["ROLLBACK", None])
 def test_only_the_word_commit_is_a_commit(status: str | None) -> None:
     with pytest.raises(LedgerUnavailable):
-        postgres_pool._check_committed(status)
-    postgres_pool._check_committed("COMMIT")
+        postgres_faults.check_committed(status)
+    postgres_faults.check_committed("COMMIT")
 
 
 @pytest.mark.parametrize("gone", [True, False])

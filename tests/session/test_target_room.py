@@ -8,8 +8,14 @@ from typing import Any
 
 import pytest
 from outrider_server.session import targets as module
-from outrider_server.session.targets import FULL_SECONDS, Targets
-from outrider_server.speculation.errors import SPREAD, Exhausted
+from outrider_server.session.targets import FULL_SECONDS, Targets, _worth_telling
+from outrider_server.speculation.errors import (
+    SPREAD,
+    Exhausted,
+    ModelMismatch,
+    ProtocolViolation,
+    Unavailable,
+)
 
 
 @dataclass
@@ -82,3 +88,14 @@ async def test_not_for_a_session_that_may_have_a_slot(full: Any) -> None:
 async def test_a_target_that_refused_nothing_is_asked(full: Any) -> None:
     full._places[0].refusal = None
     full.check_room("new")
+
+
+def test_of_several_reasons_the_one_that_time_mends_is_told() -> None:
+    reasons = [
+        ProtocolViolation("broken"),
+        ModelMismatch("another"),
+        Unavailable("away"),
+        Exhausted("full"),
+    ]
+    assert min(reasons, key=_worth_telling) is reasons[3]
+    assert min(reasons[:3], key=_worth_telling) is reasons[2]

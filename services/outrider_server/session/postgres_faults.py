@@ -45,9 +45,6 @@ STAYING = {
     "42703": "a column of the ledger's database is gone; stop the service and restore a backup",
     "42883": "a function of the ledger's database is gone; stop the service and restore a backup",
     "42501": "the ledger's database does not allow its user to read and write; grant it, then try again",
-    "3D000": "the ledger's database is gone; restore a backup, or name another database",
-    "28P01": "the ledger's database refuses the service's password; correct it, then start the service again",
-    "28000": "the ledger's database refuses the service's user; let it in, then try again",
 }
 """Sentences by SQLSTATE: of faults that may pass, and of those that stay until somebody mends them."""
 KNOWN = (*PASSING, *STANDBY_STATES)
@@ -82,6 +79,13 @@ def cause(error: psycopg.Error, password: str) -> str:
     text = error.diag.message_primary or str(error).strip() or type(error).__name__
     line = text.splitlines()[0]
     return line.replace(password, "***") if password else line
+
+
+def check_committed(status: str | None) -> None:
+    """Raises LedgerUnavailable unless a transaction's end says that it was committed: the end of one that had
+    failed is told as any other, by another word."""
+    if status != "COMMIT":
+        raise LedgerUnavailable(UNREACHABLE, is_away=True)
 
 
 class Faults:

@@ -14,12 +14,12 @@ from psycopg import AsyncConnection
 
 from outrider_server.speculation.errors import LedgerUnavailable, LedgerUnusable
 
-from .postgres_faults import GONE, KNOWN, cause, fault
+from .postgres_faults import GONE, KNOWN, cause, check_committed, fault
 from .postgres_schema import COLUMNS, MIGRATIONS, RIGHTS, TABLES, VERSION_TABLE
 
 MIGRATION_LOCK = 0x6F757472
 """Services that start at once migrate one after the other."""
-BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 LOCKED_SHARE = 0.8
 """Of the timeout: after it the server itself says that it waits for a lock."""
 
@@ -33,12 +33,10 @@ async def migrate(parameters: dict[str, Any], timeout_seconds: float) -> None:
         async with asyncio.timeout(timeout_seconds + parameters["connect_timeout"]):
             async with await AsyncConnection.connect(**options) as connection:
                 milliseconds = max(1, int(timeout_seconds * LOCKED_SHARE * 1000))
-                begin = f"{BEGIN}; SET LOCAL lock_timeout = {milliseconds}"
+                begin = f"{WRITE}; SET LOCAL lock_timeout = {milliseconds}"
                 await connection.execute(begin.encode())
                 await _migrate(connection)
-                end = await connection.execute("COMMIT")
-                if end.statusmessage != "COMMIT":
-                    raise LedgerUnavailable("the database did not commit the ledger's tables")
+                check_committed((await connection.execute("COMMIT")).statusmessage)
     except TimeoutError as error:
         raise LedgerUnavailable("the database does not answer") from error
     except psycopg.Error as error:

@@ -24,10 +24,8 @@ from psycopg import AsyncClientCursor, AsyncConnection
 from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool
 
-from outrider_server.speculation.errors import LedgerUnavailable
-
-from .postgres_faults import UNREACHABLE, Faults, is_standby
-from .postgres_opening import migrate
+from .postgres_faults import Faults, check_committed, is_standby
+from .postgres_opening import WRITE, migrate
 from .postgres_url import connection_parameters
 from .sql_work import MakeWork, Outcome, Statement, Work
 
@@ -41,7 +39,6 @@ when the caller has been told that it failed. Only a server that is silent is cu
 RECONNECT_SECONDS = 1.0
 """How long one attempt to connect repeats itself; the next call that finds none begins another."""
 READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 TO_DISK = (
     "SELECT set_config('synchronous_commit', 'on', true)"
     " WHERE current_setting('synchronous_commit') = 'off'"
@@ -130,7 +127,7 @@ class PostgresPool:
             async with self._connection() as connection:
                 await connection.execute(self._begin(begin).encode())
                 found = await _run(connection, make())
-                _check_committed((await connection.execute("COMMIT")).statusmessage)
+                check_committed((await connection.execute("COMMIT")).statusmessage)
                 return found
 
     async def _execute(self, statement: Statement) -> int:
@@ -143,7 +140,7 @@ class PostgresPool:
                 ends = [(cursor.rowcount, cursor.statusmessage)]
                 while cursor.nextset():
                     ends.append((cursor.rowcount, cursor.statusmessage))
-                _check_committed(ends[-1][1])
+                check_committed(ends[-1][1])
                 return ends[-2][0]
 
     def _begin(self, begin: str) -> str:
@@ -216,12 +213,6 @@ def _cut(connection: AsyncConnection[Any]) -> None:
         socket.fromfd(connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as duplicate,
     ):
         duplicate.shutdown(socket.SHUT_RDWR)
-
-
-def _check_committed(status: str | None) -> None:
-    """The end of a transaction that had failed is told as any other, by another word."""
-    if status != "COMMIT":
-        raise LedgerUnavailable(UNREACHABLE, is_away=True)
 
 
 def _telling(faults: Faults) -> type[AsyncConnection[Any]]:

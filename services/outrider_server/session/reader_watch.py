@@ -7,7 +7,8 @@ until somebody needs the room; when its reader goes on, the turn is opened anew 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 STALL_SECONDS = 2.0
 
@@ -17,20 +18,19 @@ class ReaderWatch:
 
     def __init__(self) -> None:
         self._given_up: tuple[Callable[[], None], ...] = ()
-        self._timer: asyncio.TimerHandle | None = None
 
     def holds(self, *give_up: Callable[[], None]) -> None:
         """What the turn holds now, as the calls that give it up."""
         self._given_up = give_up
 
-    def waits(self) -> None:
-        """The reader is given something."""
-        self._timer = asyncio.get_running_loop().call_later(STALL_SECONDS, self._stalled)
-
-    def reads(self) -> None:
-        """It has taken it, or is gone."""
-        if self._timer is not None:
-            self._timer.cancel()
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """While the reader is given something, until it has taken it or is gone."""
+        timer = asyncio.get_running_loop().call_later(STALL_SECONDS, self._stalled)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _stalled(self) -> None:
         for give_up in self._given_up:

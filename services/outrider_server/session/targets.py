@@ -287,8 +287,8 @@ class Targets:
 
 
 def _worth_telling(error: OutriderError) -> int:
-    """A full target is up: of all reasons that is the one to tell. One that may be back comes next."""
-    return (Exhausted, Unavailable, ModelMismatch).index(type(error))
+    """A full target is up: of all reasons that is the one to tell, 0. One that may be back comes next."""
+    return 0 if isinstance(error, Exhausted) else 1 if isinstance(error, Unavailable) else 2
 
 
 def _how_it_differs(

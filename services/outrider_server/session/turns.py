@@ -128,11 +128,11 @@ class TurnRunner:
             record, request = opened.record, opened.request
             started = TurnStarted.of(record, request.seed)
             self._hold(watch, opened)
-            watch.waits()
-            yield started
+            with watch.waiting():
+                yield started
             if opened.told is not None:
-                yield opened.told
-            watch.reads()
+                with watch.waiting():
+                    yield opened.told
             moves = iter(MOVE_DELAYS_SECONDS)
             while not life.ended:
                 try:
@@ -140,18 +140,19 @@ class TurnRunner:
                     async with aclosing(decoding):
                         async for decided in decoding:
                             if isinstance(decided, Round):
-                                watch.waits()
-                                yield decided
-                                watch.reads()
+                                with watch.waiting():
+                                    yield decided
                             else:
                                 yield tally.summary(decided.finish_reason, started, decided.trouble)
                 except Unavailable as error:
                     opened = replace(opened, epoch=await self._fenced(opened, error))
                     delays = iter(MOVE_DELAYS_SECONDS) if isinstance(error, TurnParked) else moves
                     opened = await self._moved(opened, tally, error, delays, trace)
+                    self._hold(watch, opened)
                     if opened.told is not None:
                         tally.tokens_before += len(opened.told.tokens)
-                        yield opened.told
+                        with watch.waiting():
+                            yield opened.told
         except (asyncio.CancelledError, GeneratorExit):
             if not life.ended:
                 life.move(TurnEvent.CALLER_GONE)
@@ -164,7 +165,6 @@ class TurnRunner:
                 life.move(TurnEvent.ERROR)
             raise
         finally:
-            watch.reads()
             if is_refused:
                 self._metrics.refused.add(1)
             else:
