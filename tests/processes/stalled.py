@@ -31,7 +31,7 @@ STALLED_TOKENS = 900
 AT_ONCE = 16
 SETTLE_SECONDS = 4.0
 """After which who stands still has given its slot up."""
-NARROW = [*OWN_CONNECTION, ("grpc.http2.lookahead_bytes", 1), ("grpc.http2.bdp_probe", 0)]
+NARROW = [*OWN_CONNECTION, ("grpc.http2.lookahead_bytes", 16_384), ("grpc.http2.bdp_probe", 0)]
 
 
 def main() -> int:

@@ -15,7 +15,7 @@ import asyncio, sys
 import grpc, outrider
 from outrider.v1 import session_pb2, session_pb2_grpc
 
-NARROW = [("grpc.http2.lookahead_bytes", 1), ("grpc.http2.bdp_probe", 0)]
+NARROW = [("grpc.http2.lookahead_bytes", 16_384), ("grpc.http2.bdp_probe", 0)]
 
 async def stall(stub):
     session = await stub.CreateSession(session_pb2.CreateSessionRequest())
