@@ -41,6 +41,8 @@ def channel_options(extra: ChannelOptions) -> list[tuple[str, int | str]]:
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.http2.ping_timeout_ms", 10_000),
+        # A stream that only receives sends no data, and would ask no more after the second ping.
+        ("grpc.http2.max_pings_without_data", 0),
         # A service that restarts is found again within a second, not within gRPC's two minutes.
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 1_000),
