@@ -41,7 +41,7 @@ REASONS: dict[str, type[errors.OutriderError]] = {
 }
 
 CODES: dict[StatusCode, type[errors.OutriderError]] = {
-    StatusCode.CANCELLED: errors.CallCancelledError,
+    StatusCode.CANCELLED: errors.UnavailableError,  # a call that is cancelled here has no status
     StatusCode.UNKNOWN: errors.InternalError,
     StatusCode.INVALID_ARGUMENT: errors.InvalidRequestError,
     StatusCode.DEADLINE_EXCEEDED: errors.DeadlineError,

@@ -17,6 +17,9 @@ _NOBODY = re.compile(r"(?:Failed to connect to remote host|connect failed: .* er
 _NO_NAME = re.compile(r"(?:errors resolving|DNS resolution failed for) .*: ?([^:\]]+)\]?", re.S)
 _NO_GRPC = re.compile(r"Received http2 header with status: (\d+)")
 _NO_METHOD = re.compile(r"Method not found!")
+_CUT_OFF = re.compile(
+    r"(?:the call failed with )?CANCELLED|Received RST_STREAM with error code \d+"
+)
 _TOO_LATE = re.compile(r"Deadline Exceeded", re.I)
 
 
@@ -51,6 +54,10 @@ def _no_method(found: re.Match[str], target: str) -> str:
     return f"{target} has no such call; is it a session service, and no older than this SDK?"
 
 
+def _cut_off(found: re.Match[str], target: str) -> str:
+    return f"{target}, or what lies between, ended the call without a reason; try again"
+
+
 def _too_late(found: re.Match[str], target: str) -> str:
     return "the call's timeout_ms ran out before its end"
 
@@ -60,5 +67,6 @@ _TABLE: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], str], str]], ...] 
     (_NO_NAME, _not_found),
     (_NO_GRPC, _no_grpc),
     (_NO_METHOD, _no_method),
+    (_CUT_OFF, _cut_off),
     (_TOO_LATE, _too_late),
 )

@@ -65,6 +65,15 @@ async def test_a_stream_lost_after_its_summary_is_whole(monkeypatch) -> None:
     assert asked == [None]
 
 
+@pytest.mark.parametrize("code", [StatusCode.UNAVAILABLE, StatusCode.CANCELLED])
+async def test_a_stream_that_another_ends_is_asked_for_again(monkeypatch, code) -> None:
+    lost = AioRpcError(code, Metadata(), Metadata(), "")
+    rest = [started(), token(1), summary(2)]
+    turn, asked = stream(monkeypatch, [started(), token(0), lost], rest)
+    assert len([message async for message in turn]) == 4
+    assert asked == [None, 1]
+
+
 @pytest.mark.parametrize("own", [TurnRunning("it runs"), StaleEpoch("it moved on", 2)])
 async def test_what_a_lost_call_still_holds_up_is_waited_for(monkeypatch, own) -> None:
     whole = [started(), token(0), summary(1)]

@@ -133,6 +133,10 @@ async def test_what_a_service_says_stays_as_it_is(client, service):
             "no connection to a.b:7 ([::1]:7) can be made: Socket closed; is it the service's address?",
         ),
         ("UNAVAILABLE: Socket closed", "Socket closed"),
+        *(
+            (said, "a.b:7, or what lies between, ended the call without a reason; try again")
+            for said in ("CANCELLED", "Received RST_STREAM with error code 8")
+        ),
     ],
 )
 def test_sentences_of_grpc_are_known(said, message):

@@ -157,6 +157,7 @@ Failed.__abstractmethods__ = frozenset()
     [
         (grpc.StatusCode.UNAVAILABLE, errors.Unavailable, "cannot be reached"),
         (grpc.StatusCode.DEADLINE_EXCEEDED, errors.Unavailable, "does not answer"),
+        (grpc.StatusCode.CANCELLED, errors.Unavailable, "ended the call"),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, errors.Exhausted, "answered RESOURCE_EXHAUSTED"),
         (grpc.StatusCode.UNIMPLEMENTED, errors.NotImplementedYet, "answered UNIMPLEMENTED"),
         (grpc.StatusCode.NOT_FOUND, errors.ProtocolViolation, "answered NOT_FOUND"),

@@ -41,6 +41,50 @@ async def test_an_unknown_exception_leaks_no_text_and_is_logged(
     assert "swordfish" in caplog.text, "the operator's log has it"
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_handler_that_is_cancelled_from_within_ends_its_call(
+    streamed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """gRPC itself would send no status, and the caller wait for ever."""
+
+    def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    async with serving(ScriptedTarget(cancelled)) as (_, channel):
+        stub = target_pb2_grpc.TargetServiceStub(channel)
+        if streamed:
+            error = await failing(stub.Verify(iter([target_pb2.VerifyRequest()])))
+        else:
+            error = await failing(stub.DescribeModel(target_pb2.DescribeModelRequest(), timeout=20))
+    assert error.code() is grpc.StatusCode.INTERNAL
+    assert "CancelledError" in caplog.text
+
+
+async def test_a_handler_is_closed_when_its_caller_leaves() -> None:
+    """At whatever it waits, and where it waits for room to send."""
+    closed = [asyncio.Event(), asyncio.Event()]
+
+    class Endless(ScriptedTarget):
+        async def Verify(self, requests, context):  # noqa: N802 - the proto's name
+            index = len([request async for request in requests]) - 1
+            try:
+                while True:
+                    yield target_pb2.VerifyResponse(opened={"arithmetic": "x" * 100_000})
+                    await asyncio.sleep(3600 * index)
+            finally:
+                closed[index].set()
+
+    async with serving(Endless()) as (_, channel):
+        for messages, is_closed in enumerate(closed, 1):
+            requests = [target_pb2.VerifyRequest()] * messages
+            call = target_pb2_grpc.TargetServiceStub(channel).Verify(iter(requests))
+            await call.read()
+            await asyncio.sleep(0.2)
+            call.cancel()
+            async with asyncio.timeout(20):
+                await is_closed.wait()
+
+
 async def test_errors_on_purpose_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     def fail() -> None:
         raise InvalidRequest("x", "wrong")

@@ -7,7 +7,6 @@ then the handler waits.
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections import deque
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
@@ -95,6 +94,10 @@ class Handling:
         self._status = (status.code, status.details, tuple(status.trailing_metadata))
         raise grpc.aio.AbortError
 
+    async def write(self, answer: Any) -> None:
+        """Sends a message of a stream, once the caller has room for it."""
+        await self._send(self._handler, answer)
+
     async def _serve(self, server: Server) -> None:
         handler = await server.handler(self._method)
         try:
@@ -107,10 +110,8 @@ class Handling:
                 requests = (
                     self._all(handler) if handler.stream_stream else await self._request(handler)
                 )
-                answers = behavior(requests, self)
-                assert inspect.isasyncgen(answers)
-                async for answer in answers:
-                    await self._send(handler, answer)
+                self._handler = handler
+                await behavior(requests, self)
         except grpc.aio.AbortError:
             pass
         finally:

@@ -57,6 +57,7 @@ _BY_REASON = {entry.reason: entry for entry in TABLE}
 _UNNAMED = {
     grpc.StatusCode.UNAVAILABLE: errors.Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.Unavailable,
+    grpc.StatusCode.CANCELLED: errors.Unavailable,
     grpc.StatusCode.RESOURCE_EXHAUSTED: errors.Exhausted,
     grpc.StatusCode.UNIMPLEMENTED: errors.NotImplementedYet,
 }
@@ -64,8 +65,10 @@ _UNNAMED = {
 _SILENT = {
     grpc.StatusCode.UNAVAILABLE: "cannot be reached",
     grpc.StatusCode.DEADLINE_EXCEEDED: "does not answer",
+    grpc.StatusCode.CANCELLED: "ended the call",
 }
-"""What gRPC says by itself, where no service has said anything."""
+"""What gRPC says by itself, where no service has said anything. A call that this side has cancelled has no
+status: CANCELLED is another's end of it."""
 
 
 def to_status(error: BaseException) -> status_pb2.Status:

@@ -11,6 +11,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,31 +108,37 @@ def _answering(behavior: Callable[..., Awaitable[Any]], method: str) -> Callable
     async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
         try:
             return await behavior(_checked(request), context)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             await _abort(context, error, method)
 
     return answer
 
 
 def _streaming(behavior: Callable[..., AsyncIterator[Any]], method: str) -> Callable[..., Any]:
-    async def stream(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+    async def stream(request: Any, context: grpc.aio.ServicerContext) -> None:
         try:
             answers = behavior(_checked(request), context)
             if inspect.iscoroutine(answers):
-                await (
-                    answers
-                )  # a handler that writes to the context, as the library's health service does
+                await answers  # it writes to the context, as the library's health service does
                 return
-            async for response in answers:
-                yield response
-        except Exception as error:
+            # A caller who leaves is met at the write, and the handler is closed there and then: gRPC's
+            # own loop would leave it to the garbage collector.
+            async with aclosing(answers):
+                async for response in answers:
+                    await context.write(response)
+        except (Exception, asyncio.CancelledError) as error:
             await _abort(context, error, method)
 
     return stream
 
 
-async def _abort(context: grpc.aio.ServicerContext, error: Exception, method: str) -> None:
-    if isinstance(error, grpc.aio.AbortError):
+async def _abort(
+    context: grpc.aio.ServicerContext, error: Exception | asyncio.CancelledError, method: str
+) -> None:
+    """Ends the call with the error's status. One that gRPC has ended has none any more."""
+    task = asyncio.current_task()
+    is_ended = isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling()
+    if is_ended or isinstance(error, grpc.aio.AbortError):
         raise error
     if isinstance(error, grpc.aio.InternalError):  # the caller is gone: nothing can be sent
         raise asyncio.CancelledError from error
