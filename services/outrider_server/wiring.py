@@ -100,6 +100,7 @@ async def _run_session(config: SessionConfig, ledger: Ledger) -> None:
     from .session.drafts import Drafts
     from .session.model import ServedModel
     from .session.service import SessionServicer
+    from .session.sessions import Sessions
     from .session.sweeper import Sweeper
     from .session.targets import Targets
 
@@ -127,18 +128,18 @@ async def _run_session(config: SessionConfig, ledger: Ledger) -> None:
         beside.append(asyncio.create_task(drafts.follow(draft.move_to, draft.failures)))
     settings = LoopSettings(config.window, config.lead, config.loop)
     lease_seconds = config.lease_seconds if is_database(str(config.ledger)) else None
-    servicer = SessionServicer(model, target, draft, ledger, settings, lease_seconds)
+    sessions = Sessions(model, target, draft, ledger, settings, lease_seconds)
 
     async def stop() -> None:
         for task in beside:
             task.cancel()
-        await servicer.settle()
+        await sessions.settle()
         await target.close()
         if draft is not None:
             await draft.aclose()
 
     server = Server([SESSION_SERVICE], MAX_PUBLIC_REQUEST_BYTES)
-    session_pb2_grpc.add_SessionServiceServicer_to_server(servicer, server.grpc)
+    session_pb2_grpc.add_SessionServiceServicer_to_server(SessionServicer(sessions), server.grpc)
     await _serve(server, config.listen, config.drain_seconds, stop)
 
 

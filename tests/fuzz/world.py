@@ -86,13 +86,13 @@ class World:
         return [] if reply.tokens == self.expected else ["the same turn gave other tokens"]
 
     def _busy(self) -> list[str]:
-        live, targets = self.service.servicer._live, self.service.targets
+        live, targets = self.service.sessions.live, self.service.targets
         held = {
             "turns": len(live._running),
             "leases": len(live._keepers),
             "endings": len(live._endings),
             "lines to the target": sum(place.link.turns for place in targets._places),
-            "inputs in line": self.service.servicer._reading._waiting,
+            "inputs in line": self.service.sessions.reading._waiting,
         }
         return [f"{count} {name}" for name, count in held.items() if count]
 

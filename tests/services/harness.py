@@ -25,6 +25,7 @@ from outrider_server.session.drafting import LoopSettings
 from outrider_server.session.drafts import Drafts
 from outrider_server.session.model import ServedModel
 from outrider_server.session.service import SessionServicer
+from outrider_server.session.sessions import Sessions
 from outrider_server.session.sqlite_ledger import SqliteLedger
 from outrider_server.session.targets import Targets
 from outrider_server.target.service import TargetServicer
@@ -116,7 +117,7 @@ class SessionService:
     stub: session_pb2_grpc.SessionServiceStub
     targets: Targets
     drafts: Drafts | None
-    servicer: SessionServicer
+    sessions: Sessions
 
 
 @asynccontextmanager
@@ -143,15 +144,15 @@ async def serving_session(
         described = await target_link.describe(5_000)
         defaults = {"defaults_of_model": True} if defaults_of_model else {}
         model = served(*described, **defaults)
-        servicer = SessionServicer(
+        sessions = Sessions(
             model, target_link, draft_link, ledger, settings or LoopSettings(), lease_seconds
         )
-        stack.push_async_callback(servicer.settle)
+        stack.push_async_callback(sessions.settle)
         server = await stack.enter_async_context(
             serving(
                 listen,
                 lambda grpc_server: session_pb2_grpc.add_SessionServiceServicer_to_server(
-                    servicer, grpc_server
+                    SessionServicer(sessions), grpc_server
                 ),
                 max_request_bytes=wiring.MAX_PUBLIC_REQUEST_BYTES,
             )
@@ -162,7 +163,7 @@ async def serving_session(
         channel = grpc.aio.insecure_channel(listen, options=OWN_CONNECTION)
         await stack.enter_async_context(channel)
         stub = session_pb2_grpc.SessionServiceStub(channel)
-        yield SessionService(server, ledger, client, stub, target_link, draft_link, servicer)
+        yield SessionService(server, ledger, client, stub, target_link, draft_link, sessions)
 
 
 @dataclass

@@ -8,7 +8,7 @@ import grpc
 import pytest
 from grpc_status import rpc_status
 from outrider.v1 import session_pb2, types_pb2
-from outrider_server.session.opening import OWNER
+from outrider_server.session.records import OWNER
 
 from .tiny_models import CONTEXT_TOKENS, VOCABULARY_SIZE
 from .wire import refusal

@@ -10,15 +10,12 @@ from contextlib import asynccontextmanager
 import grpc
 import outrider
 import pytest
-from outrider.v1 import draft_pb2_grpc, session_pb2, target_pb2, target_pb2_grpc
+from outrider.v1 import draft_pb2_grpc, target_pb2, target_pb2_grpc
 from outrider_server.engine.host import EngineHost
-from outrider_server.session.opening import OWNER
-from outrider_server.session.requests import parse_turn
-from outrider_server.session.tally import TurnStarted
-from outrider_server.session.trace import TurnTrace
+from outrider_server.session.records import OWNER
 from outrider_server.speculation.types import FinishReason
 
-from .harness import OWN_CONNECTION, generate, until, until_closed, until_idle
+from .harness import OWN_CONNECTION, generate, until, until_idle
 from .reference import as_one_turn, target_alone
 
 PROMPT = "with open(path) as file:\n"
@@ -175,20 +172,3 @@ async def test_many_callers_that_go_away_leave_the_service_whole(service, target
     expected = await target_alone(service.client, PROMPT, **options)
     assert last.tokens == expected
     assert last.summary.proposed > 0
-
-
-async def test_a_turn_that_is_left_as_it_starts_gives_its_slot_back(service, target) -> None:
-    """Its prompt is committed and nothing is decoded yet."""
-    session = await service.client.create_session()
-    servicer = service.servicer
-    request = session_pb2.GenerateRequest(session_id=session.id, text=PROMPT)
-    turn = parse_turn(request, servicer._model)
-    events = servicer._runner.run(turn, TurnTrace(session.id, ()))
-    assert isinstance(await anext(events), TurnStarted)
-    await events.aclose()
-    await until_closed(target)
-    info = await until_idle(session)
-    assert (info.turn_count, info.position) == (1, len(info.tokens))
-    assert [place.link.turns for place in service.targets._places] == [0]
-    (record,) = await service.ledger.turns(session.id)
-    assert record.finish_reason is FinishReason.CANCELLED

@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc
 import outrider
 import pytest
-from outrider_server.session.opening import OWNER
+from outrider_server.session.records import OWNER
 
 from .harness import Stack, generate, until_idle
 from .reference import as_one_turn, target_alone

@@ -86,7 +86,7 @@ async def test_a_text_whose_call_has_ended_is_not_encoded(
 
     first = await begun("a")
     await slow.until_begun()
-    reading = service.servicer._reading
+    reading = service.sessions.reading
     late, left = await begun("b", timeout=0.5), await begun("c")
 
     async def waits(count: int) -> bool:

@@ -35,5 +35,5 @@ def test_only_what_was_verified_counts_as_proposed() -> None:
 
 
 def test_a_turn_that_has_not_ended_has_no_summary() -> None:
-    with pytest.raises(AssertionError, match="meter"):
+    with pytest.raises(AssertionError, match="opened"):
         Tally(TurnMetrics()).summary(FinishReason.LENGTH, STARTED, "")

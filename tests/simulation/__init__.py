@@ -1,7 +1,7 @@
 """A deterministic simulation of the whole system: virtual time, a network and crashes drawn from a seed.
 
 Real is everything that decides: the servicers of session, target and draft with their streams and
-interceptor, `TurnRunner`, `TurnOpener`, `LiveSessions`, `Targets`, `Drafts`, the decode loops, drafters,
+interceptor, `RunningTurn`, `TurnOpener`, `LiveSessions`, `Targets`, `Drafts`, the decode loops, drafters,
 pacing and n-grams, the links and wire conversions, `Engine` with slots, leases, epochs, parking and
 admission, `VerifyJob` and `DraftJob`, the device thread's choice of steps, the ledger's SQL statements, and
 the SDK down to its channel, with the resuming stream.

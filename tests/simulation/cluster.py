@@ -18,6 +18,7 @@ from outrider_server.session import draft_link, target_link
 from outrider_server.session.drafting import LoopSettings
 from outrider_server.session.drafts import Drafts
 from outrider_server.session.service import SessionServicer
+from outrider_server.session.sessions import Sessions
 from outrider_server.session.targets import Targets
 from outrider_server.speculation.errors import LedgerUnavailable
 from outrider_server.target.service import TargetServicer
@@ -41,7 +42,7 @@ RESTART_SECONDS = 0.3
 class SessionService:
     """The parts of a session service that are asked about at the end."""
 
-    servicer: SessionServicer
+    sessions: Sessions
     targets: Targets
     drafts: Drafts | None
 
@@ -124,9 +125,11 @@ class Cluster:
         drafts = Drafts(scenario.drafts) if scenario.drafts else None
         ledger = SimulatedLedger(self.store, self.watch, self._reach_ledger, self._leave_ledger)
         settings = LoopSettings(scenario.window, max(scenario.lead, scenario.window))
-        servicer = SessionServicer(MODEL, targets, drafts, ledger, settings, scenario.lease_seconds)
-        self.sessions[process] = SessionService(servicer, targets, drafts)
-        session_pb2_grpc.add_SessionServiceServicer_to_server(servicer, process.server)
+        sessions = Sessions(MODEL, targets, drafts, ledger, settings, scenario.lease_seconds)
+        self.sessions[process] = SessionService(sessions, targets, drafts)
+        session_pb2_grpc.add_SessionServiceServicer_to_server(
+            SessionServicer(sessions), process.server
+        )
 
     async def _reach_ledger(self) -> None:
         await self._ledger_delay()

@@ -18,12 +18,12 @@ from outrider_server.engine.engine import Engine
 from outrider_server.engine.host import EngineHost
 from outrider_server.engine.parking import ParkedSession
 from outrider_server.engine.slots import Slot
-from outrider_server.session import opening, sql_owners, sql_work, sql_writes, target_link
+from outrider_server.session import opening, records, sql_owners, sql_work, sql_writes, target_link
 from outrider_server.session.live import LiveSessions
 from outrider_server.session.opening import TurnOpener
 from outrider_server.session.recorder import LedgerRecorder
+from outrider_server.session.running_turn import RunningTurn
 from outrider_server.session.sql_work import Statement
-from outrider_server.session.turns import TurnRunner
 from outrider_server.speculation.errors import OutriderError
 from outrider_server.speculation.guesses import Guesses
 from outrider_server.speculation.ngram import NgramDrafter
@@ -74,7 +74,7 @@ async def _record_twice(self: LedgerRecorder, rounds: Any) -> None:
 
 
 async def _keep_epoch(self: LiveSessions, session_id: str) -> Any:
-    epoch = (await self._ledger.get_session(session_id, opening.OWNER)).epoch
+    epoch = (await self._ledger.get_session(session_id, records.OWNER)).epoch
     self._epochs[session_id] = epoch
     return self._claim(session_id), epoch
 
@@ -194,7 +194,7 @@ def _leave_index(self: NgramDrafter) -> None:
     """The drafter of a turn that lost its session goes on using the index."""
 
 
-async def _abandon_nothing(self: TurnRunner, *_: Any) -> None:
+async def _abandon_nothing(self: RunningTurn, *_: Any) -> None:
     return None
 
 
@@ -240,6 +240,6 @@ PLANTED: dict[str, Bug] = {
     "a turn that moves is told from its start": _bug((opening, "_told", _tell_from_the_start)),
     "a turn that lost its session keeps the index": _bug((NgramDrafter, "retire", _leave_index)),
     "a token more than agreed is accepted": _bug((verifying, "decide", _agree_one_more)),
-    "a cancelled turn keeps its claim": _bug((TurnRunner, "_abandon", _abandon_nothing)),
+    "a cancelled turn keeps its claim": _bug((RunningTurn, "_abandon", _abandon_nothing)),
     "a turn's slot is not closed": _bug((EngineHost, "close", _nothing)),
 }

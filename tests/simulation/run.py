@@ -113,7 +113,7 @@ def _check_idle(cluster: Cluster) -> None:
     """Nobody holds what a turn held."""
     check = cluster.watch.check
     for process, service in cluster.sessions.items():
-        live: Any = service.servicer._live
+        live: Any = service.sessions.live
         if process.alive:
             check(not live._running, f"{process.name} holds a claim of a turn that has ended")
             check(not live._endings, f"{process.name} still ends a turn")

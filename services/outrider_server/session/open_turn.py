@@ -1,4 +1,4 @@
-"""A turn that is open: all that running it takes, once its prompt is committed."""
+"""A turn as it was opened: one that goes on, with all that running it takes, or one that had ended before."""
 
 from __future__ import annotations
 
@@ -28,18 +28,28 @@ class OpenTurn:
     draw: Draw
     meter: TurnMeter
     end: TurnText
+    verifier: RemoteVerifier
     told: Round | None = None
     """What is to be told of the turn before it goes on, where there is anything."""
     generated: int = 0
     """Tokens of the turn that were committed before it was opened here."""
-    finish_reason: FinishReason | None = None
-    """Why the turn had ended already."""
-    verifier: RemoteVerifier | None = None
-    """None where the turn had ended already."""
 
     def turn(self, window: int, context_tokens: int) -> Turn:
         """The state that the loop decodes with."""
-        assert self.verifier is not None, "a turn that has ended is not decoded"
         room = context_tokens - self.record.generated_from
         left = min(self.request.max_new_tokens, room) - self.generated
         return Turn(self.tokens, self.verifier.known_length, window, self.end, left)
+
+
+@dataclass(frozen=True, slots=True)
+class EndedTurn:
+    """A turn of which nothing is left but to tell it; fields as in `OpenTurn`."""
+
+    request: TurnRequest
+    record: TurnRecord
+    claim: Claim
+    epoch: int
+    meter: TurnMeter
+    finish_reason: FinishReason
+    told: Round | None
+    generated: int

@@ -12,20 +12,19 @@ from collections.abc import Sequence
 from ..speculation.errors import (
     AlreadyExists,
     InvalidRequest,
-    ModelMismatch,
-    NotFound,
     PositionMismatch,
 )
 from ..speculation.meter import CostMeter, TurnMeter
 from ..speculation.types import FinishReason, Round
 from .conversation import Held, Prompt, check_known, prompt_for, turn_text
 from .encoded_input import plain_tokens
-from .ledger import Ledger, LedgerToken, NewTurn, SessionRecord, TurnRecord
+from .ledger import Ledger, LedgerToken, NewTurn, TurnRecord
 from .live import Claim, LiveSessions
 from .messages import ChatInput
 from .model import ServedModel
-from .open_turn import OpenTurn
+from .open_turn import EndedTurn, OpenTurn
 from .reading import Reading
+from .records import SessionRecords
 from .requests import (
     TurnRequest,
     recorded_arithmetic,
@@ -36,7 +35,6 @@ from .requests import (
 from .targets import Targets
 from .trace import TurnTrace
 
-OWNER = ""
 UNFINISHED = (None, FinishReason.CANCELLED, FinishReason.FAILED)
 """How a turn ends that can be gone on with."""
 
@@ -49,6 +47,7 @@ class TurnOpener:
         model: ServedModel,
         target: Targets,
         ledger: Ledger,
+        records: SessionRecords,
         live: LiveSessions,
         reading: Reading,
     ) -> None:
@@ -56,6 +55,7 @@ class TurnOpener:
         self._reading = reading
         self._target = target
         self._ledger = ledger
+        self._records = records
         self._live = live
         self._costs = CostMeter(model.description.width)
 
@@ -65,7 +65,7 @@ class TurnOpener:
         Raises NotFound for an unknown session, and AlreadyExists, naming what differs, where its id was used
         for another request.
         """
-        await self._session(request.session_id)
+        await self._records.session(request.session_id)
         found = await self._ledger.find_turn(request.session_id, request.request_id)
         if found is None:
             return None
@@ -79,11 +79,32 @@ class TurnOpener:
             )
         return found
 
-    async def begin(self, request: TurnRequest, claim: Claim, trace: TurnTrace) -> OpenTurn:
+    async def generate(
+        self, request: TurnRequest, seed_is_given: bool, trace: TurnTrace
+    ) -> OpenTurn | EndedTurn:
+        """Begins a turn; one that was begun before under the same request id is gone on with."""
+        session_id, request_id = request.session_id, request.request_id
+        if not request_id or not await self.find(request, seed_is_given):
+            try:
+                return await self.begin(request, trace)
+            except AlreadyExists:  # another process has begun it since, or it was taken back
+                if await self.find(request, seed_is_given) is None:
+                    raise
+        return await self.attach(session_id, request_id, 0, trace)
+
+    async def begin(self, request: TurnRequest, trace: TurnTrace) -> OpenTurn:
         """Checks the request against its session, opens the target, and only then commits the prompt.
 
         So a turn that the target has no room for, or cannot be reached for, leaves nothing behind.
         """
+        claim = self._live.claim(request.session_id)
+        try:
+            return await self._begin(request, claim, trace)
+        except BaseException:
+            self._live.free(claim)
+            raise
+
+    async def _begin(self, request: TurnRequest, claim: Claim, trace: TurnTrace) -> OpenTurn:
         session_id = request.session_id
         epoch, held, prompt = await self._prompt(request)
         tokens = (*held.tokens[: prompt.kept], *prompt.tokens)
@@ -105,12 +126,12 @@ class TurnOpener:
             raise
         end = turn_text(record, tokens, self._model)
         return OpenTurn(
-            request, record, claim, epoch, tokens, prompt.kept, draw, meter, end, verifier=verifier
+            request, record, claim, epoch, tokens, prompt.kept, draw, meter, end, verifier
         )
 
     async def attach(
         self, session_id: str, request_id: str, from_index: int, trace: TurnTrace
-    ) -> OpenTurn:
+    ) -> OpenTurn | EndedTurn:
         """Takes the session over and opens a turn that the ledger holds, by default its last.
 
         `from_index` counts the turn's generated tokens; those before it are not told again. Raises NotFound,
@@ -119,9 +140,9 @@ class TurnOpener:
         """
         if from_index < 0:
             raise InvalidRequest("from_index", "from_index must not be negative")
-        await self._session(session_id)
-        _, record = await self._find(session_id, request_id)
-        self._check_index(from_index, await self._generated(record))
+        await self._records.session(session_id)
+        _, record = await self._records.turn(session_id, request_id)
+        self._check_index(from_index, await self._records.generated(record))
         claim, epoch = await self._live.take_over(session_id)
         try:
             return await self.reopen(session_id, request_id, claim, epoch, from_index, trace)
@@ -135,7 +156,7 @@ class TurnOpener:
         Raises StaleEpoch when it is not, however the caller came to ask: one that was cut off must not take
         back what another has taken over.
         """
-        session = await self._session(session_id)
+        session = await self._records.session(session_id)
         fenced = await self._ledger.rewind(session_id, epoch, session.length, session.length)
         self._live.moved(session_id, fenced.epoch)
         return fenced.epoch
@@ -148,12 +169,12 @@ class TurnOpener:
         epoch: int,
         from_index: int,
         trace: TurnTrace,
-    ) -> OpenTurn:
+    ) -> OpenTurn | EndedTurn:
         """The same for a session that is the caller's, under an epoch in which nothing was sent yet.
 
         What the turn's last writer still wrote is there now, and nothing can follow.
         """
-        is_last, record = await self._find(session_id, request_id)
+        is_last, record = await self._records.turn(session_id, request_id)
         return await self._reopen(record, is_last, claim, epoch, from_index, trace)
 
     async def _reopen(
@@ -164,40 +185,42 @@ class TurnOpener:
         epoch: int,
         from_index: int,
         trace: TurnTrace,
-    ) -> OpenTurn:
+    ) -> OpenTurn | EndedTurn:
         session_id, request = record.session_id, recorded_request(record)
-        generated = await self._generated(record)
+        generated = await self._records.generated(record)
         tokens = (*(await self._ledger.tokens(session_id)),)
         tokens = tokens[: record.generated_from + len(generated)]
         end = turn_text(record, tokens[: record.generated_from], self._model, len(generated))
         accepted = end.accept([entry.token for entry in generated])
         told = _told(record, generated, accepted.texts, from_index)
-        draw = request.draw(record.generated_from, self._model.description.end_token_ids)
         finish_reason = accepted.finish_reason
+        meter, kept = TurnMeter(self._costs), len(tokens)
         goes_on = is_last and not record.is_cut and record.finish_reason in UNFINISHED
         if finish_reason is None and not goes_on:
             finish_reason = record.finish_reason or FinishReason.CANCELLED
-        verifier, meter = None, TurnMeter(self._costs)
-        if finish_reason is None:
-            check_known(tokens, self._model)
-            with trace.current():
-                verifier = await self._target.open_turn(
-                    session_id, epoch, tokens, len(tokens), draw, meter, recorded_arithmetic(record)
-                )
+        if finish_reason is not None:
+            return EndedTurn(
+                request, record, claim, epoch, meter, finish_reason, told, len(generated)
+            )
+        check_known(tokens, self._model)
+        draw = request.draw(record.generated_from, self._model.description.end_token_ids)
+        with trace.current():
+            verifier = await self._target.open_turn(
+                session_id, epoch, tokens, kept, draw, meter, recorded_arithmetic(record)
+            )
         return OpenTurn(
             request,
             record,
             claim,
             epoch,
             tokens,
-            len(tokens),
+            kept,
             draw,
             meter,
             end,
+            verifier,
             told,
             len(generated),
-            finish_reason,
-            verifier,
         )
 
     async def _said(self, request: TurnRequest, record: TurnRecord) -> bool:
@@ -220,23 +243,18 @@ class TurnOpener:
         """
         session_id = request.session_id
         while True:
-            session = await self._session(session_id)
-            held = await self.held(session_id, with_turns=isinstance(request.input, ChatInput))
+            session = await self._records.session(session_id)
+            held = await self._records.held(
+                session_id, with_turns=isinstance(request.input, ChatInput)
+            )
             make = functools.partial(prompt_for, request.input, held, self._model)
             prompt = await self._reading.read(request.size + held.size, make)
             epoch = await self._live.epoch(session_id)
             if epoch <= session.epoch:  # one that is out of date is refused
                 return epoch, held, prompt
-            now = await self._session(session_id)
+            now = await self._records.session(session_id)
             if epoch == session.epoch + 1 and now.length == len(held.tokens):
                 return epoch, held, prompt
-
-    async def held(self, session_id: str, *, with_turns: bool = True) -> Held:
-        """What the ledger holds of a session; of its turns nothing where these are not asked for."""
-        tokens = await self._ledger.tokens(session_id)
-        turns = await self._ledger.turns(session_id) if with_turns else []
-        generated = await self._generated(turns[-1]) if turns else []
-        return Held(tokens, turns, generated)
 
     async def _begun(
         self, session_id: str, epoch: int, length: int, new: NewTurn
@@ -252,27 +270,6 @@ class TurnOpener:
             epoch += 1
             self._live.moved(session_id, epoch)
         return record, epoch
-
-    async def _session(self, session_id: str) -> SessionRecord:
-        session = await self._ledger.get_session(session_id, OWNER)
-        if session.model_fingerprint != self._model.description.model_fingerprint:
-            raise ModelMismatch("the session was made with another target; create a new session")
-        return session
-
-    async def _find(self, session_id: str, request_id: str) -> tuple[bool, TurnRecord]:
-        """A turn by its id, or the last one, and whether it is the last."""
-        last = await self._last_turn(session_id)
-        found = await self._ledger.find_turn(session_id, request_id) if request_id else last
-        if found is None or last is None:
-            raise NotFound("the session has no such turn; begin one with Generate")
-        return found.turn_index == last.turn_index, found
-
-    async def _last_turn(self, session_id: str) -> TurnRecord | None:
-        turns = await self._ledger.turns(session_id)
-        return turns[-1] if turns else None
-
-    async def _generated(self, record: TurnRecord) -> list[LedgerToken]:
-        return await self._ledger.turn_tokens(record.session_id, record.turn_index)
 
     def _check_index(self, from_index: int, generated: Sequence[LedgerToken]) -> None:
         if from_index > len(generated):

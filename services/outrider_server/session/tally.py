@@ -105,7 +105,7 @@ class Tally:
     ) -> TurnSummary:
         """The summary of the turn, which has ended. `trouble` says what was wrong with the draft."""
         meter = self.meter
-        assert meter is not None, "a turn that has ended has its meter"
+        assert meter is not None, "a turn that has ended was opened"
         return TurnSummary(
             finish_reason=finish_reason,
             seed=started.seed,
