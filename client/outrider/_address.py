@@ -30,6 +30,10 @@ _PORT = re.compile(r"[0-9]{1,5}")
 
 def read_peer(text: str) -> str:
     """The address of a service, as gRPC takes it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{text!a} is no address: it has a byte that is no UTF-8") from None
     if text.startswith(UNIX):
         return UNIX + quote(socket_path(text))
     if text.startswith(ABSTRACT):

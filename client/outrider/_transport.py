@@ -20,6 +20,7 @@ _NO_METHOD = re.compile(r"Method not found!")
 _CUT_OFF = re.compile(
     r"(?:the call failed with )?CANCELLED|Received RST_STREAM with error code \d+"
 )
+_LOST = re.compile(r"Socket closed|Stream removed.*|recvmsg:.*|Connection reset by peer", re.S)
 _TOO_LATE = re.compile(r"Deadline Exceeded", re.I)
 
 
@@ -58,6 +59,10 @@ def _cut_off(found: re.Match[str], target: str) -> str:
     return f"{target}, or what lies between, ended the call without a reason; try again"
 
 
+def _lost(found: re.Match[str], target: str) -> str:
+    return f"the connection to {target} was lost; try again"
+
+
 def _too_late(found: re.Match[str], target: str) -> str:
     return "the call's timeout_ms ran out before its end"
 
@@ -68,5 +73,6 @@ _TABLE: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], str], str]], ...] 
     (_NO_GRPC, _no_grpc),
     (_NO_METHOD, _no_method),
     (_CUT_OFF, _cut_off),
+    (_LOST, _lost),
     (_TOO_LATE, _too_late),
 )

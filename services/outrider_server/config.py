@@ -179,7 +179,8 @@ class SessionConfig:
     """How long other services wait for a session whose service died. Not for a ledger in a file."""
     target_timeout_ms: int = 120_000
     """How long to wait for the target at start-up."""
-    drain_seconds: float = 30.0
+    drain_seconds: float = 20.0
+    """Less than the SDK asks again for: a call that comes meanwhile outlives a restart."""
 
     def __post_init__(self) -> None:
         _require(bool(self.targets) and all(self.targets), "target must be one address or several")
@@ -200,8 +201,9 @@ class SessionConfig:
 
 
 def is_database(place: str) -> bool:
-    """True for the URL of a database, False for a path. Raises StartupError for another URL, and for what
-    looks like a database's address and is no URL; it may hold a password, so that is not shown."""
+    """True for the URL of a database, False for a path. Raises StartupError for nothing, for another URL, and
+    for what looks like a database's address and is no URL; it may hold a password, so that is not shown."""
+    _require(bool(place.strip()), "the ledger is a file's path or a URL, and not empty")
     scheme, separator, _ = place.partition("://")
     if not separator:
         if _NO_PATH.match(place):

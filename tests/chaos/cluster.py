@@ -118,7 +118,7 @@ class Cluster:
     @property
     def complaints(self) -> int:
         """How often the session service has said that the target failed."""
-        return self.services["session"].said.count("failed; it rests")
+        return self.services["session"].said.count("; it rests for")
 
     async def __aenter__(self) -> Cluster:
         folder = self._folder

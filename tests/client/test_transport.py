@@ -132,7 +132,13 @@ async def test_what_a_service_says_stays_as_it_is(client, service):
             "failed to connect to all addresses; last error: INTERNAL: ipv6:%5B::1%5D:7: Socket closed",
             "no connection to a.b:7 ([::1]:7) can be made: Socket closed; is it the service's address?",
         ),
-        ("UNAVAILABLE: Socket closed", "Socket closed"),
+        *(
+            (said, "the connection to a.b:7 was lost; try again")
+            for said in (
+                "UNAVAILABLE: Socket closed",
+                "Stream removed (recvmsg:Connection reset by peer (104))",
+            )
+        ),
         *(
             (said, "a.b:7, or what lies between, ended the call without a reason; try again")
             for said in ("CANCELLED", "Received RST_STREAM with error code 8")

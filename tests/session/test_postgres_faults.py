@@ -37,6 +37,29 @@ def test_no_line_holds_the_password(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages == ["the ledger's database: no entry for *** at host"]
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            'connection failed: FATAL:  role "app" is not permitted to log in',
+            "lets this service in no more",
+        ),
+        ('FATAL:  password authentication failed for user "pw"', "lets this service in no more"),
+        ("connection to server failed: session is read-only", "is a standby"),
+        ("connection failed: Connection refused", "cannot be reached"),
+    ],
+)
+def test_who_waited_in_vain_hears_whether_the_database_answers(said: str, told: str) -> None:
+    faults = Faults("")
+    faults.not_connected(psycopg.OperationalError(said))
+    with pytest.raises(LedgerUnavailable, match=told) as failed, faults.translated():
+        raise PoolTimeout("couldn't get a connection after 5.00 sec")
+    assert failed.value.is_away
+    faults.connected()
+    with pytest.raises(LedgerUnavailable, match="cannot be reached"), faults.translated():
+        raise PoolTimeout("couldn't get a connection after 5.00 sec")
+
+
 def test_who_waited_for_a_connection_in_vain_says_nothing_new(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

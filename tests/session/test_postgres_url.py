@@ -21,6 +21,14 @@ SECRET = "geheim"
         f"postgresql://host/db?password=x@{SECRET}",
         f"postgresql://ada:x%{SECRET}@host/db",
         f"postgresql://ada:{SECRET}@[::1/db",
+        f"postgresql://ada:{SECRET}\udcff@host/db",
+        f"postgresql://ada:{SECRET}/db",
+        f"postgresql://ada:{SECRET}",
+        f"postgresql://ada:5432:{SECRET}/db",
+        f"postgresql://ada:x@host:1,ada:{SECRET}/db",
+        f"postgresql://ada:x@host:{SECRET}/db",
+        "postgresql://ada@host:0/db",
+        "postgresql://ada@host:65536/db",
     ],
 )
 def test_a_special_character_that_is_not_escaped_is_refused_and_not_shown(url: str) -> None:

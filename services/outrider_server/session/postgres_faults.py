@@ -27,6 +27,10 @@ UNREACHABLE = (
 STANDBY = (
     "the ledger's database is a standby, which takes no writes; try again when it is the primary"
 )
+REFUSING = (
+    "the ledger's database answers and lets this service in no more; the service's log says why; try again"
+    " when that is mended"
+)
 STANDBY_STATES = ("25006", "0A000")
 """A write in a transaction that may not, and asking for one that may."""
 PASSING = {
@@ -95,6 +99,8 @@ class Faults:
         self._password = password
         self._clock = clock
         self._told: dict[str, float] = {}
+        self._lets_in = ""
+        """Why there is no connection, as far as a client may know; empty where there was one last."""
 
     @contextmanager
     def translated(self) -> Iterator[None]:
@@ -102,15 +108,25 @@ class Faults:
         it, and InternalError for anything else."""
         try:
             yield
+        except (PoolTimeout, TooManyRequests) as error:
+            raise LedgerUnavailable(self._lets_in or UNREACHABLE, is_away=True) from error
         except psycopg.Error as error:
             self.tell(error)
             raise fault(error) from error
 
+    def connected(self) -> None:
+        """The database has let the service in."""
+        self._lets_in = ""
+
+    def not_connected(self, error: psycopg.Error) -> None:
+        """It has not; its words have no SQLSTATE then."""
+        self.tell(error)
+        said = str(error)
+        is_standby = "session is read-only" in said or "hot standby" in said
+        self._lets_in = STANDBY if is_standby else REFUSING if "FATAL:" in said else ""
+
     def tell(self, error: psycopg.Error) -> None:
         """Logs the cause, unless that was done a moment ago."""
-        # Who waited for a connection in vain: why there is none is told by who tried to connect.
-        if isinstance(error, (PoolTimeout, TooManyRequests)):
-            return
         said, now = cause(error, self._password), self._clock()
         if now - self._told.get(said, -TOLD_SECONDS) >= TOLD_SECONDS:
             self._told[said] = now

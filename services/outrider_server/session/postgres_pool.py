@@ -36,6 +36,8 @@ MAX_WAITING = 1000
 SERVER_SHARE = 0.8
 """Of the timeout: after it the server itself gives a statement up, so that it is not done later,
 when the caller has been told that it failed. Only a server that is silent is cut off."""
+CONNECTION_SHARE = 0.8
+"""Of the timeout: after it a call that has no connection ends, so that its caller hears why there is none."""
 RECONNECT_SECONDS = 1.0
 """How long one attempt to connect repeats itself; the next call that finds none begins another."""
 READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
@@ -158,7 +160,7 @@ class PostgresPool:
         undone when it fails."""
         loop = asyncio.get_running_loop()
         give_up = loop.time() + self._timeout
-        connection = await self._pool.getconn(self._timeout)
+        connection = await self._pool.getconn(self._timeout * CONNECTION_SHARE)
         while _is_dead(connection):
             await connection.close()
             await self._pool.putconn(connection)
@@ -222,9 +224,11 @@ def _telling(faults: Faults) -> type[AsyncConnection[Any]]:
         @classmethod
         async def connect(cls, *arguments: Any, **named: Any) -> Any:
             try:
-                return await super().connect(*arguments, **named)
+                connection = await super().connect(*arguments, **named)
             except psycopg.Error as error:
-                faults.tell(error)
+                faults.not_connected(error)
                 raise
+            faults.connected()
+            return connection
 
     return TellingConnection

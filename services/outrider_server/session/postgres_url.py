@@ -36,11 +36,12 @@ def connection_parameters(url: str) -> dict[str, Any]:
     _check_names(url)
     try:
         parameters = DEFAULTS | conninfo_to_dict(url) | ALWAYS
-    except psycopg.Error:  # whose text may be the URL
+    except (psycopg.Error, UnicodeEncodeError):  # whose text may be the URL
         raise InvalidRequest("ledger", f"the URL cannot be read; {HOW_TO}") from None
     timeout = str(parameters["connect_timeout"])
     if not timeout.isdecimal():
         raise InvalidRequest("ledger", "connect_timeout must be a whole number of seconds")
+    _check_ports(str(parameters.get("port", "")))
     return parameters | {"connect_timeout": int(timeout)}
 
 
@@ -67,6 +68,16 @@ def _check_signs(url: str) -> None:
             "the URL has an @, /, ? or # in a place where it must be written as %40, %2F, %3F or %23; "
             f"{HOW_TO}",
         )
+
+
+def _check_ports(ports: str) -> None:
+    """What stands for a port is the password where the host is left out."""
+    for port in filter(None, ports.split(",")):
+        if not (port.isascii() and port.isdecimal() and 1 <= int(port) <= 65535):
+            raise InvalidRequest(
+                "ledger",
+                f"a port of the URL is no number of 1 to 65535; is @HOST missing? {HOW_TO}",
+            )
 
 
 def _check_names(url: str) -> None:

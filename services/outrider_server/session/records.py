@@ -20,7 +20,11 @@ class SessionRecords:
         """A session. Raises NotFound, and ModelMismatch for one of another target's."""
         session = await self._ledger.get_session(session_id, OWNER)
         if session.model_fingerprint != self._model_fingerprint:
-            raise ModelMismatch("the session was made with another target; create a new session")
+            raise ModelMismatch(
+                f"the session was made with another target (model {session.model_fingerprint[:12]}, and this"
+                f" service's is {self._model_fingerprint[:12]}); start the target as it was, or create a new"
+                " session"
+            )
         return session
 
     async def held(self, session_id: str, *, with_turns: bool = True) -> Held:

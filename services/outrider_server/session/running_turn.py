@@ -193,7 +193,7 @@ class RunningTurn:
         self._held.close()
         session_id = opened.record.session_id
         if not isinstance(error, TurnParked):
-            self._parts.targets.failed(session_id)
+            self._parts.targets.failed(session_id, error)
         epoch = await self._parts.opener.fence(session_id, opened.epoch)
         self._opened = opened = replace(opened, epoch=epoch)
         last: TryLater = error

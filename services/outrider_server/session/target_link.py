@@ -64,6 +64,8 @@ class TargetLink:
         try:
             await self._stub.DescribeModel(request, timeout=TROUBLE_SECONDS)
         except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                return "a service is there that is no target"
             return error.details() or error.code().name
         return "it answers now"
 

@@ -23,6 +23,7 @@ from ..speculation.errors import (
 )
 from ..speculation.meter import TurnMeter
 from ..speculation.types import Draw
+from .model_differences import differences, how_it_differs
 from .target_link import RemoteVerifier, TargetLink, Wanted
 
 REST_SECONDS = 2.0
@@ -55,6 +56,8 @@ class _Place:
     """How many turns of this process were there then."""
     note: str = ""
     """Why it gets no turn that it would get otherwise: it serves something else now."""
+    trouble: str = ""
+    """Why it failed last; empty where it has taken a turn since."""
 
     @property
     def is_full(self) -> bool:
@@ -122,8 +125,8 @@ class Targets:
                 found, first = (description, files), place.address
             if description.model_fingerprint != found[0].model_fingerprint:
                 raise StartupError(
-                    f"the target at {place.address} serves another model than the one at"
-                    f" {first}; give every target the same"
+                    f"the target at {place.address} serves another model than the one at {first}"
+                    f" ({differences(description, found[0])}); give every target the same"
                 )
             place.description = description
         assert found is not None, "one of them has answered"
@@ -194,23 +197,23 @@ class Targets:
                 )
             except (Unavailable, Exhausted, ModelMismatch) as error:
                 if isinstance(error, Unavailable):
-                    self._rest(place)
+                    self._rest(place, error)
                 elif isinstance(error, Exhausted):
                     place.refused(error, time.monotonic())
                 else:
                     error = await self._is_another(place, arithmetic)
                 errors.append(error)
                 continue
-            place.note = ""
+            place.note = place.trouble = ""
             self._remember(session_id, place)
             return verifier
         raise min(errors, key=_worth_telling)
 
-    def failed(self, session_id: str) -> None:
+    def failed(self, session_id: str, error: Unavailable) -> None:
         """The session's target failed in the middle of a turn."""
         place = self._homes.get(session_id)
         if place is not None:
-            self._rest(place)
+            self._rest(place, error)
 
     async def release(self, session_id: str, epoch: int) -> None:
         """Frees the session's slot, where it has one. Raises OutriderError."""
@@ -265,17 +268,23 @@ class Targets:
             return error
         finally:
             place.description = None
-        note = _how_it_differs(place.address, found, self._model, arithmetic)
+        note = how_it_differs(place.address, found, self._model, arithmetic)
         if note != place.note:
             place.note = note
             log.warning(note)
         return ModelMismatch(note)
 
-    def _rest(self, place: _Place) -> None:
-        now = time.monotonic()
-        if place.rests_until <= now:
-            log.warning("the target at %s failed; it rests for %g s", place.address, REST_SECONDS)
-        place.rests_until = now + REST_SECONDS
+    def _rest(self, place: _Place, error: Unavailable) -> None:
+        """It failed; its operator hears why, once until it works again."""
+        if place.trouble != str(error):
+            place.trouble = str(error)
+            log.warning(
+                "the target at %s failed (%s); it rests for %g s",
+                place.address,
+                error,
+                REST_SECONDS,
+            )
+        place.rests_until = time.monotonic() + REST_SECONDS
         self.failures.set()
         place.description = None
 
@@ -289,27 +298,3 @@ class Targets:
 def _worth_telling(error: OutriderError) -> int:
     """A full target is up: of all reasons that is the one to tell, 0. One that may be back comes next."""
     return 0 if isinstance(error, Exhausted) else 1 if isinstance(error, Unavailable) else 2
-
-
-def _how_it_differs(
-    address: str, found: ModelDescription, model: ModelDescription, arithmetic: str
-) -> str:
-    """What a target serves now, and what to do."""
-    if found.model_fingerprint == model.model_fingerprint:
-        return (
-            f"the turn was begun on a target that computed otherwise than the one at {address}"
-            f" ({arithmetic}, now {found.arithmetic}); start that one as it was to go on with the turn, or"
-            " begin a new turn"
-        )
-    names = {"name": "model", "dtype": "dtype", "quantization": "quantization"}
-    pairs = ((name, getattr(found, field), getattr(model, field)) for field, name in names.items())
-    different = [
-        f"{name} {now or 'none'}, not {before or 'none'}"
-        for name, now, before in pairs
-        if now != before
-    ]
-    return (
-        f"the target at {address} serves another model than when this session service started"
-        f" ({'; '.join(different) or 'other weights'}); start it with that model again, or restart the"
-        " session service, which then serves sessions of the new one"
-    )
