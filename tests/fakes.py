@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import Sequence
 
-from outrider_server.speculation.types import (
+from outrider_server.core.types import (
     Accepted,
     FinishReason,
     Proposal,

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from outrider_server.engine.attention import NAME
+from outrider_server.core.description import TokenizerFiles
+from outrider_server.engine.attention.attention import NAME
 from outrider_server.engine.engine import Engine
 from outrider_server.engine.kernels import kernels_missing
-from outrider_server.engine.loading import LoadedModel
+from outrider_server.engine.model.loading import LoadedModel
+from outrider_server.engine.model.vocabulary import Vocabulary
 from outrider_server.engine.step import StepLimits, StepRunner
-from outrider_server.engine.vocabulary import Vocabulary
-from outrider_server.speculation.description import TokenizerFiles
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel

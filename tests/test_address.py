@@ -8,9 +8,9 @@ import outrider
 import pytest
 from outrider._address import LONGEST_PATH
 from outrider_server.address import Listen, read_peer
+from outrider_server.commands.up import socket_folder
 from outrider_server.config import DraftConfig, SessionConfig, TargetConfig
-from outrider_server.speculation.errors import StartupError
-from outrider_server.up import socket_folder
+from outrider_server.core.errors import StartupError
 
 NOT_TO_LISTEN_AT = (
     "127.0.0.1:99999", "127.0.0.1:-1", "127.0.0.1:+5", "127.0.0.1: 0", "localhost:http", "none", "localhost",

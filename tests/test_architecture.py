@@ -14,7 +14,7 @@ import typer
 from google.protobuf import descriptor_pb2
 from grpc_tools import protoc
 from outrider.cli.app import app as client_app
-from outrider_server.cli import app as server_app
+from outrider_server.commands.cli import app as server_app
 from outrider_server.rpc import errors, telemetry
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -59,9 +59,9 @@ def test_the_import_contracts_hold() -> None:
         ("outrider.cli.app", "torch transformers tokenizers numpy outrider_server"),
         ("outrider_server.speculation.decoder", "torch transformers numpy grpc google outrider"),
         ("outrider_server.session.service", "torch transformers numpy"),
-        ("outrider_server.session.sqlite_ledger", "torch transformers numpy grpc"),
-        ("outrider_server.wiring", "torch transformers numpy"),
-        ("outrider_server.cli", "torch transformers numpy grpc"),
+        ("outrider_server.session.ledger.sqlite_ledger", "torch transformers numpy grpc"),
+        ("outrider_server.commands.wiring", "torch transformers numpy"),
+        ("outrider_server.commands.cli", "torch transformers numpy grpc"),
     ],
 )
 def test_a_fresh_import_stays_inside_its_boundary(module: str, unwanted: str) -> None:
@@ -199,7 +199,7 @@ def test_every_error_is_in_the_operations_guide() -> None:
 def test_every_span_and_metric_is_in_the_operations_guide() -> None:
     guide = (DOCS / "operations.md").read_text()
     names = {value for key, value in vars(telemetry).items() if key.endswith("_SPAN")}
-    for module in ("rpc/telemetry.py", "wiring.py"):
+    for module in ("rpc/telemetry.py", "commands/wiring.py"):
         text = (REPOSITORY / "services" / "outrider_server" / module).read_text()
         names |= set(re.findall(r'create_\w+\(\s*"([\w.]+)"', text))
         for observed in re.findall(r'f"(outrider\.\{name\}\.\w+)"', text):

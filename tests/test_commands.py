@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from outrider_server import cli
+from outrider_server.commands import cli
 
 NAMES = {"outrider": "outrider", "outrider_server": "outrider-server"}
 PRINTING = """

@@ -17,7 +17,7 @@ import pytest
 import typer
 import yaml
 from outrider_server import config
-from outrider_server.cli import app
+from outrider_server.commands.cli import app
 from outrider_server.rpc.serve import Server
 
 REPOSITORY = Path(__file__).resolve().parents[1]

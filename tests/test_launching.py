@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from outrider_server.engine.ranks import Place
+from outrider_server.core.errors import ModelRefused, StartupError
+from outrider_server.engine.ranks.ranks import Place
 from outrider_server.launching import find_place, gather
-from outrider_server.speculation.errors import ModelRefused, StartupError
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from outrider_server.up import Child
+from outrider_server.commands.up import Child
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 import pytest
-from outrider_server import up
-from outrider_server.cli import app
+from outrider_server.commands import up
+from outrider_server.commands.cli import app
 from typer.testing import CliRunner
 
 PRECISION = ("--dtype=", "--device=", "--quantization=")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from outrider_server.config import default_ledger
-from outrider_server.speculation.errors import StartupError
+from outrider_server.core.errors import StartupError
 from outrider_server.user_folders import cache_folder, data_folder, with_home
 
 

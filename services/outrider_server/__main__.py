@@ -15,7 +15,7 @@ def main() -> None:
 
     hold()
     try:
-        from .cli import main as run
+        from .commands.cli import main as run
     except ModuleNotFoundError as error:
         print(
             f"outrider-server: {error.name} is not installed; "

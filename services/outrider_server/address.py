@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from .speculation.errors import StartupError
+from .core.errors import StartupError
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .address import Listen, read_peer
+from .core.errors import StartupError
+from .core.types import LoopMode
 from .models import DRAFT_FOLDER, TARGET_FOLDER
-from .speculation.errors import StartupError
-from .speculation.types import LoopMode
 from .user_folders import data_folder
 
 SESSION_PORT = 7700

@@ -19,11 +19,11 @@ import torch
 from torch import distributed
 
 from . import lifeline
-from .engine.hub import local_folder
-from .engine.links import JOIN_SECONDS, SECRET_BYTES, Links, accept, connect, listen
-from .engine.loading import check_model
-from .engine.ranks import Group, Place
-from .speculation.errors import StartupError
+from .core.errors import StartupError
+from .engine.model.hub import local_folder
+from .engine.model.loading import check_model
+from .engine.ranks.links import JOIN_SECONDS, SECRET_BYTES, Links, accept, connect, listen
+from .engine.ranks.ranks import Group, Place
 
 LOOPBACK = "127.0.0.1"
 LINK = "OUTRIDER_LINK"

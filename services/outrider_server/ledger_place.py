@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from .config import is_database
-from .session.ledger import Ledger
-from .session.sqlite_ledger import SqliteLedger
-from .speculation.errors import InternalError, InvalidRequest, StartupError, Unavailable
+from .core.errors import InternalError, InvalidRequest, StartupError, Unavailable
+from .session.ledger.ledger import Ledger
+from .session.ledger.sqlite_ledger import SqliteLedger
 
 
 async def open_ledger(place: str, default_ttl_seconds: int) -> Ledger:
@@ -43,7 +43,7 @@ def _make_folder(path: Path) -> None:
 
 async def _open_database(url: str, default_ttl_seconds: int) -> Ledger:
     try:
-        from .session.postgres_ledger import PostgresLedger
+        from .session.ledger.postgres_ledger import PostgresLedger
     except ImportError as error:
         raise StartupError(
             "a ledger in PostgreSQL needs pip install 'outrider[postgres]'"
@@ -55,6 +55,6 @@ def _shown(place: str) -> str:
     """The place without user, password and parameters."""
     if not is_database(place):
         return place
-    from .session.postgres_url import shown
+    from .session.ledger.postgres_url import shown
 
     return shown(place)

@@ -10,7 +10,7 @@ from typing import Any
 
 import uvloop
 
-from .speculation.errors import StartupError
+from .core.errors import StartupError
 
 
 def serve(service: Coroutine[Any, Any, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .speculation.errors import StartupError
+from .core.errors import StartupError
 
 
 def data_folder() -> Path:

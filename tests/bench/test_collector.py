@@ -12,7 +12,7 @@ from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from outrider_server.bench import collector as module
 from outrider_server.bench.collector import running_collector
-from outrider_server.speculation.errors import StartupError
+from outrider_server.core.errors import StartupError
 
 
 async def test_counters_and_gauges_are_read_as_they_are_after_the_question() -> None:

@@ -10,8 +10,8 @@ import pytest
 from outrider_server.bench.run import SUITES as RUNNABLE
 from outrider_server.bench.run import prepare_output
 from outrider_server.bench.settings import SUITES, BenchSettings
+from outrider_server.core.errors import StartupError
 from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER
-from outrider_server.speculation.errors import StartupError
 
 
 def run_bench(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -5,16 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from outrider_server.bench.crowd import (
-    CrowdSettings,
-    Phase,
-    counts,
-    next_budget,
-    problems,
-    table,
-)
+from outrider_server.bench.crowd import CrowdSettings, Phase, counts, next_budget, problems, table
 from outrider_server.bench.visits import Kind, Taken
-from outrider_server.speculation.errors import StartupError
+from outrider_server.core.errors import StartupError
 
 TURNS = [
     Taken(Kind.FIRST, 50.0, 65, True),

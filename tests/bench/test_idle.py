@@ -13,7 +13,7 @@ from outrider_server.bench.idle import (
     summary,
     table,
 )
-from outrider_server.speculation.errors import StartupError
+from outrider_server.core.errors import StartupError
 
 READINGS = [
     Memory("the start", 0, 0.0, {"target": 2**20, "session": 2**20}),

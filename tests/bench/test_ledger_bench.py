@@ -4,7 +4,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 from outrider_server.bench import ledger as bench
-from outrider_server.session.sqlite_ledger import SqliteLedger
+from outrider_server.session.ledger.sqlite_ledger import SqliteLedger
 
 
 async def test_appends_are_of_one_round_each_in_as_many_sessions(tmp_path: Path) -> None:

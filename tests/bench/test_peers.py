@@ -14,7 +14,7 @@ from outrider_server.bench.peers import Contestant
 from outrider_server.bench.step_peer import EngineBench
 from outrider_server.bench.tasks import Outcome, Task
 from outrider_server.bench.transformers_peer import TransformersPeer
-from outrider_server.speculation.errors import StartupError
+from outrider_server.core.errors import StartupError
 from safetensors.torch import load_file
 
 from .measured import task

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from outrider_server.bench.prompts import SHORTEST, Prompts
+from outrider_server.core.errors import StartupError
 from outrider_server.models import TARGET_FOLDER, held_out_prompts
-from outrider_server.speculation.errors import StartupError
 
 
 def test_hundreds_of_prompts_all_differ() -> None:

@@ -10,8 +10,8 @@ import torch
 from models_for_tests import llama_config
 from outrider_server.bench.prompts import Prompts
 from outrider_server.bench.widening import Shape, lengthened, shape_for, widened
+from outrider_server.core.errors import StartupError
 from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER
-from outrider_server.speculation.errors import StartupError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel
 

@@ -35,7 +35,7 @@ ENGINE = ("--compile=off", "--threads=1", "--slots=8")
 _forking = multiprocessing.get_context("forkserver")
 _forking.set_forkserver_preload(
     [
-        "outrider_server.engines",
+        "outrider_server.commands.engines",
         "outrider_server.engine.host",
         "outrider_server.target.service",
         "outrider_server.draft.service",

@@ -12,8 +12,8 @@ from outrider import _stream
 from outrider.errors import StaleEpochError, TurnRunningError, UnavailableError
 from outrider.types import Event, Summary
 from outrider.v1 import session_pb2
+from outrider_server.core.errors import StaleEpoch, TurnRunning
 from outrider_server.rpc.errors import to_status
-from outrider_server.speculation.errors import StaleEpoch, TurnRunning
 
 from .fake_service import started, summary, token
 

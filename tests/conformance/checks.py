@@ -9,13 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 import torch
-from outrider_server.engine.engine import Engine
-from outrider_server.engine.layout import Row
-from outrider_server.engine.local import LocalVerifier
-from outrider_server.engine.worker import DeviceThread
-from outrider_server.speculation.decoder import decode_synchronously
-from outrider_server.speculation.turn import Turn
-from outrider_server.speculation.types import (
+from outrider_server.core.types import (
     Accepted,
     Draw,
     FinishReason,
@@ -23,6 +17,12 @@ from outrider_server.speculation.types import (
     SamplingParams,
     TokenSource,
 )
+from outrider_server.engine.engine import Engine
+from outrider_server.engine.layout import Row
+from outrider_server.engine.local import LocalVerifier
+from outrider_server.engine.worker import DeviceThread
+from outrider_server.speculation.decoder import decode_synchronously
+from outrider_server.speculation.turn import Turn
 from transformers import PreTrainedModel
 
 from .drafters import KINDS, make_drafter

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from outrider_server.core.types import Proposal
 from outrider_server.speculation.drafters import NoDrafter
 from outrider_server.speculation.ngram import NgramDrafter
 from outrider_server.speculation.ports import Drafter
-from outrider_server.speculation.types import Proposal
 
 from .architectures import VOCABULARY
 

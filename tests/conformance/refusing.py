@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import torch
-from outrider_server.engine.loading import load_model
-from outrider_server.speculation.errors import ModelRefused
+from outrider_server.core.errors import ModelRefused
+from outrider_server.engine.model.loading import load_model
 from safetensors.torch import save_file
 
 from .architectures import Refused

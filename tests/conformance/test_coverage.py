@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from outrider_server.engine.architectures import (
+from outrider_server.engine.model.architectures import (
     ADAPTERS,
     KEY_HEADS,
     SLIDING_SERVED,

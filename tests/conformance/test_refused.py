@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from outrider_server.engine.probing import probe_step
+from outrider_server.engine.model.probing import probe_step
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from .architectures import REFUSED, SERVED, Refused

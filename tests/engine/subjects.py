@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 from models_for_tests import needs_kernels, packable_llama, packed_runner, tiny_llama, tiny_runner
+from outrider_server.core.types import Draw, SamplingParams
 from outrider_server.engine.layout import Row
 from outrider_server.engine.step import StepRunner
-from outrider_server.speculation.types import Draw, SamplingParams
 from transformers import LlamaForCausalLM
 
 LIBRARY = tiny_llama()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from outrider_server.core.errors import SPREAD, Exhausted, InvalidRequest
 from outrider_server.engine.admission import FIRST_HOLD_SECONDS, AdmissionQueue
-from outrider_server.speculation.errors import SPREAD, Exhausted, InvalidRequest
 
 
 class Slots:

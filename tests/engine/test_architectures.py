@@ -5,12 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from models_for_tests import loaded, tiny_limits
-from outrider_server.engine.architectures import (
-    adapt_model,
-    binding_window,
-    cache_shape,
-)
 from outrider_server.engine.layout import Row
+from outrider_server.engine.model.architectures import adapt_model, binding_window, cache_shape
 from outrider_server.engine.step import StepRunner
 from transformers import (
     AutoModelForCausalLM,

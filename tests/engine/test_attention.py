@@ -7,9 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models_for_tests import llama_config
-from outrider_server.engine import attention_kernels
-from outrider_server.engine.attention import NAME, make_places, slot_attention
-from outrider_server.engine.attention_kernels import (
+from outrider_server.core.errors import ModelRefused
+from outrider_server.engine.attention import attention_kernels
+from outrider_server.engine.attention.attention import NAME, make_places, slot_attention
+from outrider_server.engine.attention.attention_kernels import (
     KERNELS,
     KEY_BLOCK,
     Rules,
@@ -18,7 +19,6 @@ from outrider_server.engine.attention_kernels import (
     attend_in_place,
 )
 from outrider_server.engine.cache import SlotCache
-from outrider_server.speculation.errors import ModelRefused
 from transformers import AttentionInterface
 
 LENGTH = 2 * KEY_BLOCK

@@ -14,12 +14,12 @@ from fakes import VOCABULARY, continuation, next_token
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models_for_tests import tiny_limits
+from outrider_server.core.errors import OutriderError
+from outrider_server.core.types import Proposal, decide
 from outrider_server.engine.drafting import DraftJob
 from outrider_server.engine.layout import RowResult
 from outrider_server.engine.slots import Slot
-from outrider_server.speculation.errors import OutriderError
 from outrider_server.speculation.guesses import Guesses
-from outrider_server.speculation.types import Proposal, decide
 
 PROMPT = (3, 1, 4, 1, 0, 2)
 LENGTH = 48

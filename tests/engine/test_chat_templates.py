@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from outrider_server.engine.chat_templates import read_chat_templates
-from outrider_server.engine.tokenizer_files import read_tokenizer
-from outrider_server.speculation.errors import ModelRefused
+from outrider_server.core.errors import ModelRefused
+from outrider_server.engine.model.chat_templates import read_chat_templates
+from outrider_server.engine.model.tokenizer_files import read_tokenizer
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer
 
@@ -79,7 +79,7 @@ def test_the_locale_changes_no_template(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "model", {FILE: "<\uff5cUser\uff5c>"})
     program = (
         "import locale, pathlib, sys\n"
-        "from outrider_server.engine.chat_templates import read_chat_templates\n"
+        "from outrider_server.engine.model.chat_templates import read_chat_templates\n"
         "assert locale.getpreferredencoding(False).lower() not in ('utf-8', 'utf8')\n"
         "print(ascii(read_chat_templates(pathlib.Path(sys.argv[1]), {})))\n"
     )

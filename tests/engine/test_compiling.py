@@ -20,12 +20,12 @@ from models_for_tests import (
     tiny_limits,
     tiny_llama,
 )
+from outrider_server.core.types import Draw, SamplingParams
 from outrider_server.engine import compiling
 from outrider_server.engine.compiling import GuardedCompiler
+from outrider_server.engine.drawing.noise import gumbel_noise
 from outrider_server.engine.layout import Row
-from outrider_server.engine.noise import gumbel_noise
 from outrider_server.engine.step import StepRunner
-from outrider_server.speculation.types import Draw, SamplingParams
 
 from .subjects import ALIGNED, GREEDY, Subject, both
 

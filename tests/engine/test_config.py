@@ -13,7 +13,7 @@ from outrider_server.config import (
     TargetConfig,
     default_ledger,
 )
-from outrider_server.speculation.errors import StartupError
+from outrider_server.core.errors import StartupError
 
 FOLDER = Path("model")
 RANGES = {

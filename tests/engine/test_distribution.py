@@ -13,10 +13,10 @@ from collections.abc import Callable
 import pytest
 import torch
 from models_for_tests import tiny_engine, tiny_limits, tiny_llama
-from outrider_server.engine.noise import gumbel_noise
-from outrider_server.engine.sampling import DrawTable, Features, Noise, draw_tokens
+from outrider_server.core.types import Draw, SamplingParams, Step
+from outrider_server.engine.drawing.noise import gumbel_noise
+from outrider_server.engine.drawing.sampling import DrawTable, Features, Noise, draw_tokens
 from outrider_server.engine.verifying import VerifyJob
-from outrider_server.speculation.types import Draw, SamplingParams, Step
 from scipy import stats
 
 BOUND = 1e-6

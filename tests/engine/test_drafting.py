@@ -7,16 +7,16 @@ from collections.abc import Sequence
 import pytest
 import torch
 from models_for_tests import VOCABULARY_SIZE, tiny_engine, tiny_limits, tiny_llama
-from outrider_server.engine.drafting import DraftJob
-from outrider_server.engine.engine import Engine
-from outrider_server.speculation.errors import (
+from outrider_server.core.errors import (
     InvalidRequest,
     NonFiniteLogits,
     OutriderError,
     PositionMismatch,
     StaleEpoch,
 )
-from outrider_server.speculation.types import Draw, Proposal, SamplingParams
+from outrider_server.core.types import Draw, Proposal, SamplingParams
+from outrider_server.engine.drafting import DraftJob
+from outrider_server.engine.engine import Engine
 
 LIMITS = tiny_limits(max_context_tokens=40, width=2)
 ENGINE = tiny_engine(limits=LIMITS)

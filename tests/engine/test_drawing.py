@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models_for_tests import needs_kernels
 from outrider_server.engine import kernels
-from outrider_server.engine import noise as noise_module
-from outrider_server.engine.noise import gumbel_noise, philox
-from outrider_server.engine.sampling import DrawTable, Features, draw_tokens
+from outrider_server.engine.drawing import noise as noise_module
+from outrider_server.engine.drawing.noise import gumbel_noise, philox
+from outrider_server.engine.drawing.sampling import DrawTable, Features, draw_tokens
 from outrider_server.engine.step import NOT_FINITE
 
 pytestmark = needs_kernels

@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from outrider_server.engine.noise import gumbel_noise
-from outrider_server.engine.sampling import DrawTable, Features, draw_tokens, penalize
-from outrider_server.speculation.types import MAX_SEED, Draw, SamplingParams
+from outrider_server.core.types import MAX_SEED, Draw, SamplingParams
+from outrider_server.engine.drawing.noise import gumbel_noise
+from outrider_server.engine.drawing.sampling import DrawTable, Features, draw_tokens, penalize
 
 SIZE = 19
 CPU = torch.device("cpu")

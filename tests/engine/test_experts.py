@@ -6,8 +6,8 @@ import copy
 
 import pytest
 import torch
-from outrider_server.engine.experts import NAME, run_experts_alike
-from outrider_server.speculation.errors import ModelRefused
+from outrider_server.core.errors import ModelRefused
+from outrider_server.engine.model.experts import NAME, run_experts_alike
 from torch import nn
 from transformers import GptOssConfig, GptOssForCausalLM, MixtralConfig, MixtralForCausalLM
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from outrider_server.engine.sampling import DrawTable, keep_probable, penalize
-from outrider_server.speculation.types import Draw, SamplingParams
+from outrider_server.core.types import Draw, SamplingParams
+from outrider_server.engine.drawing.sampling import DrawTable, keep_probable, penalize
 from transformers.generation.logits_process import (
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
@@ -112,7 +112,7 @@ def test_the_narrowest_filter_keeps_the_most_probable_token(sampling: SamplingPa
 @pytest.mark.parametrize("temperature", [0.1, 0.7, 1.0, 3.0])
 def test_temperature_divides_as_the_library_does(temperature: float) -> None:
     """The library's scores and ours differ by a constant, so their softmax is the same."""
-    from outrider_server.engine.sampling import Features, draw_tokens
+    from outrider_server.engine.drawing.sampling import Features, draw_tokens
 
     logits = random_scores(2).float()
     noise = random_scores(3)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from outrider_server.engine.generation_defaults import read_generation_defaults
+from outrider_server.engine.model.generation_defaults import read_generation_defaults
 
 CASES: dict[str, tuple[dict[str, object], dict[str, float]]] = {
     "nothing": ({"eos_token_id": 1, "max_new_tokens": 20}, {}),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from outrider_server.engine.int8 import LARGEST, Int8Linear, int8_linear
+from outrider_server.engine.model.int8 import LARGEST, Int8Linear, int8_linear
 
 pytest.importorskip("bitsandbytes")
 

@@ -19,6 +19,8 @@ from models_for_tests import (
     tiny_llama,
     tiny_runner,
 )
+from outrider_server.core.errors import ModelRefused
+from outrider_server.core.types import Draw, Proposal, SamplingParams
 from outrider_server.engine import step
 from outrider_server.engine.audit import audit_shapes
 from outrider_server.engine.drafting import DraftJob
@@ -31,9 +33,7 @@ from outrider_server.engine.lengths import (
     length_rule,
     longest_context,
 )
-from outrider_server.engine.rotary import rotate_by_length
-from outrider_server.speculation.errors import ModelRefused
-from outrider_server.speculation.types import Draw, Proposal, SamplingParams
+from outrider_server.engine.model.rotary import rotate_by_length
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
-from outrider_server.engine.links import SECRET_BYTES, Link, Links, accept, connect, listen
-from outrider_server.speculation.errors import StartupError
+from outrider_server.core.errors import StartupError
+from outrider_server.engine.ranks.links import SECRET_BYTES, Link, Links, accept, connect, listen
 
 HOST = "127.0.0.1"
 SECRET = bytes(range(SECRET_BYTES))

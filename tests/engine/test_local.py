@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from fakes import LengthEnd, ListRecorder
 from models_for_tests import tiny_engine, tiny_limits, tiny_llama
+from outrider_server.core.types import Draw, Round, SamplingParams
 from outrider_server.engine.local import LocalDrafter, LocalVerifier
 from outrider_server.engine.worker import DeviceThread
 from outrider_server.speculation.decoder import decode_ahead, decode_synchronously
 from outrider_server.speculation.drafters import NoDrafter
 from outrider_server.speculation.ports import Drafter
 from outrider_server.speculation.turn import Turn
-from outrider_server.speculation.types import Draw, Round, SamplingParams
 
 PROMPT = list(range(2, 30))
 COUNT = 24

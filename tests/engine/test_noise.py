@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from outrider_server.engine import noise as noise_module
-from outrider_server.engine.noise import gumbel_noise, philox, seed_bits
+from outrider_server.engine.drawing import noise as noise_module
+from outrider_server.engine.drawing.noise import gumbel_noise, philox, seed_bits
 
 KNOWN_ANSWERS = [
     # Random123, examples/kat_vectors, philox4x32 with 10 rounds: counter, key, answer.

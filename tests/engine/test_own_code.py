@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from models_for_tests import edit_json, tiny_limits
+from outrider_server.core.errors import ModelRefused
+from outrider_server.core.types import Draw, SamplingParams
 from outrider_server.engine.layout import Row
-from outrider_server.engine.loading import load_model
-from outrider_server.engine.own_code import SETTINGS_OF_MPT
+from outrider_server.engine.model.loading import load_model
+from outrider_server.engine.model.own_code import SETTINGS_OF_MPT
 from outrider_server.engine.step import StepRunner
 from outrider_server.planning.config_file import read_config
 from outrider_server.planning.counting import count_model
-from outrider_server.speculation.errors import ModelRefused
-from outrider_server.speculation.types import Draw, SamplingParams
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, FalconConfig, MptConfig, Phi3Config, PreTrainedConfig

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models_for_tests import needs_kernels
-from outrider_server.engine.attention import make_places
+from outrider_server.engine.attention.attention import make_places
 
 from .subjects import random
 

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from models_for_tests import loaded, needs_kernels, packable_llama, tiny_limits, tiny_llama
+from outrider_server.core.errors import InvalidRequest, StaleEpoch, TurnRunning
+from outrider_server.core.types import Draw, SamplingParams, usable_length
 from outrider_server.engine.engine import Engine, OpenedSlot
 from outrider_server.engine.parking import ParkedSession, ParkedSessions
-from outrider_server.speculation.errors import InvalidRequest, StaleEpoch, TurnRunning
-from outrider_server.speculation.types import Draw, SamplingParams, usable_length
 from transformers import PreTrainedModel
 
 GREEDY = Draw(SamplingParams(temperature=0.0), 0, 0)

@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 from models_for_tests import llama_config, save_folder
-from outrider_server.engine.sharing import SERVED
+from outrider_server.engine.ranks.sharing import SERVED
 from torch.distributed import TCPStore
 
 GATED = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import transformers
 from models_for_tests import llama_config
-from outrider_server.engine.sharing import check_shares, key_heads, shares_keys
-from outrider_server.engine.summing import plan_in_order
-from outrider_server.speculation.errors import ModelRefused
+from outrider_server.core.errors import ModelRefused
+from outrider_server.engine.model.summing import plan_in_order
+from outrider_server.engine.ranks.sharing import check_shares, key_heads, shares_keys
 
 HEADS = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from outrider_server.core.errors import Exhausted, PositionMismatch, StaleEpoch, TurnRunning
 from outrider_server.engine.slots import Slot, SlotTable
-from outrider_server.speculation.errors import Exhausted, PositionMismatch, StaleEpoch, TurnRunning
 
 
 def idle(table: SlotTable, session_id: str, epoch: int = 1) -> Slot:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from outrider_server.engine import summing
-from outrider_server.engine.summing import sum_in_rank_order
+from outrider_server.engine.model import summing
+from outrider_server.engine.model.summing import sum_in_rank_order
 
 
 def summed(monkeypatch: pytest.MonkeyPatch, parts: list[torch.Tensor]) -> torch.Tensor:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from models_for_tests import edit_json
-from outrider_server.engine import tokenizer_conversion
-from outrider_server.engine.tokenizer_files import read_tokenizer
+from outrider_server.core.errors import ModelRefused
+from outrider_server.engine.model import tokenizer_conversion
+from outrider_server.engine.model.tokenizer_files import read_tokenizer
 from outrider_server.models import TARGET_FOLDER
-from outrider_server.speculation.errors import ModelRefused
 from tokenizers import Tokenizer
 
 TEXTS = ("def fib(n):\n    return  n", " two  spaces ", "\tGröße 12345 ①\n\n", "<s>x</s>")

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from models_for_tests import edit_json
-from outrider_server.engine.tokenizer_files import read_tokenizer
-from outrider_server.session.tokenizer import Tokenizer
-from outrider_server.speculation.errors import ModelRefused
+from outrider_server.core.errors import ModelRefused
+from outrider_server.engine.model.tokenizer_files import read_tokenizer
+from outrider_server.session.text.tokenizer import Tokenizer
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 from tokenizers import Tokenizer as RawTokenizer
 from transformers import AutoTokenizer

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models_for_tests import tiny_engine
+from outrider_server.core.errors import InvalidRequest, OutriderError
+from outrider_server.core.types import Draw, SamplingParams, Step
 from outrider_server.engine.engine import OpenedSlot
 from outrider_server.engine.verifying import Verified, VerifyJob
-from outrider_server.speculation.errors import InvalidRequest, OutriderError
-from outrider_server.speculation.types import Draw, SamplingParams, Step
 
 ENGINE = tiny_engine()
 PROMPT = tuple(range(5, 45))

@@ -9,16 +9,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models_for_tests import VOCABULARY_SIZE, tiny_engine, tiny_llama
-from outrider_server.engine.engine import Engine, OpenedSlot
-from outrider_server.engine.verifying import Verified, VerifyJob
-from outrider_server.speculation.errors import (
+from outrider_server.core.errors import (
     InvalidRequest,
     NonFiniteLogits,
     OutriderError,
     PositionMismatch,
     StaleEpoch,
 )
-from outrider_server.speculation.types import Draw, SamplingParams, Step, Verdict
+from outrider_server.core.types import Draw, SamplingParams, Step, Verdict
+from outrider_server.engine.engine import Engine, OpenedSlot
+from outrider_server.engine.verifying import Verified, VerifyJob
 
 ENGINE = tiny_engine()
 PROMPT = tuple(range(5, 45))

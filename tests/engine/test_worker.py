@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from outrider_server.core.errors import InternalError, InvalidRequest, OutriderError
 from outrider_server.engine.batching import Demand
 from outrider_server.engine.engine import BatchResult
 from outrider_server.engine.layout import RowResult
 from outrider_server.engine.slots import Slot
 from outrider_server.engine.worker import DeviceThread, Work, choose
-from outrider_server.speculation.errors import InternalError, InvalidRequest, OutriderError
 
 VERIFY = Work(0, (1,), prefill=False)
 PREFILL = Work(0, (1,), prefill=True)

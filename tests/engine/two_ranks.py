@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 
 import torch
+from outrider_server.core.types import Draw, SamplingParams
 from outrider_server.engine.engine import Engine
 from outrider_server.engine.layout import Row
-from outrider_server.engine.loading import LoadedModel, load_model
+from outrider_server.engine.model.loading import LoadedModel, load_model
 from outrider_server.engine.step import StepLimits, StepRunner
 from outrider_server.launching import gather
-from outrider_server.speculation.types import Draw, SamplingParams
 from transformers import AutoModelForCausalLM
 
 RANKS = 2

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from outrider_server.engine.host import EngineHost
-from outrider_server.session import sql_writes
+from outrider_server.session.ledger import sql_writes
 
 from .run import Failed, fuzz
 from .world import engines

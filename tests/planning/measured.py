@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 from outrider_server.bench.machine import resident_bytes
 from outrider_server.config import EngineConfig
+from outrider_server.core.types import Draw, SamplingParams
 from outrider_server.engine.layout import Row
-from outrider_server.engine.loading import load_model
+from outrider_server.engine.model.loading import load_model
 from outrider_server.engine.step import StepLimits, StepRunner
-from outrider_server.speculation.types import Draw, SamplingParams
 from torch.profiler import ProfilerActivity, profile
 
 GREEDY = SamplingParams(temperature=0)

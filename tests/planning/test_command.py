@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from outrider_server.cli import main
+from outrider_server.commands.cli import main
 from outrider_server.models import DRAFT_FOLDER
 
 from .configs import BLOOM, MISTRAL_7B, write_config

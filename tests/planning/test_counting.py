@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from outrider_server.core.errors import ModelRefused
 from outrider_server.engine.cache_argument import cache_argument
 from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER
 from outrider_server.planning.config_file import read_config
@@ -14,7 +15,6 @@ from outrider_server.planning.counting import count_model
 from outrider_server.planning.memory import token_bytes
 from outrider_server.planning.types import WeightBytes
 from outrider_server.planning.weights import read_bytes, weight_bytes
-from outrider_server.speculation.errors import ModelRefused
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.cache_utils import DynamicCache

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 from outrider_server.models import TARGET_FOLDER
+from outrider_server.pacing.window import Costs, ahead_ms, best_speculation, synchronous_ms
 from outrider_server.planning.config_file import read_config
 from outrider_server.planning.counting import count_model
 from outrider_server.planning.shape import engine_shape
 from outrider_server.planning.speed import break_even_ms, roofline
 from outrider_server.planning.types import EngineRequest
-from outrider_server.speculation.window import Costs, ahead_ms, best_speculation, synchronous_ms
 
 
 def test_a_step_is_the_reading_of_weights_and_cache() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from outrider_server.core.errors import ModelRefused, StartupError
 from outrider_server.engine import build as building
 from outrider_server.engine.build import engine_builder
 from outrider_server.models import TARGET_FOLDER
@@ -17,7 +18,6 @@ from outrider_server.planning.memory import plan_memory
 from outrider_server.planning.shape import engine_shape
 from outrider_server.planning.startup import check_memory
 from outrider_server.planning.types import EngineRequest
-from outrider_server.speculation.errors import ModelRefused, StartupError
 
 from .configs import MISTRAL_7B, write_config
 

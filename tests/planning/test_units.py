@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from outrider_server.core.errors import StartupError
 from outrider_server.planning.units import format_bytes, parse_bytes, parse_rate
-from outrider_server.speculation.errors import StartupError
 
 
 @pytest.mark.parametrize(

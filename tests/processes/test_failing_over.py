@@ -9,9 +9,9 @@ from itertools import pairwise
 
 import outrider
 import pytest
+from outrider_server.core.errors import StartupError
 from outrider_server.ledger_place import open_ledger
 from outrider_server.models import held_out_prompts
-from outrider_server.speculation.errors import StartupError
 from postgres_server import USER, PostgresServer, running_server
 
 from .processes import START_SECONDS, Service, Services, connected, reply_to

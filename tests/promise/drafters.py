@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from outrider_server.core.types import Draw, Proposal
 from outrider_server.engine.local import LocalDrafter
 from outrider_server.engine.worker import DeviceThread
 from outrider_server.speculation.drafters import ComposedDrafter, NoDrafter
 from outrider_server.speculation.ngram import NgramDrafter
-from outrider_server.speculation.types import Draw, Proposal
 
 VOCABULARY = 4096
 TAKES_BEFORE_DEATH = 3

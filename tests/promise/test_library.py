@@ -6,13 +6,13 @@ from contextlib import aclosing
 
 import pytest
 import torch
+from outrider_server.core.types import Draw, SamplingParams
 from outrider_server.engine.local import LocalVerifier
 from outrider_server.engine.worker import DeviceThread
 from outrider_server.models import TARGET_FOLDER, held_out_prompts
 from outrider_server.speculation.decoder import decode_synchronously
 from outrider_server.speculation.ngram import NgramDrafter
 from outrider_server.speculation.turn import Turn
-from outrider_server.speculation.types import Draw, SamplingParams
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 

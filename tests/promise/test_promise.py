@@ -13,6 +13,14 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 import pytest
+from outrider_server.core.types import (
+    Accepted,
+    Draw,
+    FinishReason,
+    Round,
+    SamplingParams,
+    TokenSource,
+)
 from outrider_server.engine.engine import Engine
 from outrider_server.engine.kernels import kernels_missing
 from outrider_server.engine.layout import Row, RowResult
@@ -21,14 +29,6 @@ from outrider_server.engine.worker import DeviceThread
 from outrider_server.models import TARGET_FOLDER, held_out_prompts
 from outrider_server.speculation.decoder import decode_ahead, decode_synchronously
 from outrider_server.speculation.turn import Turn
-from outrider_server.speculation.types import (
-    Accepted,
-    Draw,
-    FinishReason,
-    Round,
-    SamplingParams,
-    TokenSource,
-)
 from tokenizers import Tokenizer
 
 from .conftest import target_thread

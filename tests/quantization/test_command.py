@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from outrider_server.core.errors import StartupError
 from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER
 from outrider_server.quantization.methods import OWN
 from outrider_server.quantization.settings import METHODS, OWN_METHODS, QuantizeSettings
-from outrider_server.speculation.errors import StartupError
 
 from tests.models_for_tests import save_folder
 

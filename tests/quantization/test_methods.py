@@ -6,17 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from outrider_server.core.errors import ModelRefused
 from outrider_server.quantization.comparison import WeightComparison
-from outrider_server.quantization.layers import (
-    model_bytes,
-    output_rows,
-    quantized_layers,
-)
+from outrider_server.quantization.layers import model_bytes, output_rows, quantized_layers
 from outrider_server.quantization.methods import run_method
 from outrider_server.quantization.quantizers import Scope, quantize_absmax
 from outrider_server.quantization.reading import agreement, read_windows
 from outrider_server.quantization.settings import LIBRARY_METHODS, METHODS, OWN_METHODS
-from outrider_server.speculation.errors import ModelRefused
 
 from tests.models_for_tests import tiny_llama
 

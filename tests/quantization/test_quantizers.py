@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from outrider_server.core.errors import ModelRefused
 from outrider_server.quantization.formats import number_formats
 from outrider_server.quantization.quantizers import (
     Quantizer,
@@ -13,7 +14,6 @@ from outrider_server.quantization.quantizers import (
     quantize_absmax,
     quantize_zero_point,
 )
-from outrider_server.speculation.errors import ModelRefused
 
 QUANTIZERS = (quantize_absmax, quantize_zero_point)
 ROUNDING = 2.0**-22

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from outrider_server.core.errors import StartupError
 from outrider_server.models import TARGET_FOLDER
 from outrider_server.models.training.corpus import is_held_out
 from outrider_server.quantization.settings import QuantizeSettings
 from outrider_server.quantization.text import HeldOutText, cut_windows, read_text
-from outrider_server.speculation.errors import StartupError
 
 
 def text_of(*lengths: int) -> HeldOutText:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from outrider_server.address import Listen
+from outrider_server.core.errors import StartupError
 from outrider_server.rpc.binding import check_free, claimed
 from outrider_server.rpc.channels import open_channel
 from outrider_server.rpc.serve import Server
-from outrider_server.speculation.errors import StartupError
 
 from .service import NAME
 

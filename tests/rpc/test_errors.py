@@ -10,8 +10,8 @@ from google.protobuf import any_pb2
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from outrider.v1 import target_pb2, target_pb2_grpc
+from outrider_server.core import errors
 from outrider_server.rpc.errors import DOMAIN, TABLE, from_rpc_error, to_status
-from outrider_server.speculation import errors
 
 from .service import ScriptedTarget, failing, serving
 

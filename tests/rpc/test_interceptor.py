@@ -10,8 +10,8 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 from outrider.v1 import target_pb2, target_pb2_grpc
+from outrider_server.core.errors import InternalError, InvalidRequest, NotImplementedYet
 from outrider_server.rpc.errors import from_rpc_error
-from outrider_server.speculation.errors import InternalError, InvalidRequest, NotImplementedYet
 
 from .service import NAME, ScriptedTarget, failing, serving
 

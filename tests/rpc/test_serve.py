@@ -11,9 +11,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 from outrider.v1 import target_pb2, target_pb2_grpc
+from outrider_server.core.errors import StartupError
 from outrider_server.rpc.channels import open_channel
 from outrider_server.rpc.serve import Server
-from outrider_server.speculation.errors import StartupError
 
 from .service import NAME, ScriptedTarget, serving
 

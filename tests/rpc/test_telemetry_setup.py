@@ -6,9 +6,9 @@ import logging
 import threading
 
 import pytest
+from outrider_server.core.errors import StartupError
 from outrider_server.logs import OnceEach
 from outrider_server.rpc import telemetry
-from outrider_server.speculation.errors import StartupError
 
 
 @pytest.mark.parametrize(

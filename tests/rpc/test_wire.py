@@ -9,22 +9,15 @@ from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 from outrider.v1 import target_pb2, types_pb2
-from outrider_server.rpc import wire
-from outrider_server.speculation.description import (
+from outrider_server.core.description import (
     ModelDescription,
     ShapeAudit,
     ShapeFinding,
     TokenizerFiles,
 )
-from outrider_server.speculation.errors import InvalidRequest
-from outrider_server.speculation.types import (
-    MAX_SEED,
-    Draw,
-    SamplingParams,
-    Step,
-    TokenLogprobs,
-    Verdict,
-)
+from outrider_server.core.errors import InvalidRequest
+from outrider_server.core.types import MAX_SEED, Draw, SamplingParams, Step, TokenLogprobs, Verdict
+from outrider_server.rpc import wire
 
 M = TypeVar("M", bound=Message)
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import transformers
+from outrider_server.core.description import ModelDescription, TokenizerFiles
 from outrider_server.models import TARGET_FOLDER
-from outrider_server.session.model import ServedModel
-from outrider_server.speculation.description import ModelDescription, TokenizerFiles
+from outrider_server.session.text.model import ServedModel
 from tokenizers import Tokenizer
 
 Messages = Sequence[dict[str, Any]]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from outrider_server.engine.host import EngineHost
-from outrider_server.session import draft_link
+from outrider_server.session.peers import draft_link
 
 from . import tiny_models
 from .harness import SessionService, Stack, running_engine

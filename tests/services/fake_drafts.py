@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 from outrider.v1 import draft_pb2, draft_pb2_grpc, target_pb2
-from outrider_server.speculation.types import tokens_digest
+from outrider_server.core.types import tokens_digest
 
 Answers = Callable[[draft_pb2.DraftOpen], Iterator[draft_pb2.DraftResponse]]
 

@@ -16,18 +16,18 @@ from typing import Any
 import grpc
 import outrider
 from outrider.v1 import draft_pb2_grpc, session_pb2_grpc, target_pb2, target_pb2_grpc
-from outrider_server import wiring
+from outrider_server.commands import wiring
 from outrider_server.config import DRAFT_WIDTH, EngineConfig
 from outrider_server.draft.service import DraftServicer
 from outrider_server.engine.host import EngineHost
 from outrider_server.rpc.serve import Server
 from outrider_server.session.drafting import LoopSettings
-from outrider_server.session.drafts import Drafts
-from outrider_server.session.model import ServedModel
+from outrider_server.session.ledger.sqlite_ledger import SqliteLedger
+from outrider_server.session.peers.drafts import Drafts
+from outrider_server.session.peers.targets import Targets
 from outrider_server.session.service import SessionServicer
 from outrider_server.session.sessions import Sessions
-from outrider_server.session.sqlite_ledger import SqliteLedger
-from outrider_server.session.targets import Targets
+from outrider_server.session.text.model import ServedModel
 from outrider_server.target.service import TargetServicer
 
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]

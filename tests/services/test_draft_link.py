@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 from outrider.v1 import draft_pb2, draft_pb2_grpc
-from outrider_server.session.draft_link import DraftedTurn, DraftLink, RemoteDrafter
-from outrider_server.speculation.meter import CostMeter, TurnMeter
-from outrider_server.speculation.types import Draw, SamplingParams
+from outrider_server.core.types import Draw, SamplingParams
+from outrider_server.pacing.meter import CostMeter, TurnMeter
+from outrider_server.session.peers.draft_link import DraftedTurn, DraftLink, RemoteDrafter
 
 from .fake_drafts import opened, proposal
 from .harness import serving_draft, until

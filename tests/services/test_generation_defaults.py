@@ -6,8 +6,8 @@ import json
 from dataclasses import replace
 
 import pytest
-from outrider_server.speculation.errors import StartupError
-from outrider_server.speculation.types import SamplingParams
+from outrider_server.core.errors import StartupError
+from outrider_server.core.types import SamplingParams
 
 from .harness import Stack, generate
 

@@ -9,11 +9,11 @@ from typing import Any
 import grpc
 import pytest
 from outrider.v1 import session_pb2
+from outrider_server.core.types import FinishReason, Round
 from outrider_server.session.drafting import Drafting
 from outrider_server.session.requests import parse_turn
 from outrider_server.session.running_turn import RunningTurn
 from outrider_server.session.tally import TurnStarted, TurnSummary
-from outrider_server.speculation.types import FinishReason, Round
 
 from .harness import SessionService, generate, until, until_closed, until_idle
 from .reference import target_alone

@@ -10,8 +10,8 @@ import outrider
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from outrider.v1 import session_pb2
-from outrider_server.session.reading import LONG
-from outrider_server.session.tokenizer import Tokenizer
+from outrider_server.session.text.reading import LONG
+from outrider_server.session.text.tokenizer import Tokenizer
 
 from .harness import OWN_CONNECTION, SessionService, Stack, until
 from .reference import target_alone

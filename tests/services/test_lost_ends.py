@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from outrider_server.session.sqlite_ledger import SqliteLedger
-from outrider_server.speculation.errors import LedgerUnavailable
+from outrider_server.core.errors import LedgerUnavailable
+from outrider_server.session.ledger.sqlite_ledger import SqliteLedger
 
 OPTIONS = {"max_new_tokens": 24, "seed": 6, "logit_bias": {0: -100.0}}
 

@@ -11,7 +11,7 @@ import outrider
 import pytest
 from outrider.v1 import target_pb2, target_pb2_grpc
 from outrider_server.engine.host import EngineHost
-from outrider_server.session import targets
+from outrider_server.session.peers import targets
 
 from .harness import Stack, generate, running_engine, taken_slots, until, until_closed
 from .reference import as_one_turn, target_alone

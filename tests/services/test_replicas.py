@@ -8,7 +8,7 @@ import grpc
 import outrider
 import pytest
 from outrider.v1 import session_pb2
-from outrider_server.session.sqlite_ledger import SqliteLedger
+from outrider_server.session.ledger.sqlite_ledger import SqliteLedger
 
 from .harness import SessionService, Stack
 from .wire import refusal

@@ -8,8 +8,8 @@ from pathlib import Path
 import grpc
 import outrider
 import pytest
+from outrider_server.core.types import FinishReason
 from outrider_server.engine.host import EngineHost
-from outrider_server.speculation.types import FinishReason
 
 from . import tiny_models
 from .harness import Stack, drain, running_engine, until, until_idle

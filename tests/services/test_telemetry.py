@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from outrider_server.engine.host import EngineHost
 from outrider_server.rpc import telemetry
-from outrider_server.session import targets
+from outrider_server.session.peers import targets
 
 from . import fake_drafts
 from .harness import SessionService, Stack, generate, running_engine, taken_slots, until, until_idle

@@ -12,7 +12,7 @@ from models_for_tests import edit_json
 from outrider.v1 import session_pb2
 from outrider_server.engine.host import EngineHost
 from outrider_server.models import TARGET_FOLDER
-from outrider_server.session.ledger import NewTurn
+from outrider_server.session.ledger.ledger import NewTurn
 from outrider_server.session.records import OWNER
 from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers, processors
 

@@ -10,14 +10,9 @@ import grpc
 import pytest
 from opentelemetry.context import Context
 from outrider.v1 import target_pb2, target_pb2_grpc
+from outrider_server.core.errors import InvalidRequest, ProtocolViolation, StaleEpoch, Unavailable
 from outrider_server.rpc.errors import from_status
-from outrider_server.session.target_stream import TargetStream
-from outrider_server.speculation.errors import (
-    InvalidRequest,
-    ProtocolViolation,
-    StaleEpoch,
-    Unavailable,
-)
+from outrider_server.session.peers.target_stream import TargetStream
 from outrider_server.target.turns import TurnStream
 
 from .test_wire import answers, opening, step

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 from outrider.v1 import draft_pb2, draft_pb2_grpc, target_pb2, target_pb2_grpc, types_pb2
-from outrider_server.speculation.types import tokens_digest
+from outrider_server.core.types import tokens_digest
 
 from .harness import generate
 from .tiny_models import CONTEXT_TOKENS, VOCABULARY_SIZE

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
-from outrider_server.session.chat import ChatTemplate
-from outrider_server.session.messages import ChatContext, ChatMessage, ToolCall
-from outrider_server.session.tokenizer import Tokenizer
+from outrider_server.session.text.chat import ChatTemplate
+from outrider_server.session.text.messages import ChatContext, ChatMessage, ToolCall
+from outrider_server.session.text.tokenizer import Tokenizer
 
 Messages = list[ChatMessage]
 SYSTEM = ChatMessage("system", " Be brief; \u8bf7\u7b80\u77ed. ")

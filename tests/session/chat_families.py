@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from outrider_server.session.chat import ChatTemplate
-from outrider_server.session.tokenizer import Tokenizer
+from outrider_server.session.text.chat import ChatTemplate
+from outrider_server.session.text.tokenizer import Tokenizer
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as RawTokenizer
 

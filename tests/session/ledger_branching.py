@@ -3,14 +3,9 @@
 import asyncio
 
 import pytest
-from outrider_server.session.ledger import Ledger, NewTurn
-from outrider_server.speculation.errors import (
-    AlreadyExists,
-    InvalidRequest,
-    PositionMismatch,
-    StaleEpoch,
-)
-from outrider_server.speculation.types import FinishReason
+from outrider_server.core.errors import AlreadyExists, InvalidRequest, PositionMismatch, StaleEpoch
+from outrider_server.core.types import FinishReason
+from outrider_server.session.ledger.ledger import Ledger, NewTurn
 
 from .ledger_fixtures import (
     FIRST_REPLY,

@@ -3,8 +3,7 @@
 import asyncio
 
 import pytest
-from outrider_server.session.ledger import Ledger, LedgerToken, NewTurn, SessionRecord
-from outrider_server.speculation.errors import (
+from outrider_server.core.errors import (
     AlreadyExists,
     InvalidRequest,
     NotFound,
@@ -12,7 +11,8 @@ from outrider_server.speculation.errors import (
     PositionMismatch,
     StaleEpoch,
 )
-from outrider_server.speculation.types import FinishReason, TokenLogprobs, TokenSource
+from outrider_server.core.types import FinishReason, TokenLogprobs, TokenSource
+from outrider_server.session.ledger.ledger import Ledger, LedgerToken, NewTurn, SessionRecord
 
 from .ledger_branching import BranchingConformance
 from .ledger_fixtures import OpenLedger, generated, started_session

@@ -5,8 +5,8 @@ from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
 import pytest
-from outrider_server.session.ledger import Ledger, LedgerToken, NewTurn
-from outrider_server.speculation.types import FinishReason, TokenLogprobs, TokenSource
+from outrider_server.core.types import FinishReason, TokenLogprobs, TokenSource
+from outrider_server.session.ledger.ledger import Ledger, LedgerToken, NewTurn
 
 OpenLedger = Callable[..., Awaitable[Ledger]]
 FIRST_REPLY = [

@@ -6,9 +6,9 @@ import random
 from dataclasses import dataclass, field, replace
 
 import pytest
-from outrider_server.session.ledger import Ledger, NewTurn
-from outrider_server.speculation.errors import AlreadyExists, PositionMismatch, StaleEpoch
-from outrider_server.speculation.types import FinishReason
+from outrider_server.core.errors import AlreadyExists, PositionMismatch, StaleEpoch
+from outrider_server.core.types import FinishReason
+from outrider_server.session.ledger.ledger import Ledger, NewTurn
 
 from .ledger_fixtures import FIRST_REPLY, TOKENS, LedgerFixtures, generated, two_turns
 

@@ -7,9 +7,9 @@ long here: a machine that stands still for a minute changes nothing.
 import asyncio
 
 import pytest
-from outrider_server.session.ledger import MAX_TTL_SECONDS, Ledger, NewTurn
-from outrider_server.speculation.errors import InvalidRequest, LeaseHeld, NotFound, StaleEpoch
-from outrider_server.speculation.types import FinishReason
+from outrider_server.core.errors import InvalidRequest, LeaseHeld, NotFound, StaleEpoch
+from outrider_server.core.types import FinishReason
+from outrider_server.session.ledger.ledger import MAX_TTL_SECONDS, Ledger, NewTurn
 
 from .ledger_fixtures import LedgerFixtures, OpenLedger, generated, started_session
 

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from outrider_server.engine.tokenizer_files import read_tokenizer
-from outrider_server.session.chat import ChatTemplate
-from outrider_server.session.messages import ChatContext, ChatMessage
-from outrider_server.session.tokenizer import Tokenizer
-from outrider_server.speculation.errors import InvalidRequest
+from outrider_server.core.errors import InvalidRequest
+from outrider_server.engine.model.tokenizer_files import read_tokenizer
+from outrider_server.session.text.chat import ChatTemplate
+from outrider_server.session.text.messages import ChatContext, ChatMessage
+from outrider_server.session.text.tokenizer import Tokenizer
 from transformers import AutoTokenizer
 
 from .chat_conversations import CALLING, SYSTEM, TALK, TOOLS, check, thinking

@@ -3,7 +3,7 @@
 import functools
 import json
 
-from outrider_server.session.tokenizer import Tokenizer
+from outrider_server.session.text.tokenizer import Tokenizer
 from tokenizers import (
     AddedToken,
     Regex,

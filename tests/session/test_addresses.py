@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
-from outrider_server.session import addresses as addresses_module
-from outrider_server.session.addresses import Addresses, joined, resolve, split_name
-from outrider_server.speculation.errors import StartupError, Unavailable
+from outrider_server.core.errors import StartupError, Unavailable
+from outrider_server.session.peers import addresses as addresses_module
+from outrider_server.session.peers.addresses import Addresses, joined, resolve, split_name
 
 
 class Zone:

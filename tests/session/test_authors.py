@@ -7,11 +7,11 @@ import re
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from outrider_server.session import authors
-from outrider_server.session.chat import ChatTemplate
-from outrider_server.session.messages import ChatMessage, ToolCall
-from outrider_server.session.tokenizer import RenderedText
-from outrider_server.speculation.errors import InvalidRequest
+from outrider_server.core.errors import InvalidRequest
+from outrider_server.session.text import authors
+from outrider_server.session.text.chat import ChatTemplate
+from outrider_server.session.text.messages import ChatMessage, ToolCall
+from outrider_server.session.text.tokenizer import RenderedText
 
 EXACT = [
     "'[[' + c + ']]'",

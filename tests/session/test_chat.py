@@ -5,9 +5,9 @@ from datetime import datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from outrider_server.session.chat import ChatTemplate
-from outrider_server.session.messages import ChatContext, ChatMessage
-from outrider_server.speculation.errors import InvalidRequest
+from outrider_server.core.errors import InvalidRequest
+from outrider_server.session.text.chat import ChatTemplate
+from outrider_server.session.text.messages import ChatContext, ChatMessage
 
 from .sample_tokenizers import BEGIN, END, THINK, TURN, byte_level_raw, wrapped
 

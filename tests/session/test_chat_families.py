@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from outrider_server.session.messages import ChatContext, ChatMessage
+from outrider_server.session.text.messages import ChatContext, ChatMessage
 
 from .chat_conversations import CALLING, SYSTEM, TALK, TOOLS, check, thinking
 from .chat_families import FAMILIES, Family

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 from outrider.v1 import session_pb2
+from outrider_server.core.description import TokenizerFiles
+from outrider_server.core.errors import InvalidRequest
+from outrider_server.core.types import FinishReason
 from outrider_server.session.conversation import Held, messages_of, prompt_for, turn_text
-from outrider_server.session.ledger import TurnRecord
-from outrider_server.session.model import ServedModel
+from outrider_server.session.ledger.ledger import TurnRecord
+from outrider_server.session.ledger.sqlite_ledger import SqliteLedger
 from outrider_server.session.requests import parse_turn
-from outrider_server.session.sqlite_ledger import SqliteLedger
-from outrider_server.speculation.description import TokenizerFiles
-from outrider_server.speculation.errors import InvalidRequest
-from outrider_server.speculation.types import FinishReason
+from outrider_server.session.text.model import ServedModel
 from tokenizers import Tokenizer as RawTokenizer
 
 from .ledger_fixtures import generated

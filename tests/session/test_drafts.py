@@ -1,6 +1,6 @@
 """The circuit breaker before a draft."""
 
-from outrider_server.session.drafts import FIRST_REST_SECONDS, LONGEST_REST_SECONDS, Breaker
+from outrider_server.session.peers.drafts import FIRST_REST_SECONDS, LONGEST_REST_SECONDS, Breaker
 
 
 def test_a_draft_that_proposes_is_always_let_through() -> None:

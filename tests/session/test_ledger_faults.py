@@ -15,10 +15,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from outrider_server.ledger_place import open_ledger
-from outrider_server.session import postgres_faults, sqlite_faults
-from outrider_server.session.sqlite_ledger import SqliteLedger
-from outrider_server.speculation.errors import (
+from outrider_server.core.errors import (
     InternalError,
     LedgerUnavailable,
     LedgerUnusable,
@@ -26,6 +23,9 @@ from outrider_server.speculation.errors import (
     StartupError,
     Unavailable,
 )
+from outrider_server.ledger_place import open_ledger
+from outrider_server.session.ledger import postgres_faults, sqlite_faults
+from outrider_server.session.ledger.sqlite_ledger import SqliteLedger
 from postgres_server import PostgresServer
 
 from .ledger_fixtures import generated, started_session

@@ -7,12 +7,12 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
-from outrider_server.session.ledger import LedgerToken
-from outrider_server.session.sqlite_file import SqliteFile
-from outrider_server.session.sqlite_ledger import SqliteLedger
-from outrider_server.session.sqlite_schema import MIGRATIONS, SCHEMA_VERSION
-from outrider_server.speculation.errors import InternalError, LedgerUnusable
-from outrider_server.speculation.types import FinishReason, TokenLogprobs, TokenSource
+from outrider_server.core.errors import InternalError, LedgerUnusable
+from outrider_server.core.types import FinishReason, TokenLogprobs, TokenSource
+from outrider_server.session.ledger.ledger import LedgerToken
+from outrider_server.session.ledger.sqlite_file import SqliteFile
+from outrider_server.session.ledger.sqlite_ledger import SqliteLedger
+from outrider_server.session.ledger.sqlite_schema import MIGRATIONS, SCHEMA_VERSION
 
 from .ledger_fixtures import generated
 

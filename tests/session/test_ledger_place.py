@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from outrider_server.config import MAX_TTL_SECONDS, SessionConfig, is_database
+from outrider_server.core.errors import StartupError
 from outrider_server.ledger_place import open_ledger
-from outrider_server.session import ledger as ledgers
-from outrider_server.speculation.errors import StartupError
+from outrider_server.session.ledger import ledger as ledgers
 
 PASSWORD = "geheim"
 HOLDER = """

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from outrider_server.core.errors import StartupError, Unavailable
 from outrider_server.ledger_place import open_ledger
-from outrider_server.session.ledger import Ledger, NewTurn
-from outrider_server.session.postgres_ledger import PostgresLedger
-from outrider_server.speculation.errors import StartupError, Unavailable
+from outrider_server.session.ledger.ledger import Ledger, NewTurn
+from outrider_server.session.ledger.postgres_ledger import PostgresLedger
 from pgbouncer import Pooler, running_pooler
 from postgres_server import PostgresServer, running_server
 

@@ -11,19 +11,14 @@ from pathlib import Path
 import psycopg
 import pytest
 import uvloop
+from outrider_server.core.errors import InternalError, LedgerUnavailable, StartupError, Unavailable
 from outrider_server.ledger_place import open_ledger
-from outrider_server.session import postgres_faults
-from outrider_server.session.ledger import Ledger, NewTurn
-from outrider_server.session.postgres_ledger import PostgresLedger
-from outrider_server.session.postgres_schema import MIGRATIONS, SCHEMA_VERSION
-from outrider_server.session.sql_rows import pack
-from outrider_server.session.sql_work import Statement, Work
-from outrider_server.speculation.errors import (
-    InternalError,
-    LedgerUnavailable,
-    StartupError,
-    Unavailable,
-)
+from outrider_server.session.ledger import postgres_faults
+from outrider_server.session.ledger.ledger import Ledger, NewTurn
+from outrider_server.session.ledger.postgres_ledger import PostgresLedger
+from outrider_server.session.ledger.postgres_schema import MIGRATIONS, SCHEMA_VERSION
+from outrider_server.session.ledger.sql_rows import pack
+from outrider_server.session.ledger.sql_work import Statement, Work
 from postgres_server import PostgresServer, running_server
 
 from .ledger_conformance import LedgerConformance

@@ -14,10 +14,10 @@ from contextlib import aclosing, contextmanager
 from pathlib import Path
 
 import pytest
-from outrider_server.session.ledger import Ledger
-from outrider_server.session.sqlite_ledger import SqliteLedger
-from outrider_server.session.steady_clock import SteadyClock
-from outrider_server.speculation.errors import InternalError, Unavailable
+from outrider_server.core.errors import InternalError, Unavailable
+from outrider_server.session.ledger.ledger import Ledger
+from outrider_server.session.ledger.sqlite_ledger import SqliteLedger
+from outrider_server.session.ledger.steady_clock import SteadyClock
 
 from .ledger_conformance import LedgerConformance
 from .ledger_fixtures import generated, started_session

@@ -6,12 +6,12 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
-from outrider_server.session.ledger import NewTurn
+from outrider_server.core.errors import LeaseHeld, StaleEpoch, TurnRunning
+from outrider_server.core.types import FinishReason
+from outrider_server.session.ledger.ledger import NewTurn
+from outrider_server.session.ledger.sqlite_ledger import SqliteLedger
+from outrider_server.session.ledger.steady_clock import SteadyClock
 from outrider_server.session.live import LiveSessions
-from outrider_server.session.sqlite_ledger import SqliteLedger
-from outrider_server.session.steady_clock import SteadyClock
-from outrider_server.speculation.errors import LeaseHeld, StaleEpoch, TurnRunning
-from outrider_server.speculation.types import FinishReason
 
 LEASE_SECONDS = 6.0
 

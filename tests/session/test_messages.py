@@ -4,17 +4,17 @@ import json
 
 import pytest
 from outrider.v1 import session_pb2
-from outrider_server.session.chat import ChatTemplate
-from outrider_server.session.messages import (
+from outrider_server.core.errors import InvalidRequest
+from outrider_server.session.text.chat import ChatTemplate
+from outrider_server.session.text.messages import (
     MAX_JSON_CHARACTERS,
     ChatContext,
     ChatInput,
     ChatMessage,
     ToolCall,
 )
-from outrider_server.session.sandbox import STEPS
+from outrider_server.session.text.sandbox import STEPS
 from outrider_server.session.wire import chat_from_proto
-from outrider_server.speculation.errors import InvalidRequest
 
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"b": 1, "a": 2.5}}}
 CALL = ToolCall("add", {"b": [1, None], "a": "\u4e2d"}, "call00001")

@@ -1,9 +1,9 @@
 """What a session service makes of the target's description and tokenizer."""
 
 import pytest
-from outrider_server.session.model import ServedModel
-from outrider_server.speculation.description import ModelDescription, ShapeAudit, TokenizerFiles
-from outrider_server.speculation.errors import StartupError
+from outrider_server.core.description import ModelDescription, ShapeAudit, TokenizerFiles
+from outrider_server.core.errors import StartupError
+from outrider_server.session.text.model import ServedModel
 
 from .sample_tokenizers import BEGIN, END, byte_level_raw
 

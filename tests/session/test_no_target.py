@@ -6,10 +6,10 @@ import logging
 from pathlib import Path
 
 import pytest
-from outrider_server import wiring
+from outrider_server.commands import wiring
+from outrider_server.commands.wiring import run_session
 from outrider_server.config import SessionConfig
-from outrider_server.speculation.errors import StartupError
-from outrider_server.wiring import run_session
+from outrider_server.core.errors import StartupError
 
 
 async def test_why_no_target_answers_is_told_for_each(tmp_path: Path) -> None:

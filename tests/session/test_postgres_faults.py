@@ -6,8 +6,8 @@ import logging
 
 import psycopg
 import pytest
-from outrider_server.session.postgres_faults import TOLD_SECONDS, Faults
-from outrider_server.speculation.errors import LedgerUnavailable, LedgerUnusable
+from outrider_server.core.errors import LedgerUnavailable, LedgerUnusable
+from outrider_server.session.ledger.postgres_faults import TOLD_SECONDS, Faults
 from psycopg_pool import PoolTimeout
 
 FULL = psycopg.errors.lookup("53100")("could not extend file\nHINT: free some space")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from outrider_server.config import is_database
-from outrider_server.session.postgres_url import connection_parameters, shown
-from outrider_server.speculation.errors import InvalidRequest, StartupError
+from outrider_server.core.errors import InvalidRequest, StartupError
+from outrider_server.session.ledger.postgres_url import connection_parameters, shown
 
 SECRET = "geheim"
 

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import tokenizers
+from outrider_server.core.errors import Exhausted, InvalidRequest
 from outrider_server.models import TARGET_FOLDER
-from outrider_server.session import reading as readings
-from outrider_server.session.encoding import encode
-from outrider_server.session.reading import AT_ONCE, LONG, Reading
-from outrider_server.session.tokenizer import RenderedText, Tokenizer
-from outrider_server.session.too_long import PIECE, is_too_long
-from outrider_server.speculation.errors import Exhausted, InvalidRequest
+from outrider_server.session.text import reading as readings
+from outrider_server.session.text.encoding import encode
+from outrider_server.session.text.reading import AT_ONCE, LONG, Reading
+from outrider_server.session.text.tokenizer import RenderedText, Tokenizer
+from outrider_server.session.text.too_long import PIECE, is_too_long
 
 WAIT_SECONDS = 20.0
 SHORT, MIDDLE = AT_ONCE, AT_ONCE + 1

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from outrider_server.session import patience
-from outrider_server.session.recorder import LedgerRecorder
-from outrider_server.speculation.errors import LedgerUnavailable, PositionMismatch, StaleEpoch
-from outrider_server.speculation.types import Round, TokenLogprobs, TokenSource
+from outrider_server.core.errors import LedgerUnavailable, PositionMismatch, StaleEpoch
+from outrider_server.core.types import Round, TokenLogprobs, TokenSource
+from outrider_server.session.ledger import patience
+from outrider_server.session.ledger.recorder import LedgerRecorder
 
 SOURCES = (TokenSource.DRAFT, TokenSource.TARGET)
 

@@ -7,15 +7,10 @@ from typing import Any
 
 import pytest
 from outrider.v1 import session_pb2
-from outrider_server.session.ledger import TurnRecord
-from outrider_server.session.requests import (
-    TurnRequest,
-    parse_turn,
-    recorded_request,
-    what_differs,
-)
-from outrider_server.speculation.errors import InvalidRequest
-from outrider_server.speculation.types import Draw
+from outrider_server.core.errors import InvalidRequest
+from outrider_server.core.types import Draw
+from outrider_server.session.ledger.ledger import TurnRecord
+from outrider_server.session.requests import TurnRequest, parse_turn, recorded_request, what_differs
 
 from .sample_tokenizers import END
 from .test_model import served

@@ -6,9 +6,9 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
-from outrider_server.session.sqlite_ledger import SqliteLedger
-from outrider_server.session.steady_clock import SteadyClock
-from outrider_server.speculation.errors import NotFound
+from outrider_server.core.errors import NotFound
+from outrider_server.session.ledger.sqlite_ledger import SqliteLedger
+from outrider_server.session.ledger.steady_clock import SteadyClock
 
 START = 1_800_000_000
 DAY = 86_400

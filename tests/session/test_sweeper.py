@@ -7,10 +7,10 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 
 import pytest
-from outrider_server.session.sqlite_ledger import SqliteLedger
-from outrider_server.session.steady_clock import SteadyClock
-from outrider_server.session.sweeper import BATCH, Sweeper
-from outrider_server.speculation.errors import NotFound, Unavailable
+from outrider_server.core.errors import NotFound, Unavailable
+from outrider_server.session.ledger.sqlite_ledger import SqliteLedger
+from outrider_server.session.ledger.steady_clock import SteadyClock
+from outrider_server.session.ledger.sweeper import BATCH, Sweeper
 
 
 class FakeClock:

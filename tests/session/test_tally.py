@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from outrider_server.core.types import FinishReason, Round, TokenSource
+from outrider_server.pacing.meter import CostMeter, TurnMeter
 from outrider_server.rpc.telemetry import TurnMetrics
 from outrider_server.session.tally import Tally, TurnStarted
 from outrider_server.session.wire import summary_to_proto
-from outrider_server.speculation.meter import CostMeter, TurnMeter
-from outrider_server.speculation.types import FinishReason, Round, TokenSource
 
 STARTED = TurnStarted("one", prompt_tokens=5, start_position=5, seed=3)
 

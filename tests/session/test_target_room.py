@@ -7,15 +7,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from outrider_server.session import targets as module
-from outrider_server.session.targets import FULL_SECONDS, Targets, _worth_telling
-from outrider_server.speculation.errors import (
+from outrider_server.core.errors import (
     SPREAD,
     Exhausted,
     ModelMismatch,
     ProtocolViolation,
     Unavailable,
 )
+from outrider_server.session.peers import targets as module
+from outrider_server.session.peers.targets import FULL_SECONDS, Targets, _worth_telling
 
 
 @dataclass

@@ -5,8 +5,8 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from outrider_server.session.text import IncrementalText
-from outrider_server.session.tokenizer import Tokenizer
+from outrider_server.session.text.text import IncrementalText
+from outrider_server.session.text.tokenizer import Tokenizer
 
 from .sample_tokenizers import (
     BEGIN,

@@ -5,7 +5,7 @@ import json
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from outrider_server.session.tokenizer import RenderedText, Tokenizer
+from outrider_server.session.text.tokenizer import RenderedText, Tokenizer
 from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import normalizers, pre_tokenizers, processors
 

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from outrider_server.session.tokenizer import RenderedText, Tokenizer
+from outrider_server.session.text.tokenizer import RenderedText, Tokenizer
 from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import models, pre_tokenizers
 

@@ -5,12 +5,12 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from outrider_server.session.stops import StopStrings
-from outrider_server.session.text import IncrementalText
-from outrider_server.session.tokenizer import Tokenizer
-from outrider_server.session.turn_text import TurnText
-from outrider_server.speculation.errors import InvalidRequest
-from outrider_server.speculation.types import Accepted, FinishReason
+from outrider_server.core.errors import InvalidRequest
+from outrider_server.core.types import Accepted, FinishReason
+from outrider_server.session.text.stops import StopStrings
+from outrider_server.session.text.text import IncrementalText
+from outrider_server.session.text.tokenizer import Tokenizer
+from outrider_server.session.text.turn_text import TurnText
 
 from .sample_tokenizers import END, TURN, byte_fallback, byte_level, byte_level_raw
 

@@ -12,15 +12,15 @@ from unittest import mock
 
 import outrider
 from outrider.v1 import draft_pb2_grpc, session_pb2_grpc, target_pb2_grpc
+from outrider_server.core.errors import LedgerUnavailable
 from outrider_server.draft.service import DraftServicer
 from outrider_server.engine.host import EngineHost
-from outrider_server.session import draft_link, target_link
 from outrider_server.session.drafting import LoopSettings
-from outrider_server.session.drafts import Drafts
+from outrider_server.session.peers import draft_link, target_link
+from outrider_server.session.peers.drafts import Drafts
+from outrider_server.session.peers.targets import Targets
 from outrider_server.session.service import SessionServicer
 from outrider_server.session.sessions import Sessions
-from outrider_server.session.targets import Targets
-from outrider_server.speculation.errors import LedgerUnavailable
 from outrider_server.target.service import TargetServicer
 
 from .clock import PROCESS, Process, VirtualLoop

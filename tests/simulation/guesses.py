@@ -9,9 +9,9 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from unittest import mock
 
-from outrider_server.session.draft_link import DraftedTurn, DraftLink, RemoteDrafter
+from outrider_server.pacing.meter import TurnMeter
+from outrider_server.session.peers.draft_link import DraftedTurn, DraftLink, RemoteDrafter
 from outrider_server.speculation.guesses import Guesses
-from outrider_server.speculation.meter import TurnMeter
 
 from .model import guess
 from .watch import Watch

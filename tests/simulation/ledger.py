@@ -13,12 +13,24 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from outrider_server.session import sql_owners, sql_reads, sql_writes, sqlite_file, sqlite_ledger
-from outrider_server.session.ledger import Lease, LedgerToken, NewTurn, SessionRecord, TurnRecord
-from outrider_server.session.sql_ledger import SqlLedger
-from outrider_server.session.sql_rows import generated_chunk
-from outrider_server.session.sql_work import MakeWork, Work
-from outrider_server.session.sqlite_schema import MIGRATIONS
+from outrider_server.session.ledger import (
+    sql_owners,
+    sql_reads,
+    sql_writes,
+    sqlite_file,
+    sqlite_ledger,
+)
+from outrider_server.session.ledger.ledger import (
+    Lease,
+    LedgerToken,
+    NewTurn,
+    SessionRecord,
+    TurnRecord,
+)
+from outrider_server.session.ledger.sql_ledger import SqlLedger
+from outrider_server.session.ledger.sql_rows import generated_chunk
+from outrider_server.session.ledger.sql_work import MakeWork, Work
+from outrider_server.session.ledger.sqlite_schema import MIGRATIONS
 
 Found = TypeVar("Found")
 

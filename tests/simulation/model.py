@@ -15,18 +15,18 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
+from outrider_server.core.description import ModelDescription, ShapeAudit, TokenizerFiles
+from outrider_server.core.types import Draw, FinishReason
 from outrider_server.engine.engine import Engine
 from outrider_server.engine.layout import Layout, Row, RowResult
 from outrider_server.engine.lengths import LengthRule
 from outrider_server.engine.parking import ParkedSessions
 from outrider_server.engine.slots import SlotTable
 from outrider_server.engine.step import StepLimits
-from outrider_server.session.chat import ChatTemplate
-from outrider_server.session.model import ServedModel
-from outrider_server.session.tokenizer import Tokenizer
-from outrider_server.speculation.description import ModelDescription, ShapeAudit, TokenizerFiles
-from outrider_server.speculation.estimates import CostEstimate
-from outrider_server.speculation.types import Draw, FinishReason
+from outrider_server.pacing.estimates import CostEstimate
+from outrider_server.session.text.chat import ChatTemplate
+from outrider_server.session.text.model import ServedModel
+from outrider_server.session.text.tokenizer import Tokenizer
 from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 

@@ -12,22 +12,24 @@ from unittest import mock
 
 from outrider import _channel, _stream
 from outrider.types import Event
+from outrider_server.core.errors import OutriderError
+from outrider_server.core.types import decide
 from outrider_server.engine import verifying
 from outrider_server.engine.drafting import DraftJob
 from outrider_server.engine.engine import Engine
 from outrider_server.engine.host import EngineHost
 from outrider_server.engine.parking import ParkedSession
 from outrider_server.engine.slots import Slot
-from outrider_server.session import opening, records, sql_owners, sql_work, sql_writes, target_link
+from outrider_server.session import opening, records
+from outrider_server.session.ledger import sql_owners, sql_work, sql_writes
+from outrider_server.session.ledger.recorder import LedgerRecorder
+from outrider_server.session.ledger.sql_work import Statement
 from outrider_server.session.live import LiveSessions
 from outrider_server.session.opening import TurnOpener
-from outrider_server.session.recorder import LedgerRecorder
+from outrider_server.session.peers import target_link
 from outrider_server.session.running_turn import RunningTurn
-from outrider_server.session.sql_work import Statement
-from outrider_server.speculation.errors import OutriderError
 from outrider_server.speculation.guesses import Guesses
 from outrider_server.speculation.ngram import NgramDrafter
-from outrider_server.speculation.types import decide
 
 from .ledger import SimulatedLedger
 from .model import WIDTH

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from outrider_server.speculation.types import FinishReason
+from outrider_server.core.types import FinishReason
 
 from .model import CONTEXT, END_TOKEN, LETTERS, reference
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from outrider_server.session.ledger import Ledger
+from outrider_server.session.ledger.ledger import Ledger
 
 from tests.session.ledger_conformance import LedgerConformance
 

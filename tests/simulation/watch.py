@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from outrider.types import ChatMessage
-from outrider_server.session.ledger import LedgerToken, SessionRecord, TurnRecord
-from outrider_server.speculation.types import FinishReason
+from outrider_server.core.types import FinishReason
+from outrider_server.session.ledger.ledger import LedgerToken, SessionRecord, TurnRecord
 
 from .clock import PROCESS, Process, VirtualLoop
 from .talk import Intent, PlainSession

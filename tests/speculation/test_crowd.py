@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from outrider_server.speculation.crowd import (
+from outrider_server.pacing.crowd import (
     FIRST_LOOK_ROUNDS,
     FIRST_STAY_ROUNDS,
     LONGEST_STAY_ROUNDS,

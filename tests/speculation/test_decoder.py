@@ -10,13 +10,13 @@ import pytest
 from fakes import HashVerifier, LengthEnd, ListRecorder, ScriptedDrafter, continuation
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from outrider_server.core.errors import NonFiniteLogits
+from outrider_server.core.types import FinishReason, Round, Step, TokenSource, Verdict
 from outrider_server.speculation.decoder import ROUNDS_AHEAD, decode_ahead, decode_synchronously
 from outrider_server.speculation.drafters import ComposedDrafter, NoDrafter
-from outrider_server.speculation.errors import NonFiniteLogits
 from outrider_server.speculation.ngram import NgramDrafter
 from outrider_server.speculation.ports import Drafter
 from outrider_server.speculation.turn import Turn
-from outrider_server.speculation.types import FinishReason, Round, Step, TokenSource, Verdict
 
 LOOPS = (decode_synchronously, decode_ahead)
 PROMPT = (3, 1, 4, 1, 0)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fakes import ScriptedDrafter
+from outrider_server.core.types import Proposal, TokenSource
 from outrider_server.speculation.confidence import Confidence
 from outrider_server.speculation.drafters import ComposedDrafter, NoDrafter
 from outrider_server.speculation.ngram import NgramDrafter
 from outrider_server.speculation.suffix_index import Match
-from outrider_server.speculation.types import Proposal, TokenSource
 
 LONG_MATCH = [1, 2, 3, 4, 5, 6, 9, 1, 2, 3, 4, 5, 6]
 SHORT_MATCH = [3, 9, 2, 3]

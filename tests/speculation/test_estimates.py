@@ -8,7 +8,7 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
-from outrider_server.speculation.estimates import AgreementEstimate, CostEstimate, Probe
+from outrider_server.pacing.estimates import AgreementEstimate, CostEstimate, Probe
 
 # Agreement
 

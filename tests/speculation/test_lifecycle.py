@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from outrider_server.speculation.errors import IllegalMove
+from outrider_server.core.errors import IllegalMove
 from outrider_server.speculation.lifecycle import (
     FINAL_STATES,
     TRANSITIONS,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from outrider_server.speculation.meter import LEAST_MS, CostMeter, TurnMeter
-from outrider_server.speculation.window import choose_pace
+from outrider_server.pacing.meter import LEAST_MS, CostMeter, TurnMeter
+from outrider_server.pacing.window import choose_pace
 
 WIDTH = 8
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from outrider_server.core.types import TokenSource
 from outrider_server.speculation.confidence import Confidence
 from outrider_server.speculation.ngram import NgramDrafter
 from outrider_server.speculation.suffix_index import Match, SuffixIndex
-from outrider_server.speculation.types import TokenSource
 
 TOKEN = st.integers(0, 2)
 TOKENS = st.lists(TOKEN, max_size=8) | st.lists(TOKEN, min_size=20, max_size=40)

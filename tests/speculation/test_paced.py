@@ -10,15 +10,15 @@ import pytest
 from fakes import HashVerifier, LengthEnd, ListRecorder, continuation, next_token
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from outrider_server.speculation.crowd import Crowd
+from outrider_server.core.types import Proposal, TokenSource
+from outrider_server.pacing.crowd import Crowd
+from outrider_server.pacing.estimates import FIRST_REST_ROUNDS, AgreementEstimate
+from outrider_server.pacing.meter import CostMeter, TurnMeter
+from outrider_server.pacing.pacer import PROBED_GUESSES, Pacer
 from outrider_server.speculation.decoder import decode_ahead
-from outrider_server.speculation.estimates import FIRST_REST_ROUNDS, AgreementEstimate
-from outrider_server.speculation.meter import CostMeter, TurnMeter
 from outrider_server.speculation.ngram import NgramDrafter
 from outrider_server.speculation.paced import FIRST_WINDOW, PacedDrafter
-from outrider_server.speculation.pacing import PROBED_GUESSES, Pacer
 from outrider_server.speculation.turn import Turn
-from outrider_server.speculation.types import Proposal, TokenSource
 
 WIDTH = 8
 WINDOW = 7

@@ -13,10 +13,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
-from outrider_server.speculation.estimates import AgreementEstimate
-from outrider_server.speculation.pacing import Pacer
-from outrider_server.speculation.simulator import Outcome, simulate, simulate_adaptive
-from outrider_server.speculation.window import (
+from outrider_server.pacing.estimates import AgreementEstimate
+from outrider_server.pacing.pacer import Pacer
+from outrider_server.pacing.window import (
     Costs,
     Pace,
     ahead_ms,
@@ -25,6 +24,8 @@ from outrider_server.speculation.window import (
     plain_ms,
     synchronous_ms,
 )
+
+from .simulator import Outcome, simulate, simulate_adaptive
 
 TRACES = {
     content["temperature"]: [[agreed == "1" for agreed in one] for one in content["traces"]]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 from fakes import LengthEnd
-from outrider_server.speculation.turn import Turn
-from outrider_server.speculation.types import (
+from outrider_server.core.types import (
     FinishReason,
     Proposal,
     Round,
@@ -14,6 +13,7 @@ from outrider_server.speculation.types import (
     TokenSource,
     Verdict,
 )
+from outrider_server.speculation.turn import Turn
 
 TOKENS = (10, 11, 12, 13)
 

@@ -7,8 +7,8 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from outrider_server.speculation.errors import InvalidRequest
-from outrider_server.speculation.types import (
+from outrider_server.core.errors import InvalidRequest
+from outrider_server.core.types import (
     MAX_LOGIT_BIAS,
     MAX_LOGPROBS,
     MAX_SEED,

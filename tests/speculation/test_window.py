@@ -8,7 +8,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
-from outrider_server.speculation.window import (
+from outrider_server.pacing.window import (
     MAX_LEAD,
     Costs,
     Pace,

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from .. import lifeline
 from ..config import ATTENTIONS
+from ..core.errors import StartupError
 from ..models import TARGET_FOLDER
-from ..speculation.errors import StartupError
 from .model_cache import cache_folder
 from .prompts import Prompts
 from .widening import LONGEST_POSITIONS, lengthened, widened

@@ -18,7 +18,7 @@ import outrider
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]
 from grpc_status import rpc_status
 
-from ..speculation.errors import StartupError
+from ..core.errors import StartupError
 from .arrivals import End, Load, TurnEnd, load_between, poisson_arrivals
 from .fleet import Fleet, OutriderSystem, warm_up
 from .prompts import Prompts

@@ -17,7 +17,7 @@ from opentelemetry.proto.collector.metrics.v1 import (
 )
 from opentelemetry.proto.metrics.v1 import metrics_pb2
 
-from ..speculation.errors import StartupError
+from ..core.errors import StartupError
 
 EXPORT_INTERVAL_MS = 500
 SILENCE_SECONDS = 60.0

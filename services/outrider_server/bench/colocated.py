@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..commands.engines import started_engine
 from ..config import DRAFT_WIDTH, EngineConfig
+from ..core.types import Accepted, Draw, FinishReason, Round, SamplingParams
 from ..engine.local import LocalDrafter, LocalVerifier
 from ..engine.worker import DeviceThread
-from ..engines import started_engine
 from ..speculation.decoder import decode_ahead, decode_synchronously
 from ..speculation.turn import Turn
-from ..speculation.types import Accepted, Draw, FinishReason, Round, SamplingParams
 from .peer_process import Answer, serve_peer
 
 SLOTS = 2

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import outrider
 
+from ..core.errors import StartupError
 from ..planning.units import format_bytes, parse_bytes
-from ..speculation.errors import StartupError
 from .collector import MetricsCollector, running_collector
 from .fleet import FleetOptions, running_fleet
 from .models import Models

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import outrider
 
-from ..speculation.errors import StartupError
+from ..core.errors import StartupError
 from .decode_lines import decode_lines, draw_series
 from .fleet import FleetOptions, OutriderSystem, running_fleet
 from .formula import RUN_AHEAD, SYNCHRONOUS, FixedPace

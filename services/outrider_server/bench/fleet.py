@@ -16,7 +16,7 @@ from typing import Any
 
 import outrider
 
-from ..up import Child, socket_folder
+from ..commands.up import Child, socket_folder
 from .machine import cpu_seconds, resident_bytes
 from .tasks import Outcome, Task
 

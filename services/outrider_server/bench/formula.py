@@ -1,6 +1,6 @@
 """Does the model of time hold? Costs taken from a turn's own summary, and what they predict for a token.
 
-The formulas are `speculation/window.py`'s; this page only measures what goes into them. Details are those of
+The formulas are `pacing/window.py`'s; this page only measures what goes into them. Details are those of
 an Outrider outcome: the fields of the summary, and `sources`, one letter a token (d, n, t).
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..speculation.window import Costs, ahead_ms, plain_ms, synchronous_ms
+from ..pacing.window import Costs, ahead_ms, plain_ms, synchronous_ms
 
 SYNCHRONOUS = "synchronous"
 RUN_AHEAD = "run_ahead"

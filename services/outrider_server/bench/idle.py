@@ -14,8 +14,8 @@ from typing import TypeVar
 
 import outrider
 
+from ..core.errors import StartupError
 from ..planning.units import parse_bytes
-from ..speculation.errors import StartupError
 from .fleet import Fleet, FleetOptions, running_fleet
 from .models import Models
 from .prompts import Prompts

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import uvloop
 
+from ..core.types import TokenSource
 from ..ledger_place import open_ledger
-from ..session.ledger import Ledger, LedgerToken, NewTurn
-from ..speculation.types import TokenSource
+from ..session.ledger.ledger import Ledger, LedgerToken, NewTurn
 from .machine import caption, machine_facts, resident_bytes
 
 ROUND = [LedgerToken(number, TokenSource.DRAFT) for number in range(4)]

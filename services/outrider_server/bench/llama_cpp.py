@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..speculation.errors import StartupError
+from ..core.errors import StartupError
 from .tasks import Outcome, Task
 
 BINARY = "llama-server"

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import outrider
 
-from ..speculation.errors import StartupError
+from ..core.errors import StartupError
 from .decode import SETTLE_SECONDS, TRIES, Report
 from .fleet import FleetOptions, OutriderSystem, running_fleet
 from .models import Models

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import user_folders
-from ..speculation.errors import StartupError
+from ..core.errors import StartupError
 
 RECIPE = "1"
 """Part of the key: grows when the same source and settings would give other files."""

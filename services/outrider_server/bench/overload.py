@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import outrider
 
-from ..speculation.errors import StartupError
+from ..core.errors import StartupError
 from .arrivals import End
 from .clients import Clients, OverloadSettings, Phase
 from .fleet import FleetOptions, running_fleet

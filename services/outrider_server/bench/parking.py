@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..speculation.errors import StartupError
-from ..speculation.types import Draw, SamplingParams
+from ..core.errors import StartupError
+from ..core.types import Draw, SamplingParams
 from .model_cache import cache_folder
 from .prompts import Prompts
 from .widening import LONGEST_POSITIONS, lengthened, widened

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import lifeline
-from ..speculation.errors import StartupError
+from ..core.errors import StartupError
 from .tasks import Outcome, Task
 
 STOP_SECONDS = 10.0

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from ..core.errors import StartupError
 from ..models import held_out_prompts
-from ..speculation.errors import StartupError
 
 SHIFT = 16
 """Tokens dropped from the front of a text each time the texts have all been used."""

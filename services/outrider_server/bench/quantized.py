@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from ..config import QUANTIZATIONS
 from ..engine.build import engine_builder
 from ..engine.layout import Row
-from ..engine.loading import load_model
+from ..engine.model.loading import load_model
 from ..models import DRAFT_FOLDER, TARGET_FOLDER, held_out_prompts
 from ..models.training.evaluate import measure_agreement
 

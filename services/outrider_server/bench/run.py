@@ -12,7 +12,7 @@ from typing import Any
 import outrider
 from rich.console import Console
 
-from ..speculation.errors import StartupError
+from ..core.errors import StartupError
 from .charts import draw_charts
 from .decode import Report, run_decode
 from .llama_cpp import find_binary

@@ -20,8 +20,8 @@ from typing import Any, TypeVar, get_type_hints
 import outrider
 import uvloop
 
+from ..core.errors import StartupError
 from ..models import DRAFT_FOLDER, TARGET_FOLDER
-from ..speculation.errors import StartupError
 from . import crowd, idle, overload, parking
 from .clients import OverloadSettings
 from .machine import caption, machine_facts

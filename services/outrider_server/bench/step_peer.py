@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
+from ..commands.engines import started_engine
 from ..config import DRAFT_WIDTH, EngineConfig
+from ..core.types import Draw, SamplingParams, Step
 from ..engine.local import LocalDrafter, LocalVerifier
 from ..engine.worker import DeviceThread
-from ..engines import started_engine
-from ..speculation.types import Draw, SamplingParams, Step
 from .peer_process import Answer, serve_peer
 
 BUFFER_BYTES = 1 << 29

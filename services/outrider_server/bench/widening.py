@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..speculation.errors import StartupError
+from ..core.errors import StartupError
 from .model_cache import kept, read_config
 
 LONGEST_POSITIONS = 4096

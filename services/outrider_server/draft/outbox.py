@@ -7,8 +7,8 @@ import contextlib
 from collections import deque
 from collections.abc import Callable
 
-from ..speculation.errors import OutriderError
-from ..speculation.types import Proposal
+from ..core.errors import OutriderError
+from ..core.types import Proposal
 
 
 class Outbox:

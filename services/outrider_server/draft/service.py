@@ -9,15 +9,15 @@ from contextlib import aclosing
 import grpc
 from outrider.v1 import draft_pb2, draft_pb2_grpc
 
+from ..core.errors import InvalidRequest, VocabularyMismatch
+from ..core.types import Draw
 from ..engine.drafting import DraftJob
 from ..engine.engine import OpenedSlot
 from ..engine.host import EngineHost
+from ..pacing.window import MAX_LEAD
 from ..rpc import telemetry
 from ..rpc.model_service import ModelServicer
 from ..rpc.wire import sampling_from_proto
-from ..speculation.errors import InvalidRequest, VocabularyMismatch
-from ..speculation.types import Draw
-from ..speculation.window import MAX_LEAD
 from .outbox import Outbox
 
 

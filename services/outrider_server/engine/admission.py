@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from ..speculation.errors import Exhausted, spread_ms
+from ..core.errors import Exhausted, spread_ms
 
 T = TypeVar("T")
 FIRST_HOLD_SECONDS = 1.0

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..speculation.description import ShapeAudit, ShapeFinding
-from ..speculation.types import Draw, SamplingParams
+from ..core.description import ShapeAudit, ShapeFinding
+from ..core.types import Draw, SamplingParams
 from .layout import Row
 from .step import StepRunner
 

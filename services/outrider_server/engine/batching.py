@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..speculation.window import allocate
+from ..pacing.window import allocate
 from .layout import Layout
 
 Demand = tuple[int, tuple[float, ...] | None]

@@ -8,15 +8,15 @@ from typing import TypeVar
 
 import torch
 
+from ..core.errors import StartupError
 from ..planning.startup import check_memory
 from ..planning.types import EngineRequest
-from ..speculation.errors import StartupError
-from .attention_choice import AUTO, check_attention
+from .attention.attention_choice import AUTO, check_attention
 from .engine import Engine
-from .hub import local_folder
-from .loading import LoadedModel, load_model
-from .quantizing import NONE
-from .ranks import Group
+from .model.hub import local_folder
+from .model.loading import LoadedModel, load_model
+from .model.quantizing import NONE
+from .ranks.ranks import Group
 from .step import StepLimits, StepRunner
 
 T = TypeVar("T")

@@ -10,9 +10,9 @@ import torch
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache, StaticLayer
 
-from ..speculation.errors import ModelRefused
-from .architectures import cache_shape
-from .sharing import key_heads
+from ..core.errors import ModelRefused
+from .model.architectures import cache_shape
+from .ranks.sharing import key_heads
 
 
 class SlotLayer(StaticLayer):

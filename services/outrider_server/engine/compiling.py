@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .loading import LoadedModel
+from .model.loading import LoadedModel
 
 MIN_PARAMETERS_TO_COMPILE = 500_000
 """Below this a step is all overhead of the framework and too short to be worth a compiler's time."""

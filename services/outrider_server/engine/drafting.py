@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..speculation.errors import NonFiniteLogits, OutriderError, PositionMismatch
-from ..speculation.types import Proposal
+from ..core.errors import NonFiniteLogits, OutriderError, PositionMismatch
+from ..core.types import Proposal
 from .engine import Engine
 from .layout import RowResult
 from .slots import Slot

@@ -10,17 +10,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..speculation.description import ModelDescription, ShapeAudit
-from ..speculation.errors import InvalidRequest, ModelMismatch, OutriderError
-from ..speculation.estimates import CostEstimate
-from ..speculation.types import Draw, tokens_digest
-from .attention_choice import AUTO
+from ..core.description import ModelDescription, ShapeAudit
+from ..core.errors import InvalidRequest, ModelMismatch, OutriderError
+from ..core.types import Draw, tokens_digest
+from ..pacing.estimates import CostEstimate
+from .attention.attention_choice import AUTO
 from .audit import audit_shapes
 from .batching import Demand, plan_rows
 from .layout import Row, RowResult
-from .loading import LoadedModel
+from .model.loading import LoadedModel
 from .parking import ParkedSession, ParkedSessions
-from .ranks import Group
+from .ranks.ranks import Group
 from .slots import Slot, SlotTable
 from .step import StepLimits, StepRunner
 

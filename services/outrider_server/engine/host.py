@@ -6,8 +6,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from ..speculation.description import ModelDescription, TokenizerFiles
-from ..speculation.types import Draw
+from ..core.description import ModelDescription, TokenizerFiles
+from ..core.types import Draw
 from .admission import AdmissionQueue
 from .engine import Engine, OpenedSlot
 from .worker import DeviceThread

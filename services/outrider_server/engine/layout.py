@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..speculation.types import TokenLogprobs
+from ..core.types import TokenLogprobs
 
 INPUT_KINDS = 4
 """What a step is told of each of its tokens: id, slot, position, and the length that it is read at."""

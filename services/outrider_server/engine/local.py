@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from ..speculation.errors import OutriderError
+from ..core.errors import OutriderError
+from ..core.types import Draw, Proposal, Step, Verdict, usable_length
 from ..speculation.guesses import Guesses
-from ..speculation.types import Draw, Proposal, Step, Verdict, usable_length
 from .drafting import DraftJob
 from .engine import Engine, OpenedSlot
 from .verifying import VerifyJob

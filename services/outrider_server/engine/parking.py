@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..speculation.errors import StaleEpoch
+from ..core.errors import StaleEpoch
 from .cache import SlotCache
 
 Layers = tuple[tuple[torch.Tensor, torch.Tensor], ...]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from ..speculation.errors import Exhausted, PositionMismatch, StaleEpoch, TurnRunning
+from ..core.errors import Exhausted, PositionMismatch, StaleEpoch, TurnRunning
 
 
 @dataclass(slots=True)

@@ -13,25 +13,25 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import PreTrainedModel
 
-from ..speculation.errors import StartupError
-from ..speculation.types import TokenLogprobs
-from .architectures import adapt_model
-from .attention import PACKED, make_places, set_kernel
-from .attention_choice import AUTO, AttentionChoice, choose_attention
-from .attention_kernels import KEY_BLOCK
+from ..core.errors import StartupError
+from ..core.types import TokenLogprobs
+from .attention.attention import PACKED, make_places, set_kernel
+from .attention.attention_choice import AUTO, AttentionChoice, choose_attention
+from .attention.attention_kernels import KEY_BLOCK
 from .cache import SlotCache
 from .cache_argument import cache_argument
 from .compiling import GuardedCompiler
+from .drawing.noise import gumbel_noise
+from .drawing.sampling import DrawTable, Features, draw_tokens, penalize
 from .kernels import take_threads
 from .layout import INPUT_KINDS, Layout, Row, RowResult, packed_buckets
 from .lengths import length_rule
-from .loading import LoadedModel
-from .noise import gumbel_noise
-from .packing import is_packed, pack_model, why_not_packed
+from .model.architectures import adapt_model
+from .model.loading import LoadedModel
+from .model.packing import is_packed, pack_model, why_not_packed
+from .model.rotary import rotate_by_length
 from .parking import Layers, read_slot, write_slot
-from .ranks import Group, Operation
-from .rotary import rotate_by_length
-from .sampling import DrawTable, Features, draw_tokens, penalize
+from .ranks.ranks import Group, Operation
 
 NOT_FINITE = -1
 """Stands for a decided token where the logits were no numbers."""

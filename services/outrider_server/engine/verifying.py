@@ -5,8 +5,8 @@ from __future__ import annotations
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from ..speculation.errors import InvalidRequest, NonFiniteLogits, OutriderError
-from ..speculation.types import Step, Verdict, decide
+from ..core.errors import InvalidRequest, NonFiniteLogits, OutriderError
+from ..core.types import Step, Verdict, decide
 from .engine import Engine
 from .layout import RowResult
 from .slots import Slot

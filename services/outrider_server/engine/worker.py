@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
-from ..speculation.errors import InternalError, OutriderError
+from ..core.errors import InternalError, OutriderError
 from .batching import PlanRows
 from .engine import Engine
 from .layout import RowResult

@@ -8,7 +8,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..speculation.errors import StartupError
+from ..core.errors import StartupError
 from .types import EnginePlan, Plan
 
 matplotlib.use("agg")

@@ -12,8 +12,8 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrain
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as library_logging
 
-from ..engine.formats import check_format
-from ..speculation.errors import ModelRefused
+from ..core.errors import ModelRefused
+from ..engine.model.formats import check_format
 
 NAME = "config.json"
 ROLLED_BACK_KINDS = {"full_attention", "sliding_attention", "chunked_attention"}

@@ -16,10 +16,10 @@ from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 
-from ..engine.architectures import check_architecture
+from ..core.errors import ModelRefused
 from ..engine.cache_argument import cache_argument
 from ..engine.lengths import furthest_context, longest_context
-from ..speculation.errors import ModelRefused
+from ..engine.model.architectures import check_architecture
 from .config_file import ConfigFile, first_line
 from .types import CachedLayer, LinearLayer, ModelSizes, WeightTensor
 

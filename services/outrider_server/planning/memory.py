@@ -14,7 +14,7 @@ noise, the int64 words that noise is made of), read off with torch's memory prof
 
 from __future__ import annotations
 
-from ..engine.attention_kernels import KEY_BLOCK
+from ..engine.attention.attention_kernels import KEY_BLOCK
 from .types import DTYPE_BYTES, EngineShape, MemoryPlan, ModelSizes
 from .weights import packing_bytes, weight_bytes
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ..speculation.errors import StartupError
+from ..core.errors import StartupError
 from .config_file import read_config
 from .counting import count_model
 from .fitting import fit

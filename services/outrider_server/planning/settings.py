@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import DRAFT_WIDTH, DTYPES, EngineConfig, TargetConfig
-from ..speculation.errors import StartupError
+from ..core.errors import StartupError
 from .types import QUANTIZATIONS, EngineRequest
 
 LARGEST_CONTEXT = 1 << 24

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shutil
 
+from ..core.errors import StartupError
 from ..engine.compiling import MIN_PARAMETERS_TO_COMPILE
 from ..engine.kernels import kernels_missing
-from ..engine.packing import HEAD_DIM_STEP, LARGEST_HEAD_DIM
-from ..speculation.errors import StartupError
+from ..engine.model.packing import HEAD_DIM_STEP, LARGEST_HEAD_DIM
 from .types import EngineRequest, EngineShape, ModelSizes
 
 

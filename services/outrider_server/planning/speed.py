@@ -2,12 +2,12 @@
 
 A step of few tokens is the reading of weights and cache (the roofline of Williams, Waterman, Patterson,
 CACM 52(4), 2009, left of its ridge): time = bytes / bandwidth. Nothing runs faster.
-What speculation is worth is told by `speculation/window.py`, with these times as costs.
+What speculation is worth is told by `pacing/window.py`, with these times as costs.
 """
 
 from __future__ import annotations
 
-from ..speculation.window import Costs, best_speculation, plain_ms
+from ..pacing.window import Costs, best_speculation, plain_ms
 from .memory import token_bytes
 from .types import EngineShape, ModelSizes, Roofline
 from .weights import read_bytes

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from ..engine.sharing import shares_keys
-from ..speculation.errors import StartupError
+from ..core.errors import StartupError
+from ..engine.ranks.sharing import shares_keys
 from .available import available_bytes
 from .config_file import read_config
 from .counting import count_model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ..speculation.errors import StartupError
+from ..core.errors import StartupError
 
 _BINARY = {"TiB": 1 << 40, "GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10}
 _DECIMAL = {"TB": 10**12, "GB": 10**9, "MB": 10**6, "KB": 10**3, "B": 1}

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from ..speculation.errors import ModelRefused
+from ..core.errors import ModelRefused
 
 
 def quantized_layers(model: PreTrainedModel) -> dict[str, nn.Module]:

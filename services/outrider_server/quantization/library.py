@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
-from ..speculation.errors import ModelRefused
+from ..core.errors import ModelRefused
 from .layers import output_rows
 from .mixed import OUTLIER_THRESHOLD
 

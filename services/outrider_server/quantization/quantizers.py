@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..speculation.errors import ModelRefused
+from ..core.errors import ModelRefused
 
 LARGEST_CODE = 127
 SMALLEST_CODE = -128

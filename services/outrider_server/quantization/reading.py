@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from ..engine.noise import gumbel_noise
-from ..engine.sampling import DrawTable, Features, draw_tokens
-from ..speculation.types import Draw, SamplingParams
+from ..core.types import Draw, SamplingParams
+from ..engine.drawing.noise import gumbel_noise
+from ..engine.drawing.sampling import DrawTable, Features, draw_tokens
 from .mixed import OUTLIER_THRESHOLD, largest_per_column
 
 TEMPERATURES = (0.0, 0.7, 1.0)

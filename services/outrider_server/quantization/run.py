@@ -14,8 +14,8 @@ from rich.console import Console
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..engine.loading import LoadedModel, load_model
-from ..speculation.errors import ModelRefused, StartupError
+from ..core.errors import ModelRefused, StartupError
+from ..engine.model.loading import LoadedModel, load_model
 from .findings import ORIGINAL, Findings, LayerShape, Row
 from .histograms import draw_histogram
 from .layers import model_bytes, output_rows, quantized_layers

@@ -6,8 +6,8 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..core.errors import StartupError
 from ..models import DRAFT_FOLDER, TARGET_FOLDER
-from ..speculation.errors import StartupError
 
 OWN_METHODS = ("absmax", "zero-point", "absmax-row", "zero-point-row")
 LIBRARY_METHODS = ("int8", "nf4", "fp4")

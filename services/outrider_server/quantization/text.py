@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
+from ..core.errors import ModelRefused, StartupError
 from ..models.training.corpus import load_corpus
-from ..speculation.errors import ModelRefused, StartupError
 from .settings import SMALLEST_TEXT_TOKENS, QuantizeSettings
 
 WINDOW_TOKENS = 1024

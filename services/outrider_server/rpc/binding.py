@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..address import Listen
-from ..speculation.errors import StartupError
+from ..core.errors import StartupError
 
 ANSWER_SECONDS = 2.0
 """A server that has too many waiting takes so long, and lives."""

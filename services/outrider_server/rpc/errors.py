@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from ..speculation import errors
+from ..core import errors
 
 DOMAIN = "outrider"
 MAX_DIGITS = 19

@@ -19,7 +19,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
-from ..speculation.errors import InvalidRequest, NotImplementedYet, OutriderError
+from ..core.errors import InvalidRequest, NotImplementedYet, OutriderError
 from .errors import to_status
 
 log = logging.getLogger("outrider.rpc")

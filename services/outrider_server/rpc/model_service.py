@@ -7,7 +7,7 @@ from typing import Protocol
 import grpc
 from outrider.v1 import target_pb2
 
-from ..speculation.description import ModelDescription, TokenizerFiles
+from ..core.description import ModelDescription, TokenizerFiles
 from .wire import description_to_proto, tokenizer_to_proto
 
 

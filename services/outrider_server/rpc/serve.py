@@ -13,7 +13,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from ..address import Listen
-from ..speculation.errors import StartupError
+from ..core.errors import StartupError
 from .binding import claimed
 from .channels import MAX_MESSAGE_BYTES, SERVER_OPTIONS
 from .interceptor import ErrorInterceptor

@@ -15,7 +15,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import metrics, trace
 from opentelemetry.metrics import CallbackOptions, Observation
 
-from ..speculation.errors import StartupError
+from ..core.errors import StartupError
 
 STOP_SECONDS = 2.0
 """How long the last spans and readings may take to a collector when a service ends."""

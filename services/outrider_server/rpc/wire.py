@@ -9,22 +9,9 @@ from dataclasses import replace
 
 from outrider.v1 import target_pb2, types_pb2
 
-from ..speculation.description import (
-    ModelDescription,
-    ShapeAudit,
-    ShapeFinding,
-    TokenizerFiles,
-)
-from ..speculation.errors import InvalidRequest
-from ..speculation.types import (
-    MAX_LOGIT_BIAS,
-    NEUTRAL,
-    Draw,
-    SamplingParams,
-    Step,
-    TokenLogprobs,
-    Verdict,
-)
+from ..core.description import ModelDescription, ShapeAudit, ShapeFinding, TokenizerFiles
+from ..core.errors import InvalidRequest
+from ..core.types import MAX_LOGIT_BIAS, NEUTRAL, Draw, SamplingParams, Step, TokenLogprobs, Verdict
 
 
 def sampling_from_proto(

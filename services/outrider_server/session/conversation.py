@@ -9,18 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ..speculation.errors import InvalidRequest
-from .encoded_input import chat_tokens, plain_tokens
-from .ledger import LedgerToken, NewTurn, TurnRecord
-from .messages import ChatInput, ChatMessage
-from .model import ServedModel
-from .requests import (
-    TurnInput,
-    TurnRequest,
-    recorded_chat,
-    recorded_request,
-)
-from .turn_text import TurnText
+from ..core.errors import InvalidRequest
+from .ledger.ledger import LedgerToken, NewTurn, TurnRecord
+from .requests import TurnInput, TurnRequest, recorded_chat, recorded_request
+from .text.encoded_input import chat_tokens, plain_tokens
+from .text.messages import ChatInput, ChatMessage
+from .text.model import ServedModel
+from .text.turn_text import TurnText
 
 
 @dataclass(frozen=True, slots=True)

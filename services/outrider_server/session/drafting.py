@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..speculation.crowd import Crowd
+from ..core.types import DraftMode, LoopMode
+from ..pacing.crowd import Crowd
+from ..pacing.pacer import Pacer
 from ..speculation.drafters import ComposedDrafter, NoDrafter
 from ..speculation.paced import PacedDrafter
-from ..speculation.pacing import Pacer
 from ..speculation.ports import Drafter
-from ..speculation.types import DraftMode, LoopMode
-from .draft_link import DraftedTurn, RemoteDrafter
-from .drafts import Drafts
-from .model import ServedModel
 from .ngrams import NgramMemory
 from .open_turn import OpenTurn
+from .peers.draft_link import DraftedTurn, RemoteDrafter
+from .peers.drafts import Drafts
 from .requests import TurnRequest
+from .text.model import ServedModel
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from ..speculation.errors import OutriderError, StaleEpoch, TryLater, TurnRunning
-from .ledger import Ledger, SessionRecord
+from ..core.errors import OutriderError, StaleEpoch, TryLater, TurnRunning
+from .ledger.ledger import Ledger, SessionRecord
 
 SETTLE_SECONDS = 5.0
 """A turn that was cut off has ended by then, or is left as a killed process would leave it."""

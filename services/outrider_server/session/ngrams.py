@@ -11,8 +11,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ..pacing.estimates import AgreementEstimate
 from ..speculation.confidence import Confidence
-from ..speculation.estimates import AgreementEstimate
 from ..speculation.ngram import NgramDrafter
 from ..speculation.suffix_index import SuffixIndex
 

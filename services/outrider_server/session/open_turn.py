@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..speculation.meter import TurnMeter
+from ..core.types import Draw, FinishReason, Round
+from ..pacing.meter import TurnMeter
 from ..speculation.turn import Turn
-from ..speculation.types import Draw, FinishReason, Round
-from .ledger import TurnRecord
+from .ledger.ledger import TurnRecord
 from .live import Claim
+from .peers.target_link import RemoteVerifier
 from .requests import TurnRequest
-from .target_link import RemoteVerifier
-from .turn_text import TurnText
+from .text.turn_text import TurnText
 
 
 @dataclass(frozen=True, slots=True)

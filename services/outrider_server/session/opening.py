@@ -9,21 +9,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
-from ..speculation.errors import (
-    AlreadyExists,
-    InvalidRequest,
-    PositionMismatch,
-)
-from ..speculation.meter import CostMeter, TurnMeter
-from ..speculation.types import FinishReason, Round
+from ..core.errors import AlreadyExists, InvalidRequest, PositionMismatch
+from ..core.types import FinishReason, Round
+from ..pacing.meter import CostMeter, TurnMeter
 from .conversation import Held, Prompt, check_known, prompt_for, turn_text
-from .encoded_input import plain_tokens
-from .ledger import Ledger, LedgerToken, NewTurn, TurnRecord
+from .ledger.ledger import Ledger, LedgerToken, NewTurn, TurnRecord
 from .live import Claim, LiveSessions
-from .messages import ChatInput
-from .model import ServedModel
 from .open_turn import EndedTurn, OpenTurn
-from .reading import Reading
+from .peers.targets import Targets
 from .records import SessionRecords
 from .requests import (
     TurnRequest,
@@ -32,7 +25,10 @@ from .requests import (
     recorded_request,
     what_differs,
 )
-from .targets import Targets
+from .text.encoded_input import plain_tokens
+from .text.messages import ChatInput
+from .text.model import ServedModel
+from .text.reading import Reading
 from .trace import TurnTrace
 
 UNFINISHED = (None, FinishReason.CANCELLED, FinishReason.FAILED)

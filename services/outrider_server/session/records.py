@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..speculation.errors import ModelMismatch, NotFound
+from ..core.errors import ModelMismatch, NotFound
 from .conversation import Held
-from .ledger import Ledger, LedgerToken, SessionRecord, TurnRecord
+from .ledger.ledger import Ledger, LedgerToken, SessionRecord, TurnRecord
 
 OWNER = ""
 

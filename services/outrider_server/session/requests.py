@@ -10,14 +10,15 @@ from dataclasses import asdict, dataclass
 
 from outrider.v1 import session_pb2
 
+from ..core.description import ModelDescription
+from ..core.errors import InvalidRequest
+from ..core.types import MAX_LOGPROBS, DraftMode, Draw, LoopMode, SamplingParams
 from ..rpc.wire import sampling_from_proto
-from ..speculation.description import ModelDescription
-from ..speculation.errors import InvalidRequest
-from ..speculation.types import MAX_LOGPROBS, DraftMode, Draw, LoopMode, SamplingParams
-from .ledger import TurnRecord
-from .messages import ChatInput
-from .model import ServedModel
-from .stops import MAX_STOPS, StopStrings
+from .ledger.ledger import TurnRecord
+from .text.encoded_input import TextInput
+from .text.messages import ChatInput
+from .text.model import ServedModel
+from .text.stops import MAX_STOPS, StopStrings
 from .wire import chat_from_proto, json_size
 
 DEFAULT_MAX_NEW_TOKENS = 256
@@ -37,14 +38,6 @@ _LOOP_MODES = {
     session_pb2.LOOP_MODE_SYNCHRONOUS: LoopMode.SYNCHRONOUS,
     session_pb2.LOOP_MODE_ADAPTIVE: LoopMode.ADAPTIVE,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class TextInput:
-    """Text, in which the texts of control tokens are these or, by default, ordinary text."""
-
-    text: str
-    parse_control_tokens: bool = False
 
 
 TurnInput = TextInput | tuple[int, ...] | ChatInput

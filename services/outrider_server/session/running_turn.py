@@ -14,29 +14,23 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
+from ..core.errors import Exhausted, LedgerUnavailable, OutriderError, TryLater, Unavailable
+from ..core.types import FinishReason, LoopMode, Round
 from ..rpc.telemetry import TURN_STATE, TurnMetrics
 from ..speculation.decoder import decode_ahead, decode_synchronously
-from ..speculation.errors import (
-    Exhausted,
-    LedgerUnavailable,
-    OutriderError,
-    TryLater,
-    Unavailable,
-)
 from ..speculation.lifecycle import Lifecycle, TurnEvent, TurnState
-from ..speculation.types import FinishReason, LoopMode, Round
-from .draft_link import RemoteDrafter
 from .drafting import Drafting
-from .ledger import Ledger
+from .ledger.ledger import Ledger
+from .ledger.patience import patiently
+from .ledger.recorder import LedgerRecorder
 from .live import LiveSessions
 from .open_turn import EndedTurn, OpenTurn
 from .opening import TurnOpener
-from .patience import patiently
+from .peers.draft_link import RemoteDrafter
+from .peers.target_stream import TurnParked
+from .peers.targets import Targets
 from .reader_watch import ReaderWatch
-from .recorder import LedgerRecorder
 from .tally import Tally, TurnStarted, TurnSummary
-from .target_stream import TurnParked
-from .targets import Targets
 from .trace import TurnTrace
 
 MOVE_DELAYS_SECONDS = (0.0, 0.2, 0.8)

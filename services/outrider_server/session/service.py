@@ -8,8 +8,8 @@ import grpc
 from outrider.v1 import session_pb2, session_pb2_grpc
 
 from .. import __version__
+from ..core.types import Round
 from ..rpc.wire import description_to_proto, sampling_to_proto
-from ..speculation.types import Round
 from .conversation import messages_of
 from .requests import parse_turn
 from .running_turn import RunningTurn, Told

@@ -8,22 +8,22 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable
 
+from ..core.description import ModelDescription
+from ..core.errors import Exhausted, InvalidRequest, OutriderError
 from ..rpc.telemetry import TurnMetrics
-from ..speculation.description import ModelDescription
-from ..speculation.errors import Exhausted, InvalidRequest, OutriderError
 from .conversation import Held
 from .drafting import Drafting, LoopSettings
-from .drafts import Drafts
-from .ledger import Ledger, SessionRecord
+from .ledger.ledger import Ledger, SessionRecord
+from .ledger.patience import in_time
 from .live import LiveSessions
-from .model import ServedModel
 from .opening import TurnOpener
-from .patience import in_time
-from .reading import Reading
+from .peers.drafts import Drafts
+from .peers.targets import Targets
 from .records import OWNER, SessionRecords
 from .requests import TurnRequest
 from .running_turn import RunningTurn, TurnParts
-from .targets import Targets
+from .text.model import ServedModel
+from .text.reading import Reading
 from .trace import TurnTrace
 
 DEFAULT_PAGE_SIZE = 100

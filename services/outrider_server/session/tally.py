@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+from ..core.types import FinishReason, Round, TokenSource
+from ..pacing.meter import TurnMeter
 from ..rpc.telemetry import SOURCE, TurnMetrics
-from ..speculation.meter import TurnMeter
-from ..speculation.types import FinishReason, Round, TokenSource
-from .ledger import TurnRecord
+from .ledger.ledger import TurnRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 from opentelemetry import trace
 
+from ..core.types import Round
 from ..rpc import telemetry
 from ..speculation.lifecycle import TurnState
-from ..speculation.types import Round
 
 
 class TurnTrace:

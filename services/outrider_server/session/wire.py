@@ -9,11 +9,12 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from outrider.v1 import session_pb2
 
+from ..core.errors import InvalidRequest
+from ..core.types import FinishReason, Round, TokenSource
 from ..rpc.wire import logprobs_to_proto
-from ..speculation.errors import InvalidRequest
-from ..speculation.types import FinishReason, Round, TokenSource
-from .ledger import MAX_TTL_SECONDS, SessionRecord
-from .messages import (
+from .ledger.ledger import MAX_TTL_SECONDS, SessionRecord
+from .tally import TurnStarted, TurnSummary
+from .text.messages import (
     MAX_MESSAGES,
     TEXT_PART,
     ChatContext,
@@ -22,7 +23,6 @@ from .messages import (
     ToolCall,
     read_json,
 )
-from .tally import TurnStarted, TurnSummary
 
 _SOURCES = {
     TokenSource.DRAFT: session_pb2.TOKEN_SOURCE_DRAFT,

@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 
+from ..core.types import Round
 from .ports import Drafter, Recorder, Verifier
 from .turn import Turn
-from .types import Round
 
 ROUNDS_AHEAD = 8
 

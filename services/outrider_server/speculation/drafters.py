@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..core.types import Proposal
 from .ngram import NgramDrafter
 from .ports import Drafter
-from .types import Proposal
 
 
 class NoDrafter:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 
-from .errors import IllegalMove
+from ..core.errors import IllegalMove
 
 
 class TurnState(enum.Enum):

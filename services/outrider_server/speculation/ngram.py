@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ..core.types import Proposal, TokenSource
 from .confidence import Confidence
 from .suffix_index import Match, SuffixIndex
-from .types import Proposal, TokenSource
 
 
 class NgramDrafter:

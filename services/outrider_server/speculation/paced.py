@@ -12,13 +12,13 @@ from dataclasses import replace
 from itertools import accumulate
 from operator import mul
 
-from .crowd import Crowd
-from .meter import TurnMeter
+from ..core.types import Proposal, TokenSource
+from ..pacing.crowd import Crowd
+from ..pacing.meter import TurnMeter
+from ..pacing.pacer import Pacer
+from ..pacing.window import Costs, Pace
 from .ngram import NgramDrafter
-from .pacing import Pacer
 from .ports import ModelDrafter
-from .types import Proposal, TokenSource
-from .window import Costs, Pace
 
 FIRST_WINDOW = 4
 """Guesses to ask for while nothing has been measured yet."""

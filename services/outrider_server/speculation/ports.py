@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from .types import Accepted, Proposal, Round, Step, Verdict
+from ..core.types import Accepted, Proposal, Round, Step, Verdict
 
 
 class Verifier(Protocol):

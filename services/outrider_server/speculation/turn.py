@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..core.types import FinishReason, Proposal, Round, Step, TokenSource, Verdict
 from .ports import TurnEnd
-from .types import FinishReason, Proposal, Round, Step, TokenSource, Verdict
 
 
 class Turn:

@@ -11,13 +11,13 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from outrider.v1 import target_pb2, target_pb2_grpc
 
+from ..core.errors import InvalidRequest
 from ..engine.engine import OpenedSlot
 from ..engine.host import EngineHost
 from ..engine.verifying import VerifyJob
 from ..rpc import telemetry
 from ..rpc.model_service import ModelServicer
 from ..rpc.wire import draw_from_open, step_from_proto, verdict_to_proto
-from ..speculation.errors import InvalidRequest
 from .turns import Requests, TurnStream
 
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from opentelemetry.context import Context
 from outrider.v1 import target_pb2
 
+from ..core.errors import OutriderError, Unavailable
 from ..rpc import telemetry
 from ..rpc.errors import to_status
-from ..speculation.errors import OutriderError, Unavailable
 
 log = logging.getLogger("outrider.target")
 

@@ -13,11 +13,11 @@ import json
 from pathlib import Path
 
 import torch
+from outrider_server.core.types import Draw, SamplingParams
 from outrider_server.engine.cache_argument import cache_argument
-from outrider_server.engine.noise import gumbel_noise
-from outrider_server.engine.sampling import DrawTable, draw_tokens
+from outrider_server.engine.drawing.noise import gumbel_noise
+from outrider_server.engine.drawing.sampling import DrawTable, draw_tokens
 from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER, held_out_prompts
-from outrider_server.speculation.types import Draw, SamplingParams
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel
 
 PROMPTS = 12

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from ...speculation.errors import StartupError
+from ...core.errors import StartupError
 from ...user_folders import cache_folder
 
 SOURCES = ("linear.cpp", "attention.cpp", "drawing.cpp")

@@ -1,0 +1,170 @@
+"""Which attention kernel an engine runs: the one asked for, or the fastest that this machine has.
+
+Owns the refusals by name and the measurement at start-up.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import torch
+from transformers import PreTrainedModel
+
+from ...core.errors import StartupError
+from ..cache import SlotCache
+from ..model.architectures import cache_shape
+from .attention import PACKED, SDPA, SLOPES, make_places, slot_attention
+from .attention_kernels import FLASH, FLEX
+
+AUTO = "auto"
+PREFERRED = (FLASH, SDPA, "efficient", "math", "eager")
+"""What `auto` measures, the first preferred. A compiler would write `flex` anew at every start."""
+PREFERENCE = 1.5
+"""So many times faster must a kernel be to be taken before a preferred one: the choice decides bits, so it
+must not change with what else the machine does."""
+TIMED_RUNS = 5
+TIMED_POSITION = 2000
+"""Kernels are timed over a context of this length, or the longest."""
+UNCAPPED = (SDPA, "efficient", "math")
+"""Kernels that cannot cap scores."""
+ON_CUDA = (FLASH, "efficient")
+FLASH_LARGEST_HEAD = 256
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionChoice:
+    """The kernel that runs, and the sentence that says why."""
+
+    kernel: str
+    note: str
+
+
+def check_attention(wanted: str, device: str) -> None:
+    """Raises StartupError for a kernel that this machine lacks. `device` is a type, for example "cpu"."""
+    missing = _missing(wanted, device)
+    if missing:
+        raise StartupError(f"attention {wanted} cannot run: {missing}")
+
+
+def _missing(kernel: str, device: str) -> str:
+    """What a machine lacks to run a kernel on a device, and what to do; nothing where it can."""
+    if kernel in ON_CUDA and device != "cuda":
+        return f"it needs a CUDA device, and the model is on {device}; use sdpa there"
+    if kernel == FLASH and find_spec("flash_attn") is None:
+        return "it needs the package flash-attn; pip install flash-attn, or use sdpa"
+    if kernel == FLEX and device == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
+        return "it needs a C++ compiler; install g++, or use sdpa"
+    if kernel == PACKED and device != "cpu":
+        return f"it needs a CPU, and the model is on {device}; use sdpa there"
+    return ""
+
+
+def _unfit(kernel: str, model: PreTrainedModel, cache: SlotCache) -> str:
+    """Why a kernel that this machine has cannot serve a model, and what to do; nothing where it can."""
+    layer = cache.layers[0]
+    if kernel in UNCAPPED and _softcap(model) is not None:
+        return f"it cannot cap scores, as {model.config.model_type} does; use eager or flex"
+    if kernel == FLASH and layer.keys.dtype not in (torch.float16, torch.bfloat16):
+        return "it takes float16 and bfloat16 only; set the dtype, or use sdpa"
+    if kernel == FLASH and layer.keys.shape[3] > FLASH_LARGEST_HEAD:
+        return f"it takes heads up to {FLASH_LARGEST_HEAD}; use sdpa"
+    return ""
+
+
+def _softcap(model: PreTrainedModel) -> float | None:
+    softcap: float | None = getattr(model.config, "attn_logit_softcapping", None)
+    return softcap
+
+
+def choose_attention(
+    wanted: str,
+    model: PreTrainedModel,
+    cache: SlotCache,
+    rows: int,
+    width: int,
+    alike: bool = False,
+) -> AttentionChoice:
+    """The kernel to run: `wanted`, or for `auto` the fastest over `rows` rows of `width` tokens.
+
+    `alike` says that other processes choose as well, and must choose the same: nothing is measured.
+    Raises StartupError where the wanted one cannot run here.
+    """
+    device = cache.layers[0].keys.device.type
+    if wanted != AUTO:
+        check_attention(wanted, device)
+        unfit = _unfit(wanted, model, cache) or _fails(_call(wanted, model, cache, rows, width))
+        if unfit:
+            raise StartupError(f"attention {wanted} cannot run: {unfit}")
+        return AttentionChoice(wanted, f"{wanted} was asked for")
+    calls = {
+        kernel: _call(kernel, model, cache, rows, width)
+        for kernel in PREFERRED
+        if not (_missing(kernel, device) or _unfit(kernel, model, cache))
+    }
+    calls = {kernel: call for kernel, call in calls.items() if not _fails(call)}
+    if alike:
+        return AttentionChoice(
+            next(iter(calls)), "ranks that share a model take the first they have"
+        )
+    milliseconds = _measure(calls)
+    chosen = preferred(milliseconds)
+    figures = ", ".join(f"{kernel} {value:.2f} ms" for kernel, value in milliseconds.items())
+    return AttentionChoice(chosen, f"measured for {rows} rows of {width} tokens: {figures}")
+
+
+def preferred(milliseconds: dict[str, float]) -> str:
+    """The first kernel, unless another is faster by more than the preference."""
+    first, fastest = next(iter(milliseconds)), min(milliseconds, key=milliseconds.__getitem__)
+    clear = milliseconds[first] > PREFERENCE * milliseconds[fastest]
+    return fastest if clear else first
+
+
+def _call(
+    kernel: str, model: PreTrainedModel, cache: SlotCache, rows: int, width: int
+) -> Callable[[], torch.Tensor]:
+    """One layer's attention over the cache as it stands, at the end of a long context."""
+    keys, values = cache.layers[0].keys, cache.layers[0].values
+    slopes = next((getattr(m, SLOPES) for m in model.modules() if hasattr(m, SLOPES)), None)
+    group = model.config.num_attention_heads // cache_shape(model.config)[0]
+    query = keys.new_ones((rows, group * keys.shape[1], width, keys.shape[3]))
+    end = min(TIMED_POSITION, keys.shape[2])
+    positions = torch.arange(end - width, end, device=keys.device).expand(rows, width)
+    slots = torch.arange(rows, device=keys.device)[:, None].expand(rows, width)
+    places = make_places(slots, positions)
+    softcap = _softcap(model)
+
+    def call() -> torch.Tensor:
+        with torch.no_grad():
+            return slot_attention(query, keys, values, places, kernel, 1.0, slopes, softcap, None)
+
+    return call
+
+
+def _fails(call: Callable[[], torch.Tensor]) -> str:
+    """The first line of the error of a call; nothing where it runs. What runs is warm afterwards."""
+    try:
+        call()
+    except Exception as error:
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ""
+
+
+def _measure(calls: dict[str, Callable[[], torch.Tensor]]) -> dict[str, float]:
+    """The least time of each call in milliseconds, in turns. The least is what the machine can do."""
+    seconds: dict[str, list[float]] = {kernel: [] for kernel in calls}
+    for _ in range(TIMED_RUNS):
+        for kernel, call in calls.items():
+            seconds[kernel].append(_seconds(call))
+    return {kernel: min(of_kernel) * 1000 for kernel, of_kernel in seconds.items()}
+
+
+def _seconds(call: Callable[[], torch.Tensor]) -> float:
+    started = time.perf_counter()
+    result = call()
+    if result.device.type == "cuda":
+        torch.cuda.synchronize(result.device)
+    return time.perf_counter() - started

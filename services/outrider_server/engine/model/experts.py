@@ -1,0 +1,52 @@
+"""Mixtures of experts whose tokens have the same bits whatever stands beside them.
+
+The library groups a step's tokens by expert and multiplies each group on its own. How large a group is
+depends on where the neighbours go, and a product of another shape may have other bits. Here every expert
+reads every token of the step, and what was not chosen counts with weight zero: all products have one shape.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.integrations.moe import ExpertsInterface
+
+from ...core.errors import ModelRefused
+
+NAME = "outrider"
+
+
+def run_experts_alike(model: PreTrainedModel) -> None:
+    """Puts the model's experts on `every_expert`, in place. Raises ModelRefused where that cannot be."""
+    experts = [module for module in model.modules() if hasattr(module, "_is_expert_parallel")]
+    for module in experts:
+        unlike = module.has_bias or module.is_transposed or module.has_post_expert_norm
+        if unlike or not module.has_gate:
+            raise ModelRefused(f"experts like those of {type(module).__name__} are not served")
+    if experts:
+        model.set_experts_implementation(NAME)
+    elif any("Experts" in type(module).__name__ for module in model.modules()):
+        raise ModelRefused(
+            f"{model.config.model_type} groups tokens by expert in code of its own, so that a token's bits "
+            "would depend on its neighbours"
+        )
+
+
+def every_expert(
+    module: nn.Module, tokens: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """tokens [N, H]; chosen [N, C] int64, expert ids; weights [N, C], theirs -> [N, H].
+
+    The sum over experts is in float32, by ascending expert.
+    """
+    count = module.gate_up_proj.shape[0]
+    shares = weights.new_zeros((len(tokens), count), dtype=torch.float32)
+    shares = shares.scatter(1, chosen, weights.float())
+    spread = tokens.expand(count, -1, -1)
+    hidden = module._apply_gate(torch.bmm(spread, module.gate_up_proj.transpose(1, 2)))
+    out = torch.bmm(hidden, module.down_proj.transpose(1, 2))
+    return (out.float() * shares.t().unsqueeze(2)).sum(0).to(tokens.dtype)
+
+
+ExpertsInterface.register(NAME, every_expert)

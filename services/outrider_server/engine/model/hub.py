@@ -1,0 +1,44 @@
+"""Models by the name that a model hub knows them by: fetched once, then read from the local cache.
+
+Owns what is fetched: weights in safetensors, configuration and tokenizer, never code or pickles.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+
+from ...core.errors import ModelRefused
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+"""OWNER/NAME."""
+WANTED_FILES = ["*.safetensors", "*.json", "*.jinja", "merges.txt", "tokenizer.model"]
+UNWANTED_FILES = ["*/*.safetensors", "*/*.json", "consolidated*", "adapter_model*"]
+"""Folders hold other formats of the same weights, which the library leaves alone, and chat templates."""
+ETAG_SECONDS = 5.0
+
+
+def local_folder(model: Path) -> Path:
+    """The folder itself where it is one, else the hub's model of that name, fetched where it has to be.
+
+    Raises ModelRefused when it is neither.
+    """
+    name = model.as_posix()
+    if model.exists() or not HUB_NAME.fullmatch(name):
+        return model
+    try:
+        fetched = snapshot_download(
+            name,
+            allow_patterns=WANTED_FILES,
+            ignore_patterns=UNWANTED_FILES,
+            etag_timeout=ETAG_SECONDS,
+            max_workers=2,
+        )
+    except Exception as error:
+        raise ModelRefused(
+            f"model {name} does not exist as a folder and cannot be fetched from the hub "
+            f"({type(error).__name__}); name a local folder, or check name and network"
+        ) from error
+    return Path(fetched)

@@ -1,0 +1,246 @@
+"""Loading a model folder: the library's model of it, quantized where that is asked for.
+
+What its files must be is `checkpoint.py`'s; what quantized layers need is `quantizing.py`'s.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.distributed import DistributedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.utils import logging as library_logging
+
+from ...core.description import TokenizerFiles
+from ...core.errors import ModelRefused
+from ..lengths import furthest_context, longest_context
+from ..ranks.sharing import check_shares
+from .architectures import attention_at_loading, check_architecture
+from .checkpoint import Checkpoint, check_amount, fingerprint_model, open_checkpoint, read_json
+from .generation_defaults import read_generation_defaults
+from .hub import local_folder
+from .own_code import check_left_over
+from .probing import probe_step
+from .quantizing import NONE, loading_options, settle_layers, stored_quantization
+from .summing import plan_in_order
+from .tokenizer_files import read_tokenizer
+from .vocabulary import Vocabulary, read_vocabulary
+
+DTYPES: dict[str, torch.dtype | str] = {
+    "auto": "auto",
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+NAMED_WEIGHTS = 3
+"""So many missing weights are named."""
+_loading = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model ready to run, and what identifies it."""
+
+    model: PreTrainedModel
+    name: str
+    architecture: str
+    model_fingerprint: str
+    vocabulary: Vocabulary
+    end_token_ids: tuple[int, ...]
+    max_positions: int
+    tokenizer: TokenizerFiles
+    parameter_count: int
+    generation_defaults: Mapping[str, float]
+    quantization: str = ""
+    """How the weights are quantized, for example "nf4"; empty where they are not."""
+    most_positions: int = 0
+    """What may be asked for where that is more: a scaled rotary embedding reaches further."""
+    ranks: int = 1
+    """Processes that share the model out among them; each holds its share."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Ids that can be sent, proposed and drawn."""
+        return self.vocabulary.size
+
+    @property
+    def vocabulary_fingerprint(self) -> str:
+        """The same for a draft and the target that it can guess for."""
+        return self.vocabulary.fingerprint
+
+
+def check_model(folder: Path, ranks: int) -> None:
+    """Raises ModelRefused where so many ranks cannot serve a local folder's model. Reads no weights."""
+    _check_layers(folder, _read_config(open_checkpoint(folder).folder), ranks)
+
+
+def load_model(
+    folder: Path, dtype: str, device: torch.device, quantization: str = NONE, ranks: int = 1
+) -> LoadedModel:
+    """Loads a causal language model from a local folder, or by its name on a hub.
+
+    `quantization` is one of config.QUANTIZATIONS. Of several `ranks`, which have joined a process group, each
+    loads its share by the library's plan. Raises ModelRefused with the reason.
+    """
+    checkpoint = open_checkpoint(local_folder(folder))
+    library_logging.set_verbosity_error()
+    library_logging.disable_progress_bar()
+    config = _read_config(checkpoint.folder)
+    values = _check_layers(checkpoint.folder, config, ranks)
+    tokenizer = read_tokenizer(checkpoint.folder)
+    vocabulary = _read_vocabulary(checkpoint.folder, tokenizer, config)
+    stored = stored_quantization(checkpoint.folder, config)
+    if not stored:
+        check_amount(checkpoint, values)
+    options = loading_options(
+        checkpoint.folder, quantization, stored, _element_type(dtype, config), device
+    )
+    if ranks > 1:
+        options["distributed_config"] = DistributedConfig(
+            tp_size=ranks, tp_plan=plan_in_order(config)
+        )
+    kind = stored or (quantization if quantization != NONE else "")
+    model = _load_weights(checkpoint, config, dtype, options, kind)
+    settle_layers(checkpoint.folder, kind, model)
+    if not options:  # a quantized or shared one was loaded to where it belongs
+        model = model.to(device)
+    return LoadedModel(
+        model=model.eval(),
+        name=folder.resolve().name,
+        architecture=(config.architectures or [type(model).__name__])[0],
+        model_fingerprint=fingerprint_model(
+            checkpoint, "" if stored else kind, vocabulary, _other_dtype(dtype, config)
+        ),
+        vocabulary=vocabulary,
+        end_token_ids=_end_token_ids(model),
+        max_positions=longest_context(config),
+        most_positions=furthest_context(config),
+        tokenizer=tokenizer,
+        parameter_count=model.num_parameters(),
+        generation_defaults=read_generation_defaults(checkpoint.folder),
+        quantization=kind,
+        ranks=ranks,
+    )
+
+
+def _read_config(folder: Path) -> Any:
+    """The library's configuration of the folder's architecture."""
+    content = read_json(folder / "config.json")
+    kind = content.get("model_type")
+    if kind not in CONFIG_MAPPING:
+        own = " and which would need code of its own (auto_map)" if "auto_map" in content else ""
+        raise ModelRefused(
+            f"model folder {folder} cannot be loaded: its model_type is {kind}, "
+            f"which transformers does not know{own}; use a model that the library implements"
+        )
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise ModelRefused(
+            f"model folder {folder} cannot be loaded: {_first_line(error)}"
+        ) from error
+    return config
+
+
+def _read_vocabulary(folder: Path, tokenizer: TokenizerFiles, config: Any) -> Vocabulary:
+    try:
+        return read_vocabulary(tokenizer.tokenizer_json, int(config.vocab_size))
+    except ModelRefused as refused:
+        raise ModelRefused(f"model folder {folder} cannot be served: {refused}") from refused
+
+
+def _other_dtype(dtype: str, config: Any) -> str:
+    """The dtype asked for where it is not the checkpoint's own."""
+    wanted, own = _element_type(dtype, config), _element_type("auto", config)
+    return "" if wanted == own else str(wanted)
+
+
+def _element_type(dtype: str, config: Any) -> torch.dtype:
+    """The dtype of what stays unquantized."""
+    named = DTYPES[dtype]
+    if isinstance(named, torch.dtype):
+        return named
+    own = getattr(config, "dtype", None)
+    return own if isinstance(own, torch.dtype) else torch.float32
+
+
+def _load_weights(
+    checkpoint: Checkpoint, config: Any, dtype: str, options: dict[str, object], kind: str
+) -> PreTrainedModel:
+    """The library's model with the folder's weights, each of which must be there in its shape."""
+    folder = checkpoint.folder
+    try:
+        # The library switches the default device while it loads, for all threads of the process.
+        with _loading:
+            model, found = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                dtype=DTYPES[dtype],
+                attn_implementation=attention_at_loading(config),
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # so that the report names them
+                output_loading_info=True,
+                **options,
+            )
+    except Exception as error:
+        what = (
+            f"is quantized by {kind}, which cannot be loaded here" if kind else "cannot be loaded"
+        )
+        raise ModelRefused(f"model folder {folder} {what}: {_first_line(error)}") from error
+    _check_found(folder, config, found)
+    return model
+
+
+def _check_found(folder: Path, config: Any, found: dict[str, Any]) -> None:
+    """Refuses weights of another shape, missing ones, and those of the folder's own code, by name."""
+    for name, stored, wanted in sorted(found["mismatched_keys"]):
+        raise ModelRefused(
+            f"model folder {folder} cannot be loaded: {name} has the shape {list(stored)} in the "
+            f"weights and {list(wanted)} by config.json"
+        )
+    missing = sorted(found["missing_keys"])
+    if missing:
+        named = ", ".join(missing[:NAMED_WEIGHTS])
+        more = ", ..." if missing[NAMED_WEIGHTS:] else ""
+        raise ModelRefused(
+            f"model folder {folder} lacks {len(missing)} of the model's weights ({named}{more})"
+        )
+    try:
+        check_left_over(config, found["unexpected_keys"])
+    except ModelRefused as refused:
+        raise ModelRefused(f"model folder {folder} cannot be served: {refused}") from refused
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _check_layers(folder: Path, config: Any, ranks: int) -> int:
+    """Refuses what the slot cache or so many ranks cannot serve, before weights are read.
+
+    Returns how many values the weights have.
+    """
+    try:
+        check_architecture(config)
+        check_shares(config, ranks)
+        with _loading:  # the library switches the default dtype while it builds a model
+            return probe_step(config)
+    except ModelRefused as refused:
+        raise ModelRefused(f"model folder {folder} cannot be served: {refused}") from refused
+
+
+def _end_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
+    end = model.generation_config.eos_token_id if model.generation_config else None
+    end = model.config.eos_token_id if end is None else end
+    if end is None:
+        return ()
+    return tuple(end) if isinstance(end, list) else (int(end),)

@@ -1,0 +1,89 @@
+"""Puts a model on the engine's own kernels: linear layers packed, attention over the slot cache.
+
+Owns the decision whether a model can run so. A packed layer gives a token the same bits whatever stands
+beside it, so tokens of many sessions can share a step without padding to each other.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+
+from ..attention.attention import PACKED, SLOPES, registered_name, set_kernel
+from ..kernels import kernels_missing
+from .architectures import binding_window, cache_shape
+
+HEAD_DIM_STEP = 32
+LARGEST_HEAD_DIM = 256
+
+
+class PackedLinear(nn.Module):
+    """A linear layer over packed bfloat16 weights; takes the place of `nn.Linear`."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.out_features = linear.out_features
+        self.packed = torch.ops.outrider.pack_linear.default(linear.weight.detach().contiguous())
+        self.bias: torch.Tensor | None = None
+        if linear.bias is not None:
+            outputs = self.packed.shape[0] * self.packed.shape[2]
+            self.bias = torch.zeros(outputs)
+            self.bias[: linear.out_features] = linear.bias.detach().float()
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """tokens [..., K] bfloat16 -> [..., N] bfloat16, summed in float32."""
+        return torch.ops.outrider.packed_linear.default(
+            tokens, self.packed, self.bias, self.out_features
+        )
+
+
+def pack_model(model: PreTrainedModel) -> bool:
+    """Replaces the model's linear layers in place; False, changing nothing, where it cannot run so."""
+    if why_not_packed(model):
+        return False
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Linear:
+                setattr(parent, name, PackedLinear(child))
+    set_kernel(model, PACKED)
+    return True
+
+
+def is_packed(model: PreTrainedModel) -> bool:
+    """True once `pack_model` has replaced the model's layers."""
+    return bool(model.config._attn_implementation == registered_name(PACKED))
+
+
+def why_not_packed(model: PreTrainedModel) -> str:
+    """One sentence why the model cannot run on the engine's own kernels; nothing where it can."""
+    _, head_dim = cache_shape(model.config)
+    if model.device.type != "cpu":
+        return "the kernels are for CPUs"
+    if any(isinstance(weight, DTensor) for weight in model.parameters()):
+        return "the kernels take whole models, not a rank's share"
+    if not all(weight.dtype == torch.bfloat16 for weight in model.parameters()):
+        return "the kernels take bfloat16 weights only"
+    if head_dim % HEAD_DIM_STEP or head_dim > LARGEST_HEAD_DIM:
+        return f"the kernels do not take heads of {head_dim}"
+    return _unlike_packed_attention(model) or _other_products(model) or kernels_missing()
+
+
+def _unlike_packed_attention(model: PreTrainedModel) -> str:
+    if any(hasattr(module, SLOPES) for module in model.modules()):
+        return "the kernels do not attend with linear biases (ALiBi)"
+    if getattr(model.config, "attn_logit_softcapping", None) is not None:
+        return "the kernels do not cap attention scores"
+    window = binding_window(model.config)
+    return f"the kernels do not attend to a sliding window ({window})" if window else ""
+
+
+def _other_products(model: PreTrainedModel) -> str:
+    """Every product must run on the kernels: torch's depend on how many tokens share a step."""
+    for module in model.modules():
+        if type(module) is nn.Linear or isinstance(module, nn.Embedding):
+            continue
+        if any(weight.dim() > 1 for weight in module.parameters(recurse=False)):
+            return f"the kernels take linear layers only, not {type(module).__name__}"
+    return ""

@@ -1,0 +1,1 @@
+"""How fast and how far to guess: windows, costs and agreement, estimated and chosen."""

@@ -1,0 +1,1 @@
+"""The sessions' durable record: its interface, its statements, its two databases."""

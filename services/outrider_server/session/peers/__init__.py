@@ -1,0 +1,1 @@
+"""Targets and drafts as the session service reaches them."""

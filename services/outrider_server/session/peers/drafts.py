@@ -1,0 +1,149 @@
+"""The drafts of a session service: which one a turn gets, and which are left alone because they hang.
+
+A draft that is down costs a turn nothing, as its stream fails at once. One that takes a turn and never
+proposes costs it a wait, so each draft stands behind a circuit breaker (Nygard, "Release It!", 2007): after
+such a turn it rests, then a single turn tries it, and only when that one hears of it do all others again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ...core.description import ModelDescription
+from ...core.errors import Unavailable
+from ...pacing.meter import TurnMeter
+from .draft_link import DraftedTurn, DraftLink, RemoteDrafter
+
+FIRST_REST_SECONDS = 1.0
+LONGEST_REST_SECONDS = 30.0
+"""A draft rests twice as long after each trial in vain."""
+
+
+log = logging.getLogger("outrider.session")
+
+
+@dataclass(slots=True)
+class Breaker:
+    """Whether a draft may be used. `now` is any clock in seconds."""
+
+    rest_seconds: float = FIRST_REST_SECONDS
+    rests_until: float | None = None
+    """None while nothing is wrong with it."""
+    trying: bool = False
+    """A turn tries it out."""
+
+    def lets_through(self, now: float) -> bool:
+        """True when a turn may use the draft now."""
+        return self.rests_until is None or (now >= self.rests_until and not self.trying)
+
+    def enter(self) -> None:
+        """A turn uses it."""
+        self.trying = self.rests_until is not None
+
+    def succeeded(self) -> None:
+        """The draft proposed."""
+        self.rest_seconds, self.rests_until, self.trying = FIRST_REST_SECONDS, None, False
+
+    def failed(self, now: float) -> None:
+        """A turn waited for it in vain."""
+        if self.rests_until is not None and now < self.rests_until:
+            return  # a turn that began before the others gave up
+        self.rests_until = now + self.rest_seconds
+        self.rest_seconds = min(2 * self.rest_seconds, LONGEST_REST_SECONDS)
+        self.trying = False
+
+    def left(self) -> None:
+        """A turn ended without having learnt anything."""
+        self.trying = False
+
+
+@dataclass(slots=True, eq=False)
+class _Place:
+    """One draft."""
+
+    address: str
+    link: DraftLink
+    breaker: Breaker = field(default_factory=Breaker)
+    turns: int = 0
+    model_fingerprint: str = ""
+    """The last one that it told."""
+
+    def noted(self, model_fingerprint: str) -> None:
+        """What it told at the start of a turn; its operator hears of a change."""
+        if model_fingerprint and self.model_fingerprint not in ("", model_fingerprint):
+            log.warning(
+                "the draft at %s serves another model than before; replies are the target's as ever",
+                self.address,
+            )
+        self.model_fingerprint = model_fingerprint or self.model_fingerprint
+
+
+class Drafts:
+    """Several drafts behind the calls of one."""
+
+    def __init__(self, addresses: Sequence[str]) -> None:
+        self.failures = asyncio.Event()
+        """Set when a draft fails; whoever looks for others clears it."""
+        self._places = [_Place(address, DraftLink(address)) for address in addresses]
+        self._leaving: list[_Place] = []
+        self._open: dict[RemoteDrafter, _Place] = {}
+
+    async def describe(self, timeout_ms: int) -> ModelDescription:
+        """The model of the first draft. Raises Unavailable when it cannot be reached in time."""
+        if not self._places:
+            raise Unavailable("no draft has an address now")
+        return await self._places[0].link.describe(timeout_ms)
+
+    async def move_to(self, addresses: Sequence[str]) -> None:
+        """From now on turns go to these drafts. Those that are gone end the turns that run there."""
+        known = {place.address: place for place in (*self._leaving, *self._places)}
+        self._places = [
+            known.get(address) or _Place(address, DraftLink(address)) for address in addresses
+        ]
+        gone = [place for place in known.values() if place not in self._places]
+        self._leaving = [place for place in gone if place.turns]
+        await asyncio.gather(*(place.link.close() for place in gone if not place.turns))
+
+    def open_turn(self, turn: DraftedTurn, meter: TurnMeter) -> RemoteDrafter | None:
+        """A drafter that opens the session in the background, on the draft with the fewest turns.
+
+        None while every draft rests. Give it back to `close`.
+        """
+        now = time.monotonic()
+        usable = [place for place in self._places if place.breaker.lets_through(now)]
+        if not usable:
+            return None
+        place = min(usable, key=lambda each: each.turns)
+        place.breaker.enter()
+        place.turns += 1
+        drafter = place.link.open_turn(turn, meter)
+        self._open[drafter] = place
+        return drafter
+
+    def close(self, drafter: RemoteDrafter) -> None:
+        """Ends a turn on its draft, and learns from how it went."""
+        place = self._open.pop(drafter)
+        place.turns -= 1
+        place.noted(drafter.model_fingerprint)
+        if drafter.trouble:
+            self.failures.set()
+        if drafter.proposed:
+            place.breaker.succeeded()
+        elif drafter.is_late:
+            place.breaker.failed(time.monotonic())
+        else:
+            place.breaker.left()
+        drafter.close()
+
+    async def release(self, session_id: str, epoch: int) -> None:
+        """Frees the session's slot on every draft. Raises OutriderError."""
+        await asyncio.gather(*(place.link.release(session_id, epoch) for place in self._places))
+
+    async def aclose(self) -> None:
+        """Closes the channels."""
+        places = (*self._places, *self._leaving)
+        await asyncio.gather(*(place.link.close() for place in places))
