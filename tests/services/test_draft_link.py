@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from outrider.v1 import draft_pb2, draft_pb2_grpc
 from outrider_server.core.types import Draw, SamplingParams
-from outrider_server.pacing.meter import CostMeter, TurnMeter
 from outrider_server.session.peers.draft_link import DraftedTurn, DraftLink, RemoteDrafter
 
 from .fake_drafts import opened, proposal
@@ -54,21 +53,14 @@ class ListeningDraft(draft_pb2_grpc.DraftServiceServicer):
         return self.commits[-1]
 
 
-class WatchedMeter(TurnMeter):
-    """A turn's meter that writes down the ways that were measured."""
-
-    def __init__(self) -> None:
-        super().__init__(CostMeter(8))
-        self.ways: list[float | None] = []
-
-    def guessed(self, guesses: int, draft_ms: float, answered_ms: float | None) -> None:
-        self.ways.append(answered_ms)
-        super().guessed(guesses, draft_ms, answered_ms)
+def ways(drafter: RemoteDrafter) -> list[float | None]:
+    """The ways that were measured since they were asked for last."""
+    return [cost.answered_ms for cost in drafter._spent]
 
 
 @asynccontextmanager
 async def drafting(
-    folder: Path, meter: TurnMeter, pace: tuple[int, int] | None = None, lead: int = 4
+    folder: Path, pace: tuple[int, int] | None = None, lead: int = 4
 ) -> AsyncIterator[tuple[RemoteDrafter, ListeningDraft]]:
     """A drafter and the draft that it talks to, which has heard of the session's tokens."""
     draft = ListeningDraft()
@@ -77,7 +69,7 @@ async def drafting(
         link = DraftLink(address)
         draw = Draw(SamplingParams(), 1, len(TOKENS))
         turn = DraftedTurn("session", 1, TOKENS, 2, draw, lead, 1, "vocabulary", 100)
-        drafter = link.open_turn(turn, meter)
+        drafter = link.open_turn(turn)
         if pace is not None:
             drafter.pace(*pace)
         try:
@@ -109,25 +101,25 @@ async def received(drafter: RemoteDrafter, holds: Callable[[], bool]) -> None:
 
 
 async def test_the_first_commit_brings_the_sessions_tokens_and_the_pace_set_by_then(tmp_path):
-    async with drafting(tmp_path, WatchedMeter(), pace=(0, 1)) as (_, draft):
+    async with drafting(tmp_path, pace=(0, 1)) as (_, draft):
         first = draft.commits[0]
         assert (first.start_position, tuple(first.tokens)) == (0, TOKENS)
         assert pace_of(first) == (0, 1)
 
 
 async def test_the_draft_is_told_how_much_of_the_session_stays(tmp_path):
-    async with drafting(tmp_path, WatchedMeter()) as (_, draft):
+    async with drafting(tmp_path) as (_, draft):
         assert (draft.opening.kept_length, draft.opening.committed_length) == (2, len(TOKENS))
 
 
 async def test_the_draft_is_told_which_ids_the_target_has(tmp_path):
-    async with drafting(tmp_path, WatchedMeter()) as (_, draft):
+    async with drafting(tmp_path) as (_, draft):
         opening = draft.opening
         assert (opening.vocabulary_fingerprint, opening.vocabulary_size) == ("vocabulary", 100)
 
 
 async def test_commits_to_a_draft_that_rests_are_held_back_and_joined(tmp_path):
-    async with drafting(tmp_path, WatchedMeter(), pace=(0, 1)) as (drafter, draft):
+    async with drafting(tmp_path, pace=(0, 1)) as (drafter, draft):
         for position in range(3, 8):
             drafter.commit(position, (position + 1,))
             drafter.pace(0, 1)
@@ -145,7 +137,7 @@ async def test_commits_to_a_draft_that_rests_are_held_back_and_joined(tmp_path):
 
 
 async def test_the_commit_that_sends_a_draft_to_rest_is_sent(tmp_path):
-    async with drafting(tmp_path, WatchedMeter()) as (drafter, draft):
+    async with drafting(tmp_path) as (drafter, draft):
         drafter.commit(3, (4,))
         drafter.pace(0, 1)
         last = await draft.hears(2)
@@ -159,7 +151,7 @@ async def test_the_commit_that_sends_a_draft_to_rest_is_sent(tmp_path):
 
 
 async def test_a_pace_alone_wakes_the_draft(tmp_path):
-    async with drafting(tmp_path, WatchedMeter(), pace=(0, 1)) as (drafter, draft):
+    async with drafting(tmp_path, pace=(0, 1)) as (drafter, draft):
         drafter.pace(5, 1)
         woken = await draft.hears(2)
         assert (woken.start_position, list(woken.tokens), pace_of(woken)) == (3, [], (5, 1))
@@ -167,7 +159,7 @@ async def test_a_pace_alone_wakes_the_draft(tmp_path):
 
 async def test_branches_count_right_across_commits_that_were_held_back(tmp_path):
     """The draft hears of the contradiction late; what it guessed before is of the ended branch."""
-    async with drafting(tmp_path, WatchedMeter()) as (drafter, draft):
+    async with drafting(tmp_path) as (drafter, draft):
         await draft.to_say.put(proposal(0, 3, 4, 90, 91))
         await received(drafter, lambda: len(drafter._guesses) == 3)
         drafter.commit(3, (4,))
@@ -191,7 +183,7 @@ async def test_late_guesses_of_a_resting_draft_are_compared_before_it_hears_of_t
     tmp_path,
 ):
     """A probe: nobody waits, and what comes late is judged all the same."""
-    async with drafting(tmp_path, WatchedMeter()) as (drafter, draft):
+    async with drafting(tmp_path) as (drafter, draft):
         drafter.commit(3, (4, 5, 6))
         drafter.pace(0, 1)
         await draft.to_say.put(proposal(0, 3, 4, 5, 90))
@@ -200,64 +192,62 @@ async def test_late_guesses_of_a_resting_draft_are_compared_before_it_hears_of_t
 
 
 async def test_the_way_is_measured_for_answers_alone(tmp_path):
-    meter = WatchedMeter()
-    async with drafting(tmp_path, meter) as (drafter, draft):
+    async with drafting(tmp_path) as (drafter, draft):
         await draft.to_say.put(proposal(0, 3, 4))
-        await received(drafter, lambda: len(meter.ways) == 1)
-        assert meter.ways == [None], "nobody had asked"
+        await received(drafter, lambda: len(ways(drafter)) == 1)
+        assert ways(drafter) == [None], "nobody had asked"
         drafter.commit(3, (4,))
         drafter.pace(4, 1)
         await draft.hears(2)
         await draft.to_say.put(proposal(0, 4, 5))
-        await received(drafter, lambda: len(meter.ways) == 2)
-        assert meter.ways[1] is not None
-        assert meter.ways[1] > 0
+        await received(drafter, lambda: len(ways(drafter)) == 2)
+        assert ways(drafter)[1] is not None
+        assert ways(drafter)[1] > 0
         await draft.to_say.put(proposal(0, 5, 6))
-        await received(drafter, lambda: len(meter.ways) == 3)
-        assert meter.ways[2] is None, "the second guess came without being asked for"
+        await received(drafter, lambda: len(ways(drafter)) == 3)
+        assert ways(drafter)[2] is None, "the second guess came without being asked for"
 
 
 async def test_an_answer_to_what_was_asked_before_is_none(tmp_path):
     """A guess of an ended branch was on its way already when the commit was sent."""
-    meter = WatchedMeter()
-    async with drafting(tmp_path, meter) as (drafter, draft):
+    async with drafting(tmp_path) as (drafter, draft):
         await draft.to_say.put(proposal(0, 3, 90))
-        await received(drafter, lambda: len(meter.ways) == 1)
+        await received(drafter, lambda: len(ways(drafter)) == 1)
         drafter.commit(3, (4,))
         drafter.pace(4, 1)
         await draft.hears(2)
         await draft.to_say.put(proposal(0, 4, 91))
         await draft.to_say.put(proposal(1, 4, 5))
-        await received(drafter, lambda: len(meter.ways) == 3)
-        assert meter.ways[1] is None
-        assert meter.ways[2] is not None
+        await received(drafter, lambda: len(ways(drafter)) == 3)
+        assert ways(drafter)[1] is None
+        assert ways(drafter)[2] is not None
 
 
 async def test_a_commit_that_asks_for_nothing_starts_no_clock(tmp_path):
-    meter = WatchedMeter()
-    async with drafting(tmp_path, meter) as (drafter, draft):
+    async with drafting(tmp_path) as (drafter, draft):
         drafter.commit(3, (4,))
         drafter.pace(0, 1)
         await draft.hears(2)
         await draft.to_say.put(proposal(0, 4, 5))
-        await received(drafter, lambda: len(meter.ways) == 1)
-        assert meter.ways == [None]
+        await received(drafter, lambda: len(ways(drafter)) == 1)
+        assert ways(drafter) == [None]
 
 
 async def test_guesses_are_counted_whether_they_are_of_use_or_not(tmp_path):
-    meter = WatchedMeter()
-    async with drafting(tmp_path, meter) as (drafter, draft):
+    async with drafting(tmp_path) as (drafter, draft):
         for branch in (0, 5):
             message = proposal(branch, 3, 4, 5)
             message.proposal.draft_us = 3_000
             await draft.to_say.put(message)
-        await received(drafter, lambda: len(meter.ways) == 2)
-        assert (meter.guessed_tokens, meter.draft_ms) == (4, 6.0)
+        await received(drafter, lambda: len(ways(drafter)) == 2)
+        spent = drafter.spent()
+        assert [(cost.guesses, cost.draft_ms) for cost in spent] == [(2, 3.0), (2, 3.0)]
+        assert drafter.spent() == (), "each is told once"
 
 
 async def test_a_draft_within_its_largest_lead_is_believed_after_its_lead_fell(tmp_path):
     """Guesses that were right to make when they were made are no reason to end the stream."""
-    async with drafting(tmp_path, WatchedMeter(), lead=6) as (drafter, draft):
+    async with drafting(tmp_path, lead=6) as (drafter, draft):
         drafter.commit(3, (4,))
         drafter.pace(1, 1)
         await draft.to_say.put(proposal(0, 4, 5, 6, 7, 8))
@@ -270,7 +260,7 @@ async def test_a_draft_within_its_largest_lead_is_believed_after_its_lead_fell(t
 
 @pytest.mark.parametrize("tokens", [(), (100,), (-1,)])
 async def test_a_proposal_that_cannot_be_ends_the_draft_not_the_turn(tmp_path, tokens):
-    async with drafting(tmp_path, WatchedMeter()) as (drafter, draft):
+    async with drafting(tmp_path) as (drafter, draft):
         await draft.to_say.put(proposal(0, 3, *tokens))
         assert (await drafter.take(3, 1, 7)).tokens == ()
         assert "proposed" in drafter.trouble

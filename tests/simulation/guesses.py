@@ -9,7 +9,6 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from unittest import mock
 
-from outrider_server.pacing.meter import TurnMeter
 from outrider_server.session.peers.draft_link import DraftedTurn, DraftLink, RemoteDrafter
 from outrider_server.speculation.guesses import Guesses
 
@@ -62,8 +61,8 @@ def watched_guesses(agreement: float, watch: Watch) -> Iterator[None]:
     """Every turn's drafter uses `WatchedGuesses`."""
     real = DraftLink.open_turn
 
-    def open_turn(link: DraftLink, turn: DraftedTurn, meter: TurnMeter) -> RemoteDrafter:
-        drafter = real(link, turn, meter)
+    def open_turn(link: DraftLink, turn: DraftedTurn) -> RemoteDrafter:
+        drafter = real(link, turn)
         drafter._guesses = WatchedGuesses(turn, agreement, watch)
         return drafter
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 
 import pytest
 from fakes import HashVerifier, LengthEnd, ListRecorder, ScriptedDrafter, continuation
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from outrider_server.core.costs import GuessCost
 from outrider_server.core.errors import NonFiniteLogits
-from outrider_server.core.types import FinishReason, Round, Step, TokenSource, Verdict
+from outrider_server.core.types import FinishReason, Proposal, Round, Step, TokenSource, Verdict
 from outrider_server.speculation.decoder import ROUNDS_AHEAD, decode_ahead, decode_synchronously
 from outrider_server.speculation.drafters import ComposedDrafter, NoDrafter
 from outrider_server.speculation.ngram import NgramDrafter
@@ -240,3 +242,55 @@ async def test_a_verdict_that_does_not_answer_ends_the_turn_without_a_token(
     with pytest.raises(ValueError, match="does not answer"):
         await collect(loop, a_turn(), Lying(), NoDrafter(), recorder)
     assert recorder.rounds == []
+
+
+class SpendingDrafter(ScriptedDrafter):
+    """Says with each proposal what it cost, and writes down when it hears of a round."""
+
+    def __init__(self, log: list[str]) -> None:
+        super().__init__(PROMPT, error_rate=0.3)
+        self._log = log
+
+    async def take(self, position: int, minimum: int, maximum: int) -> Proposal:
+        proposal = await super().take(position, minimum, maximum)
+        return replace(proposal, waited_ms=4.0, spent=(GuessCost(2, 6.0, None),))
+
+    def commit(self, start_position: int, tokens: Sequence[int]) -> None:
+        super().commit(start_position, tokens)
+        self._log.append("drafter")
+
+
+class ListMeter:
+    """Keeps the rounds that it is told of."""
+
+    def __init__(self, log: list[str]) -> None:
+        self.rounds: list[Round] = []
+        self._log = log
+
+    def observe(self, decided: Round) -> None:
+        self.rounds.append(decided)
+        self._log.append("meter")
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+async def test_each_round_says_where_its_time_went_before_the_drafter_hears_of_it(loop) -> None:
+    ticks = itertools.count(0.0, 0.010)  # the clock is read before a step and after its verdict
+    log: list[str] = []
+
+    class SlowVerifier(HashVerifier):
+        async def verify(self, step: Step) -> Verdict:
+            return replace(await super().verify(step), step_ms=7.0, prefill_ms=2.0)
+
+    meter, drafter = ListMeter(log), SpendingDrafter(log)
+    parts = (SlowVerifier(), drafter, ListRecorder(), meter, lambda: next(ticks))
+    rounds = await collect(loop, a_turn(), *parts)
+    assert meter.rounds == rounds
+    assert log == ["meter", "drafter"] * len(rounds)
+    assert len(rounds) > 2
+    for number, decided in enumerate(rounds):
+        cost = decided.cost
+        assert cost.since_ms == (pytest.approx(20.0) if number else None)
+        assert cost.verify_ms == pytest.approx(10.0)
+        assert (cost.step_ms, cost.prefill_ms, cost.waited_ms) == (7.0, 2.0, 4.0)
+        assert cost.guesses == (GuessCost(2, 6.0, None),)
+        assert decided.offered >= decided.proposed >= decided.agreed

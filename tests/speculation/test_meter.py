@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from outrider_server.core.costs import GuessCost, RoundCost
+from outrider_server.core.types import Round
 from outrider_server.pacing.meter import LEAST_MS, CostMeter, TurnMeter
-from outrider_server.pacing.window import choose_pace
 
 WIDTH = 8
 
@@ -118,35 +121,28 @@ def test_a_window_of_one_at_least_is_always_worth_trying(
         assert 1 <= costs.useful_window(most) <= most
 
 
-def test_a_turn_counts_all_that_it_waited_and_all_that_its_device_did() -> None:
-    turn = TurnMeter(CostMeter(WIDTH))
-    turn.verified(100.0, 20.0, 70.0, 0, 0)
-    turn.verified(25.0, 20.0, 0.0, 3, 3)
-    assert (turn.verify_ms, turn.target_ms) == (125.0, 110.0)
-    turn.guessed(4, 8.0, None)
-    turn.guessed(1, 2.0, 5.0)
-    assert (turn.guessed_tokens, turn.draft_ms) == (5, 10.0)
-    turn.waited(4.0)
-    turn.waited(2.0)
-    assert turn.draft_wait_ms == 6.0
+def a_round(offered: int = 0, verified: int = 0, **cost: Any) -> Round:
+    """A round of which only its cost counts, and how many of its proposals the target had room for."""
+    spent = RoundCost(**cost)
+    return Round(0, (), (), (), (), verified, 0, 0, offered=offered, cost=spent)
 
 
 def test_a_step_that_read_a_prompt_is_no_measure_of_a_step() -> None:
     costs = measured()
     turn = TurnMeter(costs)
-    turn.verified(900.0, 20.0, 870.0, 7, 1)
+    turn.observe(a_round(7, 1, verify_ms=900.0, step_ms=20.0, prefill_ms=870.0, since_ms=950.0))
     found = costs.costs(False)
     assert found is not None
     assert found.verify_ms == ((WIDTH, 20.0),)
     assert costs.useful_window(7) == 7
+    assert turn.round_ms is None
 
 
 def test_a_turn_measures_for_the_way_of_pacing_that_it_is_in() -> None:
     costs = measured()
     turn = TurnMeter(costs)
     turn.ahead = True
-    turn.verified(50.0, 20.0, 0.0, 0, 0)
-    turn.guessed(2, 8.0, 15.0)
+    turn.observe(a_round(verify_ms=50.0, step_ms=20.0, guesses=(GuessCost(2, 8.0, 15.0),)))
     ahead, apart = costs.costs(True), costs.costs(False)
     assert ahead is not None
     assert apart is not None
@@ -157,29 +153,27 @@ def test_a_turn_measures_for_the_way_of_pacing_that_it_is_in() -> None:
 def test_the_way_is_what_an_answer_took_without_the_draft_and_only_answers_tell() -> None:
     costs = CostMeter(WIDTH)
     turn = TurnMeter(costs)
-    costs.verified(False, 20.0, 0, 0)
-    turn.guessed(2, 8.0, None)
+    turn.observe(a_round(verify_ms=20.0, guesses=(GuessCost(2, 8.0, None),)))
     assert costs.costs(False) is None, "guesses that nobody asked for tell nothing of the way"
-    turn.guessed(2, 8.0, 15.0)
+    turn.observe(a_round(verify_ms=20.0, guesses=(GuessCost(2, 8.0, 15.0),)))
     found = costs.costs(False)
     assert found is not None
     assert found.round_trip_ms == 7.0
 
 
-def test_sessions_of_a_service_share_their_costs_and_not_their_sums() -> None:
+def test_sessions_of_a_service_share_their_costs() -> None:
     costs = CostMeter(WIDTH)
-    one, other = TurnMeter(costs), TurnMeter(costs)
-    one.guessed(1, 2.0, 5.0)
-    other.verified(20.0, 15.0, 0.0, 0, 0)
+    TurnMeter(costs).observe(a_round(prefill_ms=1.0, guesses=(GuessCost(1, 2.0, 5.0),)))
+    assert costs.costs(False) is None
+    TurnMeter(costs).observe(a_round(verify_ms=20.0))
     assert costs.costs(False) is not None
-    assert (other.draft_ms, one.verify_ms) == (0.0, 0.0)
 
 
 def test_a_round_without_a_draft_has_a_cost_of_its_own() -> None:
     costs = measured()
     turn = TurnMeter(costs, resting=True)
-    turn.verified(5.0, 4.0, 0.0, 7, 7, since_ms=6.0)
-    assert costs.resting_ms == 6.0
+    turn.observe(a_round(7, 7, verify_ms=5.0, step_ms=4.0, since_ms=6.0))
+    assert (costs.resting_ms, turn.round_ms) == (6.0, 6.0)
     found = costs.costs(False)
     assert found is not None
     assert found.verify_ms == ((WIDTH, 20.0),), (
@@ -191,16 +185,8 @@ def test_a_round_costs_the_sessions_own_part_but_not_the_wait_for_guesses() -> N
     """30 ms from verdict to verdict, of which 8 waited for guesses and 15 for the verdict."""
     costs = measured()
     turn = TurnMeter(costs, ahead=True)
-    turn.waited(8.0)
-    turn.verified(15.0, 14.0, 0.0, 3, 3, since_ms=30.0)
+    turn.observe(a_round(3, 3, verify_ms=15.0, step_ms=14.0, since_ms=30.0, waited_ms=8.0))
     found = costs.costs(True)
     assert found is not None
     assert found.verify_ms == ((WIDTH, 22.0),)
-
-
-def test_a_pace_that_beats_the_step_alone_must_beat_the_round_without_a_draft() -> None:
-    """What a draft costs the session shows in its rounds: 20 ms with one, 9 without."""
-    costs = measured().costs(False)
-    assert costs is not None
-    assert choose_pace(0.6, costs, 7).window
-    assert not choose_pace(0.6, costs, 7, resting_ms=9.0).window
+    assert turn.round_ms == 30.0, "its waits included"

@@ -10,6 +10,7 @@ import pytest
 from fakes import HashVerifier, LengthEnd, ListRecorder, continuation, next_token
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from outrider_server.core.costs import GuessCost
 from outrider_server.core.types import Proposal, TokenSource
 from outrider_server.pacing.crowd import Crowd
 from outrider_server.pacing.estimates import FIRST_REST_ROUNDS, AgreementEstimate
@@ -39,6 +40,7 @@ class FakeModel:
         self.taken: list[tuple[int, int, int]] = []
         self.told: list[tuple[int, int]] = []
         self.calls: list[str] = []
+        self.cost: tuple[GuessCost, ...] = ()
         self._agreed = agreed
         self._compared = 0
 
@@ -52,10 +54,15 @@ class FakeModel:
         if self.told[-1][0]:
             self._compared += len(tokens)
 
-    def pace(self, lead: int, burst: int) -> None:
+    def pace(self, lead: int, burst: int, ahead: bool = False) -> None:
         assert burst >= 1
+        assert lead > 0 or not ahead, "a draft that rests is not ahead"
         self.calls.append("pace")
         self.told.append((lead, burst))
+
+    def spent(self) -> tuple[GuessCost, ...]:
+        spent, self.cost = self.cost, ()
+        return spent
 
     def compared(self) -> tuple[int, int]:
         compared, self._compared = self._compared, 0
@@ -319,3 +326,16 @@ async def test_the_loop_gives_the_targets_tokens_whatever_is_paced(
         rounds = [one async for one in decode_ahead(turn, HashVerifier(), drafter, recorder)]
         tokens = [token for one in rounds for token in one.tokens]
         assert tuple(tokens) == continuation(prompt, 60)
+
+
+@pytest.mark.parametrize("costs", [FREE, DEAR])
+@pytest.mark.parametrize("tokens", [NEW, REPEATED])
+async def test_what_guesses_cost_is_told_once_whether_they_are_taken_or_not(
+    costs: dict[str, float], tokens: Sequence[int]
+) -> None:
+    model = FakeModel()
+    drafter = paced(model, meter(**costs), tokens)
+    cost = (GuessCost(3, 6.0, 9.0),)
+    model.cost = cost
+    assert (await drafter.take(len(tokens), 1, WINDOW)).spent == cost
+    assert (await drafter.take(len(tokens), 1, WINDOW)).spent == ()

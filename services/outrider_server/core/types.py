@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from .costs import GuessCost, RoundCost
 from .errors import InvalidRequest
 
 MAX_LOGPROBS = 20
@@ -187,6 +188,10 @@ class Proposal:
     """Index in `tokens` from which n-grams went on where the source ended; None where they did not."""
     survival: tuple[float, ...] = ()
     """Chance that each token and all before it agree; empty where nobody estimated it."""
+    waited_ms: float = field(default=0.0, compare=False)
+    """How long they were waited for."""
+    spent: tuple[GuessCost, ...] = field(default=(), compare=False)
+    """What guesses cost that came since the proposal before, of use or not."""
 
     @property
     def sources(self) -> tuple[TokenSource, ...]:
@@ -230,6 +235,9 @@ class Verdict:
     logprobs: tuple[TokenLogprobs, ...] = ()
     verified: int | None = None
     """Proposed tokens that were verified at all; None for all of them."""
+    step_ms: float = field(default=0.0, compare=False)
+    prefill_ms: float = field(default=0.0, compare=False)
+    """Device time of the step, and of what was read before it, in milliseconds."""
 
     def check(self, step: Step) -> None:
         """Raises ValueError unless this verdict can be the answer to `step`."""
@@ -275,6 +283,9 @@ class Round:
     context: int
     """Context tokens that the verifier read."""
     finish_reason: FinishReason | None = None
+    offered: int = 0
+    """Proposed tokens that the verifier was given."""
+    cost: RoundCost = field(default=RoundCost(), compare=False)
 
 
 def decide(proposed: Sequence[int], drawn: Sequence[int]) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from ..core.costs import GuessCost
 from ..core.errors import OutriderError
 from ..core.types import Draw, Proposal, Step, Verdict, usable_length
 from ..speculation.guesses import Guesses
@@ -102,9 +103,13 @@ class LocalDrafter:
         self._guesses.commit(start_position, tokens)
         self._loop.call_soon(self._tell, start_position, tuple(tokens))
 
-    def pace(self, lead: int, burst: int) -> None:
+    def pace(self, lead: int, burst: int, _: bool = False) -> None:
         """Sets how far to guess ahead and how many guesses to gather."""
         self._pace = lead, burst
+
+    def spent(self) -> tuple[GuessCost, ...]:
+        """Nothing: what guesses cost is not measured here."""
+        return ()
 
     def compared(self) -> tuple[int, int]:
         """(guesses compared with decided tokens since the last call, those that agreed)."""

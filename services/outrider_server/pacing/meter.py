@@ -1,13 +1,14 @@
-"""What the parts of a round cost: measured where the ports wait, kept for all sessions of a service.
+"""What the parts of a round cost: told with each round, kept for all sessions of a service.
 
-`CostMeter` owns the estimates that the window policy runs on, `TurnMeter` what one turn came to. Times are
-milliseconds, taken by whoever calls; nothing here knows a clock.
+`CostMeter` owns the estimates that the window policy runs on, `TurnMeter` feeds them with one turn's rounds.
+Times are milliseconds; nothing here knows a clock.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..core.types import Round
 from .estimates import CostEstimate
 from .window import Costs
 
@@ -90,61 +91,34 @@ class CostMeter:
 
 @dataclass(slots=True)
 class TurnMeter:
-    """What one turn spent on its models and on waiting for them. The fields are those of its summary."""
+    """Passes on what the rounds of one turn cost, for the way of pacing that they were in."""
 
     costs: CostMeter
     ahead: bool = False
     """Whether the draft goes on while the target verifies; set by who paces."""
     resting: bool = False
     """Whether no draft works for the round; set by who paces."""
-    target_ms: float = 0.0
-    verify_ms: float = 0.0
-    draft_ms: float = 0.0
-    guessed_tokens: int = 0
-    draft_wait_ms: float = 0.0
     round_ms: float | None = None
     """The last round from verdict to verdict, all waits included; None where it read context."""
-    _waited_before: float = 0.0
 
-    def verified(
-        self,
-        waited_ms: float,
-        step_ms: float,
-        prefill_ms: float,
-        proposed: int,
-        verified: int,
-        since_ms: float | None = None,
-    ) -> None:
-        """A verdict came after `waited_ms`; the device took `step_ms`, after `prefill_ms` of reading.
-
-        `since_ms` is the time since the verdict before it: what a round costs, the session's own part and
-        its waits for guesses included. Without one the wait for the verdict stands in.
-        """
-        self.verify_ms += waited_ms
-        self.target_ms += step_ms + prefill_ms
-        guess_wait_ms = self.draft_wait_ms - self._waited_before
-        self._waited_before = self.draft_wait_ms
-        self.round_ms = None if prefill_ms else since_ms
-        if prefill_ms:
+    def observe(self, decided: Round) -> None:
+        """Takes a round. One that read context is no measure of a step."""
+        cost = decided.cost
+        for each in cost.guesses:
+            self.costs.guessed(self.ahead, each.guesses, each.draft_ms)
+            if each.answered_ms is not None:
+                self.costs.answered(self.ahead, each.answered_ms - each.draft_ms)
+        self.round_ms = None if cost.prefill_ms else cost.since_ms
+        if cost.prefill_ms:
             return
-        round_ms = waited_ms if since_ms is None else max(waited_ms, since_ms - guess_wait_ms)
+        # The session's own part counts, its waits for guesses do not.
+        since_ms = 0.0 if cost.since_ms is None else cost.since_ms - cost.waited_ms
+        round_ms = max(cost.verify_ms, since_ms)
         if self.resting:
             self.costs.rested(round_ms)
-            self.costs.room(proposed, verified)
+            self.costs.room(decided.offered, decided.proposed)
         else:
-            self.costs.verified(self.ahead, round_ms, proposed, verified)
-
-    def guessed(self, guesses: int, draft_ms: float, answered_ms: float | None) -> None:
-        """Guesses came; `answered_ms` after the commit that asked for them, where one did."""
-        self.draft_ms += draft_ms
-        self.guessed_tokens += guesses
-        self.costs.guessed(self.ahead, guesses, draft_ms)
-        if answered_ms is not None:
-            self.costs.answered(self.ahead, answered_ms - draft_ms)
-
-    def waited(self, waited_ms: float) -> None:
-        """A round waited for guesses."""
-        self.draft_wait_ms += waited_ms
+            self.costs.verified(self.ahead, round_ms, decided.offered, decided.proposed)
 
 
 def _either(own: CostEstimate, other: CostEstimate) -> float | None:

@@ -99,6 +99,8 @@ def verdict_from_proto(message: target_pb2.Verdict) -> Verdict:
         tuple(message.tokens),
         tuple(logprobs_from_proto(entry) for entry in message.logprobs),
         message.verified if message.HasField("verified") else None,
+        message.step_us / 1000,
+        message.prefill_us / 1000,
     )
 
 

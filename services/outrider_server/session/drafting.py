@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from ..core.types import DraftMode, LoopMode
 from ..pacing.crowd import Crowd
+from ..pacing.meter import CostMeter, TurnMeter
 from ..pacing.pacer import Pacer
 from ..speculation.drafters import ComposedDrafter, NoDrafter
 from ..speculation.paced import PacedDrafter
@@ -31,6 +32,18 @@ class LoopSettings:
     mode: LoopMode = LoopMode.ADAPTIVE
 
 
+@dataclass(frozen=True, slots=True)
+class TurnDrafter:
+    """What proposes the tokens of one turn, and learns what its rounds cost."""
+
+    drafter: Drafter
+    meter: TurnMeter
+    model: RemoteDrafter | None = None
+    """The part of it that is a draft model."""
+    trouble: str = ""
+    """What is wrong already."""
+
+
 class Drafting:
     """The drafters of all turns of this process."""
 
@@ -40,6 +53,7 @@ class Drafting:
         self._draft = draft
         self._settings = settings
         self._ngrams = NgramMemory()
+        self._costs = CostMeter(model.description.width)
 
     def forget(self, session_id: str) -> None:
         """Drops what is kept of a session that is deleted."""
@@ -59,46 +73,48 @@ class Drafting:
         assert self._draft is not None, "the drafter came from there"
         self._draft.close(drafter)
 
-    def open(self, opened: OpenTurn) -> tuple[Drafter, RemoteDrafter | None, str]:
-        """The turn's drafter, the part of it that is a model, and what is wrong already."""
-        request, settings = opened.request, self._settings
-        window = self.window(request)
-        opened.meter.resting = True
+    def open(self, opened: OpenTurn) -> TurnDrafter:
+        """What proposes the turn's tokens."""
+        request, window = opened.request, self.window(opened.request)
         if request.draft is DraftMode.OFF or window == 0:
-            return NoDrafter(), None, ""
+            return TurnDrafter(NoDrafter(), TurnMeter(self._costs, resting=True))
         if request.draft is DraftMode.NGRAM or self._draft is None:
             missing = request.draft is DraftMode.MODEL
             trouble = "the service has no draft; it proposes from n-grams" if missing else ""
-            return self._ngrams.open(request.session_id, opened.tokens), None, trouble
-        mode = self.mode(request)
-        opened.meter.resting = False
-        opened.meter.ahead = mode is LoopMode.RUN_AHEAD
-        # The plain loop waits for whole windows; the others say with their first commit what they want.
-        lead, burst = (window, window) if mode is LoopMode.SYNCHRONOUS else (settings.lead, 1)
-        model = self._draft.open_turn(
-            DraftedTurn(
-                request.session_id,
-                opened.epoch,
-                opened.tokens,
-                opened.kept,
-                opened.draw,
-                max(lead, window),
-                burst,
-                self._model.description.vocabulary_fingerprint,
-                self._model.description.vocabulary_size,
-            ),
-            opened.meter,
-        )
+            return self._by_ngram(opened, trouble)
+        model = self._draft.open_turn(self._drafted(opened, window))
         if model is None:
-            opened.meter.resting = True
-            trouble = "no draft has answered lately; they rest"
-            return self._ngrams.open(request.session_id, opened.tokens), None, trouble
+            return self._by_ngram(opened, "no draft has answered lately; they rest")
+        mode = self.mode(request)
+        meter = TurnMeter(self._costs, ahead=mode is LoopMode.RUN_AHEAD)
         ngram = None
         if request.draft is not DraftMode.MODEL:
             ngram = self._ngrams.open(request.session_id, opened.tokens)
         if mode is LoopMode.ADAPTIVE:
-            agreement = self._ngrams.agreement(request.session_id)
-            pacer = Pacer(agreement, window)
-            paced = PacedDrafter(model, ngram, pacer, opened.meter, self.crowd, window)
-            return paced, model, ""
-        return (model if ngram is None else ComposedDrafter(ngram, model)), model, ""
+            pacer = Pacer(self._ngrams.agreement(request.session_id), window)
+            paced = PacedDrafter(model, ngram, pacer, meter, self.crowd, window)
+            return TurnDrafter(paced, meter, model)
+        both = model if ngram is None else ComposedDrafter(ngram, model)
+        return TurnDrafter(both, meter, model)
+
+    def _by_ngram(self, opened: OpenTurn, trouble: str) -> TurnDrafter:
+        drafter = self._ngrams.open(opened.request.session_id, opened.tokens)
+        return TurnDrafter(drafter, TurnMeter(self._costs, resting=True), trouble=trouble)
+
+    def _drafted(self, opened: OpenTurn, window: int) -> DraftedTurn:
+        mode, description = self.mode(opened.request), self._model.description
+        # The plain loop waits for whole windows; the others say with their first commit what they want.
+        plain = mode is LoopMode.SYNCHRONOUS
+        lead, burst = (window, window) if plain else (self._settings.lead, 1)
+        return DraftedTurn(
+            opened.request.session_id,
+            opened.epoch,
+            opened.tokens,
+            opened.kept,
+            opened.draw,
+            max(lead, window),
+            burst,
+            description.vocabulary_fingerprint,
+            description.vocabulary_size,
+            ahead=mode is LoopMode.RUN_AHEAD,
+        )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..core.types import Draw, FinishReason, Round
-from ..pacing.meter import TurnMeter
 from ..speculation.turn import Turn
 from .ledger.ledger import TurnRecord
 from .live import Claim
@@ -26,7 +25,6 @@ class OpenTurn:
     kept: int
     """How many of them the session held before it was opened here."""
     draw: Draw
-    meter: TurnMeter
     end: TurnText
     verifier: RemoteVerifier
     told: Round | None = None
@@ -49,7 +47,6 @@ class EndedTurn:
     record: TurnRecord
     claim: Claim
     epoch: int
-    meter: TurnMeter
     finish_reason: FinishReason
     told: Round | None
     generated: int

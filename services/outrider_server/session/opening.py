@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 from ..core.errors import AlreadyExists, InvalidRequest, PositionMismatch
 from ..core.types import FinishReason, Round
-from ..pacing.meter import CostMeter, TurnMeter
 from .conversation import Held, Prompt, check_known, prompt_for, turn_text
 from .ledger.ledger import Ledger, LedgerToken, NewTurn, TurnRecord
 from .live import Claim, LiveSessions
@@ -53,7 +52,6 @@ class TurnOpener:
         self._ledger = ledger
         self._records = records
         self._live = live
-        self._costs = CostMeter(model.description.width)
 
     async def find(self, request: TurnRequest, seed_is_given: bool) -> TurnRecord | None:
         """The turn that the request has begun before, or None.
@@ -105,12 +103,11 @@ class TurnOpener:
         epoch, held, prompt = await self._prompt(request)
         tokens = (*held.tokens[: prompt.kept], *prompt.tokens)
         draw = request.draw(len(tokens), self._model.description.end_token_ids)
-        meter = TurnMeter(self._costs)
         verifier = None
         try:
             with trace.current():
                 verifier = await self._target.open_turn(
-                    session_id, epoch, tokens, prompt.kept, draw, meter
+                    session_id, epoch, tokens, prompt.kept, draw
                 )
             record, epoch = await self._begun(
                 session_id, epoch, len(held.tokens), prompt.new_turn(request, verifier.arithmetic)
@@ -121,9 +118,7 @@ class TurnOpener:
                 verifier.close()
             raise
         end = turn_text(record, tokens, self._model)
-        return OpenTurn(
-            request, record, claim, epoch, tokens, prompt.kept, draw, meter, end, verifier
-        )
+        return OpenTurn(request, record, claim, epoch, tokens, prompt.kept, draw, end, verifier)
 
     async def attach(
         self, session_id: str, request_id: str, from_index: int, trace: TurnTrace
@@ -190,19 +185,17 @@ class TurnOpener:
         accepted = end.accept([entry.token for entry in generated])
         told = _told(record, generated, accepted.texts, from_index)
         finish_reason = accepted.finish_reason
-        meter, kept = TurnMeter(self._costs), len(tokens)
+        kept = len(tokens)
         goes_on = is_last and not record.is_cut and record.finish_reason in UNFINISHED
         if finish_reason is None and not goes_on:
             finish_reason = record.finish_reason or FinishReason.CANCELLED
         if finish_reason is not None:
-            return EndedTurn(
-                request, record, claim, epoch, meter, finish_reason, told, len(generated)
-            )
+            return EndedTurn(request, record, claim, epoch, finish_reason, told, len(generated))
         check_known(tokens, self._model)
         draw = request.draw(record.generated_from, self._model.description.end_token_ids)
         with trace.current():
             verifier = await self._target.open_turn(
-                session_id, epoch, tokens, kept, draw, meter, recorded_arithmetic(record)
+                session_id, epoch, tokens, kept, draw, recorded_arithmetic(record)
             )
         return OpenTurn(
             request,
@@ -212,7 +205,6 @@ class TurnOpener:
             tokens,
             kept,
             draw,
-            meter,
             end,
             verifier,
             told,

@@ -50,6 +50,8 @@ class TurnParts:
     live: LiveSessions
     metrics: TurnMetrics
     max_context_tokens: int
+    clock: Callable[[], float]
+    """In seconds; what rounds cost is measured with it."""
 
 
 class RunningTurn:
@@ -136,7 +138,6 @@ class RunningTurn:
     def _hold(self, opened: OpenTurn | EndedTurn) -> None:
         """What has been opened is the turn's until it moves or is left."""
         self._opened = opened
-        self._tally.meter = opened.meter
         self._watch.holds()
         if isinstance(opened, OpenTurn):
             self._held.callback(opened.verifier.close)
@@ -146,7 +147,8 @@ class RunningTurn:
         """The rounds, by the loop that the turn asks for."""
         request, drafting = opened.request, self._parts.drafting
         with self._trace.current():
-            drafter, self._drafter, self._trouble = drafting.open(opened)
+            drafted = drafting.open(opened)
+        self._drafter, self._trouble = drafted.model, drafted.trouble
         if self._drafter is not None:
             self._held.callback(drafting.close, self._drafter)
             self._watch.holds(opened.verifier.park, self._drafter.close)
@@ -156,7 +158,9 @@ class RunningTurn:
         turn = opened.turn(drafting.window(request), self._parts.max_context_tokens)
         plain = drafting.mode(request) is LoopMode.SYNCHRONOUS
         decode = decode_synchronously if plain else decode_ahead
-        return decode(turn, opened.verifier, drafter, recorder)
+        return decode(
+            turn, opened.verifier, drafted.drafter, recorder, drafted.meter, self._parts.clock
+        )
 
     async def _count(self, opened: OpenTurn, decided: Round) -> None:
         """A round is recorded, and is told next: a turn that moves goes on after what was told."""

@@ -6,6 +6,7 @@ Owns the parts that turns share. Knows no protobuf. Sessions are told of as (rec
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterable
 
 from ..core.description import ModelDescription
@@ -64,6 +65,7 @@ class Sessions:
             self.live,
             TurnMetrics(),
             model.description.max_context_tokens,
+            time.perf_counter,
         )
 
     async def settle(self) -> None:
@@ -71,7 +73,7 @@ class Sessions:
         await self.live.settle()
         self.reading.close()
 
-    async def create(self, ttl_seconds: int) -> Found:
+    async def create(self, ttl_seconds: int | None) -> Found:
         """An empty session."""
         fingerprint = self.model.description.model_fingerprint
         async with in_time():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+from ..core.costs import RoundCost
 from ..core.types import FinishReason, Round, TokenSource
-from ..pacing.meter import TurnMeter
 from ..rpc.telemetry import SOURCE, TurnMetrics
 from .ledger.ledger import TurnRecord
 
@@ -66,8 +66,6 @@ class Tally:
     """Counts a turn's rounds. `started_at` is the request's arrival on the monotonic clock, in seconds."""
 
     metrics: TurnMetrics
-    meter: TurnMeter | None = None
-    """What the turn spent on its models; there once it has ended."""
     started_at: float = field(default_factory=time.monotonic)
     tokens_before: int = 0
     """Tokens of the turn that were committed before this run of it."""
@@ -77,6 +75,11 @@ class Tally:
     tokens: int = 0
     prefilled_tokens: int = 0
     ttft_ms: float = 0.0
+    target_ms: float = 0.0
+    verify_ms: float = 0.0
+    draft_ms: float = 0.0
+    guessed: int = 0
+    draft_wait_ms: float = 0.0
 
     def add(self, decided: Round) -> None:
         """Counts a recorded round."""
@@ -88,6 +91,7 @@ class Tally:
         self.proposed += decided.proposed
         self.accepted += decided.agreed
         self.tokens += len(decided.tokens)
+        self._spend(decided.cost)
         self.metrics.rounds.add(1)
         self.metrics.proposed.add(decided.proposed)
         self.metrics.agreed.add(decided.agreed)
@@ -95,6 +99,14 @@ class Tally:
             count = decided.sources.count(source)
             if count:
                 self.metrics.tokens.add(count, {SOURCE: source.value})
+
+    def _spend(self, cost: RoundCost) -> None:
+        self.target_ms += cost.step_ms + cost.prefill_ms
+        self.verify_ms += cost.verify_ms
+        self.draft_wait_ms += cost.waited_ms
+        for each in cost.guesses:
+            self.draft_ms += each.draft_ms
+            self.guessed += each.guesses
 
     def elapsed_ms(self) -> float:
         """Milliseconds since the request arrived."""
@@ -104,8 +116,6 @@ class Tally:
         self, finish_reason: FinishReason, started: TurnStarted, trouble: str
     ) -> TurnSummary:
         """The summary of the turn, which has ended. `trouble` says what was wrong with the draft."""
-        meter = self.meter
-        assert meter is not None, "a turn that has ended was opened"
         return TurnSummary(
             finish_reason=finish_reason,
             seed=started.seed,
@@ -120,11 +130,11 @@ class Tally:
             degraded=bool(trouble),
             degraded_reason=trouble,
             position=started.start_position + self.tokens_before + self.tokens,
-            target_ms=meter.target_ms,
-            verify_ms=meter.verify_ms,
-            draft_ms=meter.draft_ms,
-            guessed=meter.guessed_tokens,
-            draft_wait_ms=meter.draft_wait_ms,
+            target_ms=self.target_ms,
+            verify_ms=self.verify_ms,
+            draft_ms=self.draft_ms,
+            guessed=self.guessed,
+            draft_wait_ms=self.draft_wait_ms,
             kept_tokens=started.kept_tokens,
             rewound_tokens=started.rewound_tokens,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..core.types import Proposal
 from .ngram import NgramDrafter
@@ -41,7 +42,8 @@ class ComposedDrafter:
         proposal = await self._model.take(position, minimum, maximum)
         self._guessed = proposal.tokens if proposal.start_position == position else ()
         if not self._guessed:
-            return self._ngram.propose(position, maximum)
+            by_ngram = self._ngram.propose(position, maximum)
+            return replace(by_ngram, waited_ms=proposal.waited_ms, spent=proposal.spent)
         return self._ngram.continued(proposal, maximum)
 
     def commit(self, start_position: int, tokens: Sequence[int]) -> None:

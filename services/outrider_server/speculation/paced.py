@@ -49,6 +49,10 @@ class PacedDrafter:
 
     async def take(self, position: int, minimum: int, maximum: int) -> Proposal:
         """Takes what was decided on. Waits for the model only where the pace says so."""
+        proposal = await self._proposal(position, minimum, maximum)
+        return replace(proposal, spent=(*proposal.spent, *self._model.spent()))
+
+    async def _proposal(self, position: int, minimum: int, maximum: int) -> Proposal:
         if not self._speculates:
             return Proposal(position)
         window = min(self._pace.window, maximum)
@@ -57,7 +61,9 @@ class PacedDrafter:
         wanted = min(self._pace.minimum, window) if minimum else 0
         proposal = await self._model.take(position, wanted, window)
         if not proposal.tokens:
-            return self._proposed_by_ngram(position, maximum)
+            waited = proposal
+            proposal = self._proposed_by_ngram(position, maximum)
+            return replace(proposal, waited_ms=waited.waited_ms, spent=waited.spent)
         if self._ngram is not None:
             proposal = self._ngram.continued(proposal, maximum)
         return replace(proposal, survival=self._survival(proposal))
@@ -92,7 +98,7 @@ class PacedDrafter:
         meter.ahead = self._pace.ahead and not self._by_ngram
         lead = 0 if self._by_ngram else self._pace.lead
         meter.resting = lead == 0
-        self._model.pace(lead, max(1, self._pace.minimum))
+        self._model.pace(lead, max(1, self._pace.minimum), meter.ahead)
 
     def _ngram_is_faster(self, costs: Costs | None) -> bool:
         """Whether n-grams, which cost nothing, promise more tokens for the time than the model does."""

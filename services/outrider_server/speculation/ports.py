@@ -1,4 +1,4 @@
-"""What the decode loop needs of the world: four small interfaces.
+"""What the decode loop needs of the world: small interfaces.
 
 Remote ports over gRPC make the distributed system, local ports over a model in this process make a
 co-located one, and tests bring their own.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from ..core.costs import GuessCost
 from ..core.types import Accepted, Proposal, Round, Step, Verdict
 
 
@@ -42,8 +43,15 @@ class Drafter(Protocol):
 class ModelDrafter(Drafter, Protocol):
     """A drafter over a draft model, which can be told how to pace itself."""
 
-    def pace(self, lead: int, burst: int) -> None:
-        """From the last commit on: guess `lead` tokens ahead, 0 to rest, and gather `burst` of them."""
+    def pace(self, lead: int, burst: int, ahead: bool = False) -> None:
+        """From the last commit on: guess `lead` tokens ahead, 0 to rest, and gather `burst` of them.
+
+        `ahead` says that it guesses on while the target verifies.
+        """
+        ...
+
+    def spent(self) -> tuple[GuessCost, ...]:
+        """What guesses cost that came since this, or `take`, was called last."""
         ...
 
     def compared(self) -> tuple[int, int]:
@@ -56,6 +64,14 @@ class TurnEnd(Protocol):
 
     def accept(self, tokens: Sequence[int]) -> Accepted:
         """Takes the next decided tokens; says how many belong to the turn and whether it ends."""
+        ...
+
+
+class Meter(Protocol):
+    """Learns what rounds cost, before the drafter hears of their tokens."""
+
+    def observe(self, decided: Round) -> None:
+        """Takes a round that was decided."""
         ...
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..core.costs import RoundCost
 from ..core.types import FinishReason, Proposal, Round, Step, TokenSource, Verdict
 from .ports import TurnEnd
 
@@ -44,7 +45,9 @@ class Turn:
         usable = usable[: self.window]
         return Step(start, self._context, usable, proposal.survival[: len(usable)])
 
-    def close_round(self, step: Step, proposal: Proposal, verdict: Verdict) -> Round:
+    def close_round(
+        self, step: Step, proposal: Proposal, verdict: Verdict, cost: RoundCost | None = None
+    ) -> Round:
         """Advances the turn by what the verdict decided, up to the turn's end.
 
         Raises ValueError, changing nothing, when the verdict does not answer the step.
@@ -68,4 +71,6 @@ class Turn:
             agreed=agreed,
             context=len(step.context_tokens),
             finish_reason=accepted.finish_reason,
+            offered=len(step.proposed_tokens),
+            cost=cost or RoundCost(),
         )

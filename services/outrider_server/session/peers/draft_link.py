@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import grpc
 from outrider.v1 import draft_pb2, draft_pb2_grpc, target_pb2
 
+from ...core.costs import GuessCost
 from ...core.description import ModelDescription
 from ...core.errors import OutriderError, ProtocolViolation
 from ...core.types import Draw, Proposal, usable_length
-from ...pacing.meter import TurnMeter
 from ...rpc import telemetry
 from ...rpc.channels import open_channel
 from ...rpc.errors import from_rpc_error
@@ -48,6 +48,8 @@ class DraftedTurn:
     burst: int
     vocabulary_fingerprint: str
     vocabulary_size: int
+    ahead: bool = False
+    """Whether the draft guesses on while the target verifies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +77,10 @@ class DraftLink:
             raise from_rpc_error(error, PEER) from error
         return description_from_proto(response.model)
 
-    def open_turn(self, turn: DraftedTurn, meter: TurnMeter) -> RemoteDrafter:
+    def open_turn(self, turn: DraftedTurn) -> RemoteDrafter:
         """A drafter that opens the session in the background."""
         call: DraftStream = self._stub.Draft(metadata=telemetry.outgoing_metadata())
-        return RemoteDrafter(call, turn, meter)
+        return RemoteDrafter(call, turn)
 
     async def release(self, session_id: str, epoch: int) -> None:
         """Frees the session's slot. Raises OutriderError."""
@@ -96,7 +98,7 @@ class DraftLink:
 class RemoteDrafter:
     """Drafter over one Draft stream. `trouble` tells what went wrong, if anything did."""
 
-    def __init__(self, call: DraftStream, turn: DraftedTurn, meter: TurnMeter) -> None:
+    def __init__(self, call: DraftStream, turn: DraftedTurn) -> None:
         self.trouble = ""
         self.proposed = False
         """True once any proposal has come."""
@@ -104,7 +106,8 @@ class RemoteDrafter:
         """The draft's, once it has opened the session."""
         self._call = call
         self._turn = turn
-        self._meter = meter
+        self._spent: list[GuessCost] = []
+        self._ahead = turn.ahead
         self._guesses = Guesses(turn.tokens)
         self._arrived = asyncio.Event()
         self._news = asyncio.Event()
@@ -120,6 +123,7 @@ class RemoteDrafter:
 
     async def take(self, position: int, minimum: int, maximum: int) -> Proposal:
         """Takes guesses. After a wait in vain it does not wait again until as many have come."""
+        waited_ms = 0.0
         if len(self._guesses) < minimum and not self._over and not self._late:
             began = time.perf_counter()
             try:
@@ -128,8 +132,14 @@ class RemoteDrafter:
             except TimeoutError:
                 self._late, self._missed = True, minimum
                 self.trouble = f"the draft did not propose within {PATIENCE_MS} ms"
-            self._meter.waited((time.perf_counter() - began) * 1000)
-        return Proposal(position, self._guesses.peek(maximum))
+            waited_ms = (time.perf_counter() - began) * 1000
+        guesses = self._guesses.peek(maximum)
+        return Proposal(position, guesses, waited_ms=waited_ms, spent=self.spent())
+
+    def spent(self) -> tuple[GuessCost, ...]:
+        """What guesses cost that came since the last call."""
+        spent, self._spent = tuple(self._spent), []
+        return spent
 
     def commit(self, start_position: int, tokens: Sequence[int]) -> None:
         """Notes decided tokens; they are passed on once the caller has set the pace."""
@@ -137,9 +147,9 @@ class RemoteDrafter:
         self._unsent += tokens
         self._news.set()
 
-    def pace(self, lead: int, burst: int) -> None:
-        """Sets how far to guess ahead and how many guesses to gather."""
-        self._pace = _Pace(lead, burst)
+    def pace(self, lead: int, burst: int, ahead: bool = False) -> None:
+        """Sets how far to guess ahead, how many guesses to gather, and whether it guesses on meanwhile."""
+        self._pace, self._ahead = _Pace(lead, burst), ahead
         self._largest_lead = max(self._largest_lead, lead)
         self._news.set()
 
@@ -247,7 +257,8 @@ class RemoteDrafter:
         if self._asked is not None and proposal.branch == self._guesses.branch:
             answered_ms = (time.perf_counter() - self._asked) * 1000
             self._asked = None
-        self._meter.guessed(len(proposal.tokens), proposal.draft_us / 1000, answered_ms)
+        cost = GuessCost(len(proposal.tokens), proposal.draft_us / 1000, answered_ms)
+        self._spent.append(cost)
 
     async def _send_commits(self) -> None:
         """Passes commits on, joined to one message; a draft that rests hears of them when it is to go on."""
@@ -265,7 +276,7 @@ class RemoteDrafter:
                     commit.lead, commit.burst = pace.lead, pace.burst
                 self._unsent, self._told = [], pace
                 # A draft that rested has to catch up first, and one that is ahead may be guessing already.
-                idle = not self._meter.ahead or self._guesses.branch != self._asked_branch
+                idle = not self._ahead or self._guesses.branch != self._asked_branch
                 if not self._guesses and pace.lead and told.lead and idle:
                     self._asked = time.perf_counter()
                 self._asked_branch = self._guesses.branch

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 
 from ...core.description import ModelDescription
 from ...core.errors import Unavailable
-from ...pacing.meter import TurnMeter
 from .draft_link import DraftedTurn, DraftLink, RemoteDrafter
 
 FIRST_REST_SECONDS = 1.0
@@ -108,7 +107,7 @@ class Drafts:
         self._leaving = [place for place in gone if place.turns]
         await asyncio.gather(*(place.link.close() for place in gone if not place.turns))
 
-    def open_turn(self, turn: DraftedTurn, meter: TurnMeter) -> RemoteDrafter | None:
+    def open_turn(self, turn: DraftedTurn) -> RemoteDrafter | None:
         """A drafter that opens the session in the background, on the draft with the fewest turns.
 
         None while every draft rests. Give it back to `close`.
@@ -120,7 +119,7 @@ class Drafts:
         place = min(usable, key=lambda each: each.turns)
         place.breaker.enter()
         place.turns += 1
-        drafter = place.link.open_turn(turn, meter)
+        drafter = place.link.open_turn(turn)
         self._open[drafter] = place
         return drafter
 

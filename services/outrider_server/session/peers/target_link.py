@@ -5,7 +5,6 @@ Owns the gRPC side of verifying. Knows nothing of the loop that calls it.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,6 @@ from outrider.v1 import target_pb2, target_pb2_grpc
 from ...core.description import ModelDescription, TokenizerFiles
 from ...core.errors import ProtocolViolation, Unavailable
 from ...core.types import Draw, Step, Verdict, usable_length
-from ...pacing.meter import TurnMeter
 from ...rpc.channels import open_channel
 from ...rpc.errors import from_rpc_error
 from ...rpc.wire import (
@@ -76,7 +74,6 @@ class TargetLink:
         tokens: Sequence[int],
         committed: int,
         draw: Draw,
-        meter: TurnMeter,
         wanted: Wanted,
     ) -> RemoteVerifier:
         """Opens the session for one turn. The first `committed` tokens are not new. Raises OutriderError, of
@@ -97,7 +94,7 @@ class TargetLink:
         if self._stream is None or self._stream.over:
             self._stream = TargetStream(self._stub.VerifyTurns())
         stream = self._stream
-        verifier = RemoteVerifier(stream.open_line(), meter)
+        verifier = RemoteVerifier(stream.open_line())
         try:
             await verifier.open(opening, tokens)
         except BaseException as error:
@@ -140,10 +137,8 @@ class TargetLink:
 class RemoteVerifier:
     """Verifier over one turn's line to the target."""
 
-    def __init__(self, line: TurnLine, meter: TurnMeter) -> None:
+    def __init__(self, line: TurnLine) -> None:
         self._line = line
-        self._meter = meter
-        self._last_verdict: float | None = None
         self.known_length = 0
         self.arithmetic = ""
         """The target's."""
@@ -157,25 +152,12 @@ class RemoteVerifier:
 
     async def verify(self, step: Step) -> Verdict:
         """Runs one step."""
-        asked = time.perf_counter()
         response = await self._line.ask(target_pb2.VerifyRequest(step=step_to_proto(step)))
-        message = _only(response, "verdict").verdict
-        now = time.perf_counter()
-        since_ms = None if self._last_verdict is None else (now - self._last_verdict) * 1000
-        self._last_verdict = now
-        verdict = verdict_from_proto(message)
+        verdict = verdict_from_proto(_only(response, "verdict").verdict)
         try:
             verdict.check(step)
         except ValueError as error:
             raise ProtocolViolation("the target's verdict does not answer the step") from error
-        self._meter.verified(
-            (now - asked) * 1000,
-            message.step_us / 1000,
-            message.prefill_us / 1000,
-            len(step.proposed_tokens),
-            verdict.verified_of(step),
-            since_ms,
-        )
         return verdict
 
     def park(self) -> None:

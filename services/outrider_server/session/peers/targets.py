@@ -22,7 +22,6 @@ from ...core.errors import (
     spread_ms,
 )
 from ...core.types import Draw
-from ...pacing.meter import TurnMeter
 from .model_differences import differences, how_it_differs
 from .target_link import RemoteVerifier, TargetLink, Wanted
 
@@ -182,7 +181,6 @@ class Targets:
         tokens: Sequence[int],
         committed: int,
         draw: Draw,
-        meter: TurnMeter,
         arithmetic: str = "",
     ) -> RemoteVerifier:
         """Opens the session for one turn on the best target that takes it, as `TargetLink.open_turn`; a turn
@@ -193,7 +191,7 @@ class Targets:
             try:
                 await self._check_model(place)
                 verifier = await place.link.open_turn(
-                    session_id, epoch, tokens, committed, draw, meter, wanted
+                    session_id, epoch, tokens, committed, draw, wanted
                 )
             except (Unavailable, Exhausted, ModelMismatch) as error:
                 if isinstance(error, Unavailable):
