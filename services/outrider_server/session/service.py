@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import grpc
 from outrider.v1 import session_pb2, session_pb2_grpc
@@ -24,7 +25,7 @@ from .wire import (
     ttl_from_proto,
 )
 
-Context = grpc.aio.ServicerContext
+Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class SessionServicer(session_pb2_grpc.SessionServiceServicer):

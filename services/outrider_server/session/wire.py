@@ -63,7 +63,8 @@ def chat_from_proto(chat: session_pb2.ChatInput) -> ChatInput:
             "chat",
             f"chat must have at most {MAX_MESSAGES} messages, parts and tool calls together",
         )
-    array, table = {list: "an array"}, {dict: "an object"}
+    array: dict[type, str] = {list: "an array"}
+    table: dict[type, str] = {dict: "an object"}
     context = ChatContext(
         tools=tuple(read_json(chat.tools or "[]", "chat.tools", array)),
         documents=tuple(read_json(chat.documents or "[]", "chat.documents", array)),
@@ -103,13 +104,12 @@ def _message_from_proto(message: session_pb2.ChatMessage) -> ChatMessage:
 
 def message_to_proto(message: ChatMessage) -> session_pb2.ChatMessage:
     """A message of a conversation."""
-    in_parts = isinstance(message.content, tuple)
+    content = message.content
+    parts = content if isinstance(content, tuple) else ()
     return session_pb2.ChatMessage(
         role=message.role,
-        content="" if in_parts else message.content,
-        parts=[session_pb2.ContentPart(type=TEXT_PART, text=part) for part in message.content]
-        if in_parts
-        else [],
+        content="" if isinstance(content, tuple) else content,
+        parts=[session_pb2.ContentPart(type=TEXT_PART, text=part) for part in parts],
         reasoning_content=message.reasoning_content,
         name=message.name,
         tool_calls=[
@@ -123,7 +123,7 @@ def message_to_proto(message: ChatMessage) -> session_pb2.ChatMessage:
 
 
 def _arguments(text: str) -> Any:
-    kinds = {dict: "an object", str: "a string"}
+    kinds: dict[type, str] = {dict: "an object", str: "a string"}
     return read_json(text or "{}", "chat.messages.tool_calls.arguments", kinds)
 
 

@@ -234,14 +234,14 @@ class RemoteDrafter:
         with contextlib.suppress(asyncio.InvalidStateError):
             await self._call.write(draft_pb2.DraftRequest(open=opening))
         response = await self._call.read()
-        if _kind(response) != "opened":
+        if not isinstance(response, draft_pb2.DraftResponse) or not response.HasField("opened"):
             raise ProtocolViolation("the draft did not answer with opened")
         self.model_fingerprint = response.opened.model_fingerprint
         return usable_length(response.opened.length, response.opened.digest, turn.tokens)
 
-    def _checked(self, response: draft_pb2.DraftResponse | None) -> draft_pb2.Proposal:
+    def _checked(self, response: object) -> draft_pb2.Proposal:
         """The proposal that a message is. A target refuses a step whose tokens are none of its own."""
-        if response is None or _kind(response) != "proposal":
+        if not isinstance(response, draft_pb2.DraftResponse) or not response.HasField("proposal"):
             raise ProtocolViolation("the draft sent something else than a proposal")
         proposal, size = response.proposal, self._turn.vocabulary_size
         if proposal.draft_us < 0:
@@ -283,10 +283,3 @@ class RemoteDrafter:
                 await self._call.write(draft_pb2.DraftRequest(commit=commit))
         except (grpc.RpcError, asyncio.InvalidStateError):
             return  # the reader hears why
-
-
-def _kind(response: draft_pb2.DraftResponse | object | None) -> str | None:
-    """Which message it is; None at the end of the stream, and for bytes that were no message."""
-    if not isinstance(response, draft_pb2.DraftResponse):
-        return None
-    return response.WhichOneof("message")

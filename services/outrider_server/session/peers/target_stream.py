@@ -75,7 +75,7 @@ class TargetStream:
         error: OutriderError = Unavailable("the target service ended the stream")
         try:
             while (message := await self._call.read()) is not grpc.aio.EOF:
-                if message is None:
+                if not isinstance(message, target_pb2.VerifyTurnsResponse):
                     raise ProtocolViolation("the target sent something else than answers")
                 for answer in message.turns:
                     line = self._lines.get(answer.turn)

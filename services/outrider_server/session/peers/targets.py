@@ -193,14 +193,16 @@ class Targets:
                 verifier = await place.link.open_turn(
                     session_id, epoch, tokens, committed, draw, wanted
                 )
-            except (Unavailable, Exhausted, ModelMismatch) as error:
-                if isinstance(error, Unavailable):
-                    self._rest(place, error)
-                elif isinstance(error, Exhausted):
-                    place.refused(error, time.monotonic())
-                else:
-                    error = await self._is_another(place, arithmetic)
+            except Unavailable as error:
+                self._rest(place, error)
                 errors.append(error)
+                continue
+            except Exhausted as error:
+                place.refused(error, time.monotonic())
+                errors.append(error)
+                continue
+            except ModelMismatch:
+                errors.append(await self._is_another(place, arithmetic))
                 continue
             place.note = place.trouble = ""
             self._remember(session_id, place)

@@ -128,7 +128,8 @@ def join(pieces: Iterable[str], separator: str = "") -> str:
     """The pieces as one text."""
     pieces = list(pieces)
     if isinstance(separator, Markup):
-        return follow(Markup.join, separator, pieces)
+        joined: str = follow(Markup.join, separator, pieces)
+        return joined
     made = separator.join(pieces)
     if not is_authored([separator, *pieces]):
         return made
@@ -140,7 +141,7 @@ def call_method(
 ) -> Any:
     """What a method of a text gives; `method` finds it on a plain text."""
     if name == "join":
-        return join(*args, separator=text, **named)
+        return functools.partial(join, separator=text)(*args, **named)
     if isinstance(text, Markup):
         return follow(
             lambda text, *args, **named: method(text)(*args, **named), text, *args, **named

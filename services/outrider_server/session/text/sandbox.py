@@ -88,7 +88,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
     """Counts calls, so that macros that call each other for ever are stopped, and follows authors."""
 
     intercepted_binops = frozenset(("+", "%", "*"))
-    concat = staticmethod(join)  # type: ignore[assignment]  # the base class has "".join
+    concat = staticmethod(join)  # the base class has "".join
 
     # The parameters are named as in the base class, so that no keyword argument collides with them.
     def call(
@@ -172,11 +172,12 @@ def _concatenated(values: Iterable[Any]) -> str:
 
 def _trim(value: Any, chars: str | None = None) -> str:
     text = value if isinstance(value, str) else _text(value)
-    return call_method(text, "strip", lambda plain: plain.strip, chars)
+    trimmed: str = call_method(text, "strip", lambda plain: plain.strip, chars)
+    return trimmed
 
 
 def _replace(value: Any, old: Any, new: Any, count: int | None = None) -> str:
-    return call_method(
+    replaced: str = call_method(
         _text(value),
         "replace",
         lambda text: text.replace,
@@ -184,6 +185,7 @@ def _replace(value: Any, old: Any, new: Any, count: int | None = None) -> str:
         _text(new),
         -1 if count is None else count,
     )
+    return replaced
 
 
 @jinja2.pass_eval_context
