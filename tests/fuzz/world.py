@@ -91,7 +91,7 @@ class World:
             "turns": len(live._running),
             "leases": len(live._keepers),
             "endings": len(live._endings),
-            "lines to the target": sum(place.link.turns for place in targets._places),
+            "lines to the target": sum(place.link.turns for place in targets._pool.members),
             "inputs in line": self.service.sessions.reading._waiting,
         }
         return [f"{count} {name}" for name, count in held.items() if count]

@@ -243,4 +243,4 @@ async def test_a_draft_that_is_gone_ends_the_turn_that_it_drafts_for(service, st
     assert not reply.summary.degraded
     assert any(event.source == "draft" for event in reply.events[100:])
     await service.drafts.move_to([])
-    assert service.drafts._leaving == []
+    assert service.drafts._pool._leaving == []

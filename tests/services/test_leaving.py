@@ -54,7 +54,7 @@ async def check_all_is_free(service: SessionService, target: Any, draft: Any) ->
     await until_closed(target)
     await until_closed(draft)
     assert service.drafts is not None
-    assert [place.link.turns for place in service.targets._places] == [0]
+    assert [place.link.turns for place in service.targets._pool.members] == [0]
     assert not service.drafts._open
     assert not service.sessions._drafting.crowd._sessions
 

@@ -65,7 +65,7 @@ def open_count(host) -> int:
 
 async def until_given_up(service, host, session) -> None:  # type: ignore[no-untyped-def]
     """Returns when no slot is held, though the session's turn has tokens left to decide."""
-    stream = service.targets._places[0].link._stream
+    stream = service.targets._pool.members[0].link._stream
 
     async def given_up() -> bool:
         return open_count(host) == 0

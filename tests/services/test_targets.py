@@ -174,7 +174,7 @@ async def test_a_target_that_comes_back_is_used_again(stack, first, second) -> N
     for addresses in ([there], [here, there], [there], [here], [there], [there], [here]):
         await service.targets.move_to(addresses)
         assert (await generate(service.client, PROMPT, **OPTIONS)).tokens == whole
-    assert [place.address for place in service.targets._leaving] == [there]
+    assert [place.address for place in service.targets._pool._leaving] == [there]
 
 
 async def test_a_target_that_fails_asks_for_another_look(pair, stack) -> None:

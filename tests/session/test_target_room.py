@@ -40,7 +40,7 @@ async def full(clock: Clock) -> Any:
     """Two targets, each with three turns, that have just refused another one."""
     targets: Any = Targets(["127.0.0.1:1", "127.0.0.1:2"])
     await targets.close()
-    for place in targets._places:
+    for place in targets._pool.members:
         place.link = SimpleNamespace(turns=3)
         place.refused(Exhausted("every slot runs a turn", 70), clock.now)
     return targets
@@ -57,7 +57,7 @@ async def test_the_last_refusal_is_repeated_with_other_times_to_wait(full: Any) 
 
 
 async def test_not_for_long(full: Any, clock: Clock) -> None:
-    for place in full._places:
+    for place in full._pool.members:
         place.refused(Exhausted("every slot runs a turn", 60_000), clock.now)
     clock.now += 0.9 * FULL_SECONDS
     with pytest.raises(Exhausted):
@@ -76,17 +76,17 @@ async def test_not_for_longer_than_it_said(full: Any, clock: Clock) -> None:
 
 @pytest.mark.parametrize("place", [0, 1])
 async def test_not_where_a_turn_has_ended_since(full: Any, place: int) -> None:
-    full._places[place].link.turns = 2
+    full._pool.members[place].link.turns = 2
     full.check_room("new")
 
 
 async def test_not_for_a_session_that_may_have_a_slot(full: Any) -> None:
-    full._remember("known", full._places[1])
+    full._remember("known", full._pool.members[1])
     full.check_room("known")
 
 
 async def test_a_target_that_refused_nothing_is_asked(full: Any) -> None:
-    full._places[0].refusal = None
+    full._pool.members[0].refusal = None
     full.check_room("new")
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from ...core.description import ModelDescription
 from ...core.errors import Unavailable
 from .draft_link import DraftedTurn, DraftLink, RemoteDrafter
+from .pool import Pool
 
 FIRST_REST_SECONDS = 1.0
 LONGEST_REST_SECONDS = 30.0
@@ -61,7 +62,7 @@ class Breaker:
 
 
 @dataclass(slots=True, eq=False)
-class _Place:
+class _Draft:
     """One draft."""
 
     address: str
@@ -70,6 +71,15 @@ class _Place:
     turns: int = 0
     model_fingerprint: str = ""
     """The last one that it told."""
+
+    @classmethod
+    def at(cls, address: str) -> _Draft:
+        """The one at an address."""
+        return cls(address, DraftLink(address))
+
+    async def close(self) -> None:
+        """Closes the channel."""
+        await self.link.close()
 
     def noted(self, model_fingerprint: str) -> None:
         """What it told at the start of a turn; its operator hears of a change."""
@@ -87,25 +97,18 @@ class Drafts:
     def __init__(self, addresses: Sequence[str]) -> None:
         self.failures = asyncio.Event()
         """Set when a draft fails; whoever looks for others clears it."""
-        self._places = [_Place(address, DraftLink(address)) for address in addresses]
-        self._leaving: list[_Place] = []
-        self._open: dict[RemoteDrafter, _Place] = {}
+        self._pool = Pool(_Draft.at, addresses)
+        self._open: dict[RemoteDrafter, _Draft] = {}
 
     async def describe(self, timeout_ms: int) -> ModelDescription:
         """The model of the first draft. Raises Unavailable when it cannot be reached in time."""
-        if not self._places:
+        if not self._pool.members:
             raise Unavailable("no draft has an address now")
-        return await self._places[0].link.describe(timeout_ms)
+        return await self._pool.members[0].link.describe(timeout_ms)
 
     async def move_to(self, addresses: Sequence[str]) -> None:
         """From now on turns go to these drafts. Those that are gone end the turns that run there."""
-        known = {place.address: place for place in (*self._leaving, *self._places)}
-        self._places = [
-            known.get(address) or _Place(address, DraftLink(address)) for address in addresses
-        ]
-        gone = [place for place in known.values() if place not in self._places]
-        self._leaving = [place for place in gone if place.turns]
-        await asyncio.gather(*(place.link.close() for place in gone if not place.turns))
+        await self._pool.move_to(addresses)
 
     def open_turn(self, turn: DraftedTurn) -> RemoteDrafter | None:
         """A drafter that opens the session in the background, on the draft with the fewest turns.
@@ -113,36 +116,37 @@ class Drafts:
         None while every draft rests. Give it back to `close`.
         """
         now = time.monotonic()
-        usable = [place for place in self._places if place.breaker.lets_through(now)]
+        usable = [draft for draft in self._pool.members if draft.breaker.lets_through(now)]
         if not usable:
             return None
-        place = min(usable, key=lambda each: each.turns)
-        place.breaker.enter()
-        place.turns += 1
-        drafter = place.link.open_turn(turn)
-        self._open[drafter] = place
+        draft = min(usable, key=lambda each: each.turns)
+        draft.breaker.enter()
+        draft.turns += 1
+        drafter = draft.link.open_turn(turn)
+        self._open[drafter] = draft
         return drafter
 
     def close(self, drafter: RemoteDrafter) -> None:
         """Ends a turn on its draft, and learns from how it went."""
-        place = self._open.pop(drafter)
-        place.turns -= 1
-        place.noted(drafter.model_fingerprint)
+        draft = self._open.pop(drafter)
+        draft.turns -= 1
+        draft.noted(drafter.model_fingerprint)
         if drafter.trouble:
             self.failures.set()
         if drafter.proposed:
-            place.breaker.succeeded()
+            draft.breaker.succeeded()
         elif drafter.is_late:
-            place.breaker.failed(time.monotonic())
+            draft.breaker.failed(time.monotonic())
         else:
-            place.breaker.left()
+            draft.breaker.left()
         drafter.close()
 
     async def release(self, session_id: str, epoch: int) -> None:
         """Frees the session's slot on every draft. Raises OutriderError."""
-        await asyncio.gather(*(place.link.release(session_id, epoch) for place in self._places))
+        await asyncio.gather(
+            *(draft.link.release(session_id, epoch) for draft in self._pool.members)
+        )
 
     async def aclose(self) -> None:
         """Closes the channels."""
-        places = (*self._places, *self._leaving)
-        await asyncio.gather(*(place.link.close() for place in places))
+        await self._pool.close()

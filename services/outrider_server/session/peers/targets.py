@@ -23,6 +23,7 @@ from ...core.errors import (
 )
 from ...core.types import Draw
 from .model_differences import differences, how_it_differs
+from .pool import Pool
 from .target_link import RemoteVerifier, TargetLink, Wanted
 
 REST_SECONDS = 2.0
@@ -40,7 +41,7 @@ log = logging.getLogger("outrider.session")
 
 
 @dataclass(slots=True, eq=False)
-class _Place:
+class _Target:
     """One target."""
 
     address: str
@@ -57,6 +58,20 @@ class _Place:
     """Why it gets no turn that it would get otherwise: it serves something else now."""
     trouble: str = ""
     """Why it failed last; empty where it has taken a turn since."""
+
+    @classmethod
+    def at(cls, address: str) -> _Target:
+        """The one at an address."""
+        return cls(address, TargetLink(address))
+
+    @property
+    def turns(self) -> int:
+        """Turns of this process that run there, or wait to."""
+        return self.link.turns
+
+    async def close(self) -> None:
+        """Ends every turn there and closes the channel."""
+        await self.link.close()
 
     @property
     def is_full(self) -> bool:
@@ -82,21 +97,21 @@ class Targets:
     addresses: Sequence[str]
     failures: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a target fails; whoever looks for others clears it."""
-    _places: list[_Place] = field(init=False)
-    _leaving: list[_Place] = field(default_factory=list)
-    """Gone from the addresses, with turns that may still run."""
-    _homes: dict[str, _Place] = field(default_factory=dict)
+    _pool: Pool[_Target] = field(init=False)
+    _homes: dict[str, _Target] = field(default_factory=dict)
     _model: ModelDescription | None = None
 
     def __post_init__(self) -> None:
-        self._places = [_Place(address, TargetLink(address)) for address in self.addresses]
+        self._pool = Pool(_Target.at, self.addresses)
 
     async def describe(self, timeout_ms: int) -> tuple[ModelDescription, TokenizerFiles]:
         """The model and its tokenizer, of the first target that answers.
 
         Raises Unavailable after the timeout, and StartupError where targets that answer differ.
         """
-        asked = [asyncio.create_task(place.link.describe(timeout_ms)) for place in self._places]
+        asked = [
+            asyncio.create_task(target.link.describe(timeout_ms)) for target in self._pool.members
+        ]
         try:
             return await self._first(asked)
         finally:
@@ -116,50 +131,41 @@ class Targets:
             done |= more
         found: tuple[ModelDescription, TokenizerFiles] | None = None
         first = ""
-        for place, task in zip(self._places, asked, strict=True):
+        for target, task in zip(self._pool.members, asked, strict=True):
             if not task.done() or task.exception() is not None:
                 continue
             description, files = task.result()
             if found is None:
-                found, first = (description, files), place.address
+                found, first = (description, files), target.address
             if description.model_fingerprint != found[0].model_fingerprint:
                 raise StartupError(
-                    f"the target at {place.address} serves another model than the one at {first}"
+                    f"the target at {target.address} serves another model than the one at {first}"
                     f" ({differences(description, found[0])}); give every target the same"
                 )
-            place.description = description
+            target.description = description
         assert found is not None, "one of them has answered"
         self._model = found[0]
         return found
 
     async def troubles(self) -> str:
         """Why each of them does not answer, for the operator."""
-        told = await asyncio.gather(*(place.link.trouble() for place in self._places))
-        each = zip(self._places, told, strict=True)
-        return "; ".join(f"{place.address}: {trouble}" for place, trouble in each)
+        told = await asyncio.gather(*(target.link.trouble() for target in self._pool.members))
+        each = zip(self._pool.members, told, strict=True)
+        return "; ".join(f"{target.address}: {trouble}" for target, trouble in each)
 
     @property
     def note(self) -> str:
         """Which of them are not what they were at the start; empty where all are."""
-        return "; ".join(place.note for place in self._places if place.note)
+        return "; ".join(target.note for target in self._pool.members if target.note)
 
     async def move_to(self, addresses: Sequence[str]) -> None:
         """From now on turns go to these targets. Those that are gone end the turns that run there."""
-        known = {place.address: place for place in (*self._leaving, *self._places)}
-        # A turn that is being opened may still come to a target that left just now.
-        over = [
-            place
-            for place in self._leaving
-            if place.address not in addresses and not place.link.turns
-        ]
-        self._places = [
-            known.get(address) or _Place(address, TargetLink(address)) for address in addresses
-        ]
-        self._leaving = [place for place in known.values() if place not in (*self._places, *over)]
+        await self._pool.move_to(addresses)
         self._homes = {
-            session_id: place for session_id, place in self._homes.items() if place in self._places
+            session_id: target
+            for session_id, target in self._homes.items()
+            if target in self._pool.members
         }
-        await asyncio.gather(*(place.link.close() for place in over))
 
     def check_room(self, session_id: str) -> None:
         """Raises Exhausted where every target has just refused a turn, and none of them is the session's.
@@ -167,8 +173,8 @@ class Targets:
         So what cannot run costs neither a read, a write nor a call.
         """
         now, refusal = time.monotonic(), None
-        for place in self._places:
-            refusal = place.refusal_that_stands(now)
+        for target in self._pool.members:
+            refusal = target.refusal_that_stands(now)
             if refusal is None:
                 return
         if refusal is not None and session_id not in self._homes:
@@ -187,110 +193,109 @@ class Targets:
         that was begun before, on a target of the same arithmetic."""
         wanted = Wanted("" if self._model is None else self._model.model_fingerprint, arithmetic)
         errors: list[OutriderError] = []
-        for place in self._in_order(session_id):
+        for target in self._in_order(session_id):
             try:
-                await self._check_model(place)
-                verifier = await place.link.open_turn(
+                await self._check_model(target)
+                verifier = await target.link.open_turn(
                     session_id, epoch, tokens, committed, draw, wanted
                 )
             except Unavailable as error:
-                self._rest(place, error)
+                self._rest(target, error)
                 errors.append(error)
                 continue
             except Exhausted as error:
-                place.refused(error, time.monotonic())
+                target.refused(error, time.monotonic())
                 errors.append(error)
                 continue
             except ModelMismatch:
-                errors.append(await self._is_another(place, arithmetic))
+                errors.append(await self._is_another(target, arithmetic))
                 continue
-            place.note = place.trouble = ""
-            self._remember(session_id, place)
+            target.note = target.trouble = ""
+            self._remember(session_id, target)
             return verifier
         raise min(errors, key=_worth_telling)
 
     def failed(self, session_id: str, error: Unavailable) -> None:
         """The session's target failed in the middle of a turn."""
-        place = self._homes.get(session_id)
-        if place is not None:
-            self._rest(place, error)
+        target = self._homes.get(session_id)
+        if target is not None:
+            self._rest(target, error)
 
     async def release(self, session_id: str, epoch: int) -> None:
         """Frees the session's slot, where it has one. Raises OutriderError."""
-        place = self._homes.pop(session_id, None)
-        places = self._places if place is None else [place]
-        await asyncio.gather(*(each.link.release(session_id, epoch) for each in places))
+        target = self._homes.pop(session_id, None)
+        targets = self._pool.members if target is None else [target]
+        await asyncio.gather(*(each.link.release(session_id, epoch) for each in targets))
 
     async def fork(self, session_id: str, fork_session_id: str, length: int, epoch: int) -> None:
         """Copies what the session's target holds of it to a new session, which then is placed there.
 
         Raises OutriderError.
         """
-        place = self._homes.get(session_id)
-        if place is not None:
-            await place.link.fork(session_id, fork_session_id, length, epoch)
-            self._remember(fork_session_id, place)
+        target = self._homes.get(session_id)
+        if target is not None:
+            await target.link.fork(session_id, fork_session_id, length, epoch)
+            self._remember(fork_session_id, target)
 
     async def close(self) -> None:
         """Ends every turn and closes the channels."""
-        places = (*self._places, *self._leaving)
-        await asyncio.gather(*(place.link.close() for place in places))
+        await self._pool.close()
 
-    def _in_order(self, session_id: str) -> list[_Place]:
+    def _in_order(self, session_id: str) -> list[_Target]:
         """The targets, the best first."""
         home, now = self._homes.get(session_id), time.monotonic()
         return sorted(
-            self._places,
-            key=lambda place: (
-                place.rests_until > now,
-                place.is_full,
-                place is not home,
-                place.link.turns,
+            self._pool.members,
+            key=lambda target: (
+                target.rests_until > now,
+                target.is_full,
+                target is not home,
+                target.link.turns,
             ),
         )
 
-    async def _check_model(self, place: _Place) -> None:
+    async def _check_model(self, target: _Target) -> None:
         """Raises ModelMismatch for a target that serves another model than the first."""
-        if place.description is None:
-            rests = place.rests_until > time.monotonic()
+        if target.description is None:
+            rests = target.rests_until > time.monotonic()
             timeout_ms = RESTING_CHECK_TIMEOUT_MS if rests else CHECK_TIMEOUT_MS
-            place.description, _ = await place.link.describe(timeout_ms)
+            target.description, _ = await target.link.describe(timeout_ms)
         model = self._model
-        if model and place.description.model_fingerprint != model.model_fingerprint:
+        if model and target.description.model_fingerprint != model.model_fingerprint:
             raise ModelMismatch("the target serves another model than the session's")
 
-    async def _is_another(self, place: _Place, arithmetic: str) -> OutriderError:
+    async def _is_another(self, target: _Target, arithmetic: str) -> OutriderError:
         """What to say of a target that is not the one wanted; its operator hears it once."""
         assert self._model is not None, "it was compared"
         try:
-            found, _ = await place.link.describe(CHECK_TIMEOUT_MS)
+            found, _ = await target.link.describe(CHECK_TIMEOUT_MS)
         except OutriderError as error:
             return error
         finally:
-            place.description = None
-        note = how_it_differs(place.address, found, self._model, arithmetic)
-        if note != place.note:
-            place.note = note
+            target.description = None
+        note = how_it_differs(target.address, found, self._model, arithmetic)
+        if note != target.note:
+            target.note = note
             log.warning(note)
         return ModelMismatch(note)
 
-    def _rest(self, place: _Place, error: Unavailable) -> None:
+    def _rest(self, target: _Target, error: Unavailable) -> None:
         """It failed; its operator hears why, once until it works again."""
-        if place.trouble != str(error):
-            place.trouble = str(error)
+        if target.trouble != str(error):
+            target.trouble = str(error)
             log.warning(
                 "the target at %s failed (%s); it rests for %g s",
-                place.address,
+                target.address,
                 error,
                 REST_SECONDS,
             )
-        place.rests_until = time.monotonic() + REST_SECONDS
+        target.rests_until = time.monotonic() + REST_SECONDS
         self.failures.set()
-        place.description = None
+        target.description = None
 
-    def _remember(self, session_id: str, place: _Place) -> None:
+    def _remember(self, session_id: str, target: _Target) -> None:
         self._homes.pop(session_id, None)
-        self._homes[session_id] = place
+        self._homes[session_id] = target
         if len(self._homes) > MAX_HOMES:
             del self._homes[next(iter(self._homes))]
 
