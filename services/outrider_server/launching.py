@@ -162,10 +162,11 @@ def _lead(place: Place) -> Group:
 
 def _follow(place: Place) -> Group:
     """Another rank. From here on it ends when rank 0 does, and by no signal that asks it to."""
-    told = os.environ.get(LINK)
+    told = os.environ.get(LINK, "")
     store = None if told else _store()
     try:
-        port, _, secret = (told or store.get(STORED_LINK).decode()).partition(":")
+        link_text = told if store is None else store.get(STORED_LINK).decode()
+        port, _, secret = link_text.partition(":")
     except RuntimeError as error:
         raise StartupError(f"rank 0 did not come within {JOIN_SECONDS:.0f} s") from error
     link = connect(os.environ["MASTER_ADDR"], int(port), bytes.fromhex(secret), place.rank)

@@ -12,8 +12,10 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import lifeline
 from ..config import ATTENTIONS
@@ -22,6 +24,9 @@ from ..models import TARGET_FOLDER
 from .model_cache import cache_folder
 from .prompts import Prompts
 from .widening import LONGEST_POSITIONS, lengthened, widened
+
+if TYPE_CHECKING:
+    from ..engine.engine import Engine
 
 GENERATED = 32
 FULL_STEPS = 24
@@ -47,7 +52,7 @@ def measure(folder: Path, kernel: str, arguments: argparse.Namespace) -> Measure
     from ..engine.build import engine_builder
     from ..engine.layout import Row
 
-    engine = engine_builder(
+    build: Callable[[], Engine] = engine_builder(
         folder,
         dtype=arguments.dtype,
         device=arguments.device,
@@ -60,7 +65,8 @@ def measure(folder: Path, kernel: str, arguments: argparse.Namespace) -> Measure
         reproducible=False,
         threads=arguments.threads,
         attention=kernel,
-    )()
+    )
+    engine = build()
     runner, chunk = engine.runner, arguments.prefill_width
     prompt = Prompts.of(folder).take_long(arguments.tokens)[1]
     runner.draws.write(0, GREEDY)

@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,10 @@ class ColocatedPair:
     @classmethod
     async def start(cls, target: Path, draft: Path, context: int) -> ColocatedPair:
         """Builds the engines with the settings of the services. Raises StartupError."""
-        shared = {"slots": SLOTS, "rows": 1, "max_context_tokens": context}
+        config = partial(EngineConfig, slots=SLOTS, rows=1, max_context_tokens=context)
         # The engine started last says how many threads the kernels of the process have.
-        drafting = await started_engine(
-            EngineConfig(folder=draft, width=DRAFT_WIDTH, threads=1, **shared)
-        )
-        return cls(await started_engine(EngineConfig(folder=target, **shared)), drafting)
+        drafting = await started_engine(config(folder=draft, width=DRAFT_WIDTH, threads=1))
+        return cls(await started_engine(config(folder=target)), drafting)
 
     async def stop(self) -> None:
         """Ends both device threads."""

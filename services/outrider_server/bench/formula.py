@@ -8,19 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..pacing.window import Costs, ahead_ms, plain_ms, synchronous_ms
 
-SYNCHRONOUS = "synchronous"
-RUN_AHEAD = "run_ahead"
+if TYPE_CHECKING:
+    from outrider import LoopMode
+
+SYNCHRONOUS: LoopMode = "synchronous"
+RUN_AHEAD: LoopMode = "run_ahead"
 
 
 @dataclass(frozen=True, slots=True)
 class FixedPace:
     """A loop and a window that a turn is pinned to."""
 
-    loop: str
+    loop: LoopMode
     window: int
 
     @property
@@ -72,7 +75,8 @@ def round_trip(details: Mapping[str, Any], window: int) -> float:
     """Milliseconds of a synchronous round that waited for guesses while the draft's model did not run."""
     rounds = max(1, details["rounds"] - 1)
     draft_ms = details["draft_ms"] / max(1, details["guessed"])
-    return max(0.0, details["draft_wait_ms"] / rounds - window * draft_ms)
+    waited_ms: float = details["draft_wait_ms"] / rounds - window * draft_ms
+    return max(0.0, waited_ms)
 
 
 def check(
@@ -87,7 +91,8 @@ def check(
 
 def token_ms(details: Mapping[str, Any]) -> float:
     """Time a token after the first one."""
-    return (details["duration_ms"] - details["ttft_ms"]) / max(1, details["tokens"] - 1)
+    mean_ms: float = (details["duration_ms"] - details["ttft_ms"]) / max(1, details["tokens"] - 1)
+    return mean_ms
 
 
 def share_outside_models(details: Mapping[str, Any]) -> float:
@@ -96,4 +101,6 @@ def share_outside_models(details: Mapping[str, Any]) -> float:
     A round that waits for guesses waits for the draft's model as long as that ran, and no longer.
     """
     draft_ms = min(details["draft_wait_ms"], details["draft_ms"])
-    return (details["duration_ms"] - details["target_ms"] - draft_ms) / details["duration_ms"]
+    duration_ms: float = details["duration_ms"]
+    outside_ms: float = duration_ms - details["target_ms"] - draft_ms
+    return outside_ms / duration_ms

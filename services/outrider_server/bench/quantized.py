@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from ..config import QUANTIZATIONS
 from ..engine.build import engine_builder
+from ..engine.engine import Engine
 from ..engine.layout import Row
 from ..engine.model.loading import load_model
 from ..models import DRAFT_FOLDER, TARGET_FOLDER, held_out_prompts
@@ -72,7 +73,7 @@ def perplexity(model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> float:
 
 def step_ms(folder: Path, quantization: str, compile_mode: str, threads: int) -> float:
     """Median time of a verify step of one full row."""
-    engine = engine_builder(
+    build: Callable[[], Engine] = engine_builder(
         folder,
         dtype="auto",
         device="cpu",
@@ -85,7 +86,8 @@ def step_ms(folder: Path, quantization: str, compile_mode: str, threads: int) ->
         reproducible=False,
         threads=threads,
         quantization=quantization,
-    )()
+    )
+    engine = build()
     times = []
     for index in range(STEPS + 4):
         started = time.perf_counter()

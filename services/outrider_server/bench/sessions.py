@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import outrider
 import uvloop
@@ -27,7 +27,10 @@ from .clients import OverloadSettings
 from .machine import caption, machine_facts
 from .models import Models, prepared_models
 
-SettingsT = TypeVar("SettingsT")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+SettingsT = TypeVar("SettingsT", bound="DataclassInstance")
 DRAFTS = ("auto", "model", "ngram", "off")
 SUITES = {
     "crowd": (crowd.CrowdSettings, "more sessions than slots take turns"),
@@ -84,7 +87,7 @@ def _add_option(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], 
 
 def settings_of(kind: type[SettingsT], arguments: argparse.Namespace) -> SettingsT:
     """The suite's settings. Raises StartupError."""
-    values = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    values = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(kind)}
     return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
 
 

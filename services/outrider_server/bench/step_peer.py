@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,10 @@ class EngineBench:
     @classmethod
     async def start(cls, target: Path, draft: Path, context: int) -> EngineBench:
         """Builds the engines with the settings of the services. Raises StartupError."""
-        shared = {"slots": SLOTS, "rows": SLOTS, "max_context_tokens": context}
+        config = partial(EngineConfig, slots=SLOTS, rows=SLOTS, max_context_tokens=context)
         # The engine started last says how many threads the kernels of the process have.
-        drafting = await started_engine(
-            EngineConfig(folder=draft, width=DRAFT_WIDTH, threads=1, **shared)
-        )
-        return cls(await started_engine(EngineConfig(folder=target, **shared)), drafting)
+        drafting = await started_engine(config(folder=draft, width=DRAFT_WIDTH, threads=1))
+        return cls(await started_engine(config(folder=target)), drafting)
 
     async def stop(self) -> None:
         """Ends both device threads."""
@@ -135,7 +134,11 @@ class EngineBench:
         """One verify of each session, all of them waiting before the device thread looks."""
         step = Step(start, tuple(context), tuple(context[-1:]) * proposed)
         gate = threading.Event()
-        device.wake(gate.wait)
+
+        def hold() -> None:
+            gate.wait()
+
+        device.wake(hold)
         waiting = [asyncio.create_task(verifier.verify(step)) for verifier in verifiers]
         await asyncio.sleep(0)
         gate.set()

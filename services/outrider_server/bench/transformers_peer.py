@@ -6,16 +6,17 @@ Runs as a process: `python -m outrider_server.bench.transformers_peer --target D
 from __future__ import annotations
 
 import argparse
+import logging
 import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     CompileConfig,
-    PreTrainedModel,
     StaticCache,
     set_seed,
 )
@@ -23,6 +24,9 @@ from transformers.utils import logging as library_logging
 
 from ..engine.cache_argument import cache_argument
 from .peer_process import serve_peer
+
+if TYPE_CHECKING:
+    from transformers.models.auto.modeling_auto import _BaseModelWithGenerate
 
 CACHE_BLOCK = 512
 """The static cache holds a multiple of so many tokens, so that prompts of all lengths share one graph."""
@@ -80,7 +84,7 @@ class TransformersPeer:
             length = -(-(prompt_length + question["tokens"]) // CACHE_BLOCK) * CACHE_BLOCK
             # `generate` compiles by itself on accelerators only; this asks for it here too.
             config = CompileConfig(fullgraph=True, dynamic=False, mode="default")
-            config._compile_all_devices = True
+            config._compile_all_devices = True  # type: ignore[assignment]
             name = cache_argument(self._target)
             return {name: self._static_cache(length), "compile_config": config}
         raise ValueError(f"no such mode: {mode}")
@@ -88,14 +92,16 @@ class TransformersPeer:
     def _static_cache(self, length: int) -> StaticCache:
         if length not in self._static:
             self._static[length] = StaticCache(config=self._target.config, max_cache_len=length)
-        self._static[length].reset()
+        self._static[length].reset()  # type: ignore[no-untyped-call]
         return self._static[length]
 
 
-def _load(folder: Path) -> PreTrainedModel:
+def _load(folder: Path) -> _BaseModelWithGenerate:
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.bfloat16, local_files_only=True, use_safetensors=True
-    ).eval()
+    )
+    module: nn.Module = model  # the library's own `eval` has no types
+    module.eval()
     config = model.generation_config
     config.pad_token_id = 0 if config.pad_token_id is None else config.pad_token_id
     config.eos_token_id = None
@@ -108,8 +114,8 @@ def main() -> None:
     parser.add_argument("--target", type=Path, required=True)
     parser.add_argument("--draft", type=Path)
     arguments = parser.parse_args()
-    library_logging.set_verbosity_error()
-    library_logging.disable_progress_bar()
+    library_logging.set_verbosity(logging.ERROR)
+    library_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     warnings.simplefilter("ignore")
     serve_peer(lambda: TransformersPeer(arguments.target, arguments.draft).answer)
 

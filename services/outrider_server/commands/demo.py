@@ -98,7 +98,10 @@ async def _warm_up(client: outrider.AsyncClient) -> None:
 
 
 async def _play(
-    client: outrider.AsyncClient, turns: Sequence[DemoTurn], draft: str, console: Console | None
+    client: outrider.AsyncClient,
+    turns: Sequence[DemoTurn],
+    draft: outrider.DraftMode,
+    console: Console | None,
 ) -> list[TurnOutcome]:
     """Runs the turns in new sessions; shows them where a console is given."""
     sessions: dict[str, outrider.AsyncSession] = {}

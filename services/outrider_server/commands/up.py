@@ -16,6 +16,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal, TypeVar
 
 from .. import lifeline
 from ..core.errors import StartupError
@@ -27,6 +28,8 @@ HURRY_SECONDS = 3.0
 READY = "ready "
 PLAIN_PATH = re.compile(r"/[\w./-]{0,79}", re.ASCII)
 """What needs no escape in an address, and leaves room for a socket's name."""
+
+T = TypeVar("T")
 
 
 class Child:
@@ -163,10 +166,11 @@ async def _drain(children: Sequence[Child]) -> None:
         await child.stop()
 
 
-async def _unless(stop: Stop, wanted: asyncio.Future):  # type: ignore[no-untyped-def, type-arg]
+async def _unless(stop: Stop, wanted: asyncio.Future[T]) -> T | None:
     """The future's result, or None when the stop signal comes first."""
     stopping = asyncio.create_task(stop.asked.wait())
-    await asyncio.wait({stopping, wanted}, return_when=asyncio.FIRST_COMPLETED)
+    both: set[asyncio.Task[Literal[True]] | asyncio.Future[T]] = {stopping, wanted}
+    await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     if wanted.done():
         return wanted.result()
@@ -187,7 +191,7 @@ async def _watch(stop: Stop, children: Sequence[Child]) -> int:
         if stopping in done:
             return 0
         for task in done:
-            child = ends[task]  # type: ignore[index]
+            child = ends[task]
             print(f"outrider: the {child.name} service ended", file=sys.stderr, flush=True)
             if child.name != "draft":
                 return 1

@@ -25,6 +25,7 @@ from ..rpc.serve import Server
 from ..stopping import Stop
 
 if TYPE_CHECKING:
+    from ..engine.host import EngineHost
     from ..session.ledger.ledger import Ledger
     from ..session.peers.targets import Targets
 
@@ -57,7 +58,9 @@ async def run_target(config: TargetConfig) -> None:
     server = Server([TARGET_SERVICE])
     servicer = TargetServicer(host)
     server.on_drain(servicer.refuse_turns)
-    target_pb2_grpc.add_TargetServiceServicer_to_server(servicer, server.grpc)
+    target_pb2_grpc.add_TargetServiceServicer_to_server(  # type: ignore[no-untyped-call]
+        servicer, server.grpc
+    )
     await _serve(server, config.listen, config.drain_seconds, host.stop)
     stop_telemetry()
 
@@ -73,7 +76,9 @@ async def run_draft(config: DraftConfig) -> None:
     if host is None:
         return
     server = Server([DRAFT_SERVICE])
-    draft_pb2_grpc.add_DraftServiceServicer_to_server(DraftServicer(host), server.grpc)
+    draft_pb2_grpc.add_DraftServiceServicer_to_server(  # type: ignore[no-untyped-call]
+        DraftServicer(host), server.grpc
+    )
     await _serve(server, config.listen, config.drain_seconds, host.stop)
     stop_telemetry()
 
@@ -139,7 +144,9 @@ async def _run_session(config: SessionConfig, ledger: Ledger) -> None:
             await draft.aclose()
 
     server = Server([SESSION_SERVICE], MAX_PUBLIC_REQUEST_BYTES)
-    session_pb2_grpc.add_SessionServiceServicer_to_server(SessionServicer(sessions), server.grpc)
+    session_pb2_grpc.add_SessionServiceServicer_to_server(  # type: ignore[no-untyped-call]
+        SessionServicer(sessions), server.grpc
+    )
     await _serve(server, config.listen, config.drain_seconds, stop)
 
 
@@ -177,7 +184,7 @@ async def _serve(
         await stop()
 
 
-async def _start_engine(config: EngineConfig, name: str):  # type: ignore[no-untyped-def]
+async def _start_engine(config: EngineConfig, name: str) -> EngineHost | None:
     """An engine host, its counters observed. Imports torch, which the session service never does.
 
     Where ranks share the model, that is rank 0's. Any other returns None, after its last step.
@@ -199,7 +206,7 @@ async def _start_engine(config: EngineConfig, name: str):  # type: ignore[no-unt
     return host
 
 
-def _observe(name: str, host) -> None:  # type: ignore[no-untyped-def]
+def _observe(name: str, host: EngineHost) -> None:
     """Registers what an engine counts and holds as metrics."""
     counters, table, parked = host.engine.counters, host.engine.table, host.engine.parked
     telemetry.observe_counters(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import transformers
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrainedModel
@@ -46,7 +47,7 @@ def read_config(source: Path) -> ConfigFile:
     if not path.is_file():
         raise ModelRefused(f"model folder {source} has no config.json")
     content = _read_object(path)
-    library_logging.set_verbosity_error()
+    library_logging.set_verbosity(logging.ERROR)
     kind = content.get("model_type")
     if not isinstance(kind, str) or not kind:
         raise ModelRefused(
@@ -97,7 +98,11 @@ def _check_layers(path: Path, config: PreTrainedConfig) -> None:
 
 
 def _class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
-    found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    # The library declares every entry a tuple, and most are one class.
+    found = cast(
+        "type[PreTrainedModel] | tuple[type[PreTrainedModel], ...]",
+        MODEL_FOR_CAUSAL_LM_MAPPING[type(config)],
+    )
     return found[0] if isinstance(found, (list, tuple)) else found
 
 

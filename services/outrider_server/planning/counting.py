@@ -7,6 +7,8 @@ the layers write into the cache is found the same way: one forward pass over ten
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import nn
@@ -59,7 +61,10 @@ def count_model(file: ConfigFile) -> ModelSizes:
 def _build(file: ConfigFile) -> PreTrainedModel:
     try:
         with torch.device("meta"):
-            return file.model_class(file.config).eval()
+            model = file.model_class(file.config)
+            module: nn.Module = model  # the library's own `eval` has no types
+            module.eval()
+            return model
     except Exception as error:
         raise ModelRefused(f"{file.path} describes no model: {first_line(error)}") from error
 
@@ -86,13 +91,13 @@ def _trace(
     states = any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers)
     if states or not keys or any(tensor is None for tensor in (*keys, *values)):
         raise refused
-    return keys, values
+    return cast("list[torch.Tensor]", keys), cast("list[torch.Tensor]", values)
 
 
 def _tensors(model: PreTrainedModel) -> tuple[WeightTensor, ...]:
     """Every parameter once, under the first of its names."""
     outputs = _quantizable(model)
-    output_layer = model.get_output_embeddings()
+    output_layer = _output_layer(model)
     read_whole = id(output_layer.weight) if output_layer is not None else None
     embeddings = {
         id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)
@@ -111,7 +116,8 @@ def _tensors(model: PreTrainedModel) -> tuple[WeightTensor, ...]:
 
 def _quantizable(model: PreTrainedModel) -> dict[int, int]:
     """Outputs of every matrix that the library hands to bitsandbytes, by the parameter's id."""
-    skipped = HfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)
+    kept = cast("list[str] | None", model._keep_in_fp32_modules)  # a set, and only iterated
+    skipped: list[str] = HfQuantizer.get_modules_to_not_convert(model, None, kept)
     found = {}
     for name, module in model.named_modules():
         plain = type(module) is nn.Linear or isinstance(module, Conv1D)
@@ -136,7 +142,12 @@ def _linears(model: PreTrainedModel) -> tuple[LinearLayer, ...]:
     )
 
 
-def _shape(module: nn.Module) -> tuple[int, int]:
+def _output_layer(model: PreTrainedModel) -> nn.Module | None:
+    layer: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return layer
+
+
+def _shape(module: nn.Linear | Conv1D) -> tuple[int, int]:
     """(outputs, inputs) of a linear layer of either kind."""
     rows, columns = module.weight.shape
     return (columns, rows) if isinstance(module, Conv1D) else (rows, columns)
@@ -144,7 +155,7 @@ def _shape(module: nn.Module) -> tuple[int, int]:
 
 def _intermediate(model: PreTrainedModel) -> int:
     """Width of the widest layer but the output layer; of experts, what the configuration says."""
-    output_layer = model.get_output_embeddings()
+    output_layer = _output_layer(model)
     widths = [
         _shape(module)[0]
         for module in model.modules()
@@ -157,10 +168,9 @@ def _intermediate(model: PreTrainedModel) -> int:
 def _float32_in(model: PreTrainedModel, name: str) -> tuple[str, ...]:
     """Dtypes in which the library would keep a parameter in float32 all the same."""
 
-    def listed(patterns: object) -> bool:
+    def listed(patterns: Iterable[str] | None) -> bool:
         return any(
-            re.search(rf"(?:^|\.){re.escape(pattern)}(?:\.|$)", name)
-            for pattern in patterns or ()  # type: ignore[attr-defined]
+            re.search(rf"(?:^|\.){re.escape(pattern)}(?:\.|$)", name) for pattern in patterns or ()
         )
 
     if listed(model._keep_in_fp32_modules_strict):

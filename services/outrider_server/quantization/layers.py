@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from ..core.errors import ModelRefused
 
 
-def quantized_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
+def quantized_layers(model: PreTrainedModel) -> dict[str, nn.Linear | Conv1D]:
     """The linear layers by name, without the output head, which bitsandbytes leaves alone too.
 
     Raises ModelRefused for a model that holds none, that is quantized already, or whose weights are no
@@ -37,7 +37,7 @@ def quantized_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
 
 def output_head(model: PreTrainedModel) -> tuple[str, ...]:
     """The name of the module that gives the logits; none where the model has no such module."""
-    head = model.get_output_embeddings()
+    head: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     return tuple(name for name, module in model.named_modules() if module is head)
 
 

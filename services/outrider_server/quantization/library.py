@@ -30,7 +30,7 @@ def load_quantized(
     # It tells of each cast and of each optional package.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        loaded: nn.Module = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
             device_map={"": device},
@@ -38,7 +38,8 @@ def load_quantized(
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
-        ).eval()
+        )
+        model = loaded.eval()
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelRefused(
@@ -60,7 +61,8 @@ def library_weight(layer: nn.Module) -> torch.Tensor:
     weight: Any = layer.weight
     if isinstance(layer, bitsandbytes.nn.Linear8bitLt):
         # One scale a row: the row's largest magnitude.
-        return weight.CB.float() * (weight.SCB / 127).unsqueeze(-1)
+        floating: torch.Tensor = weight.CB.float() * (weight.SCB / 127).unsqueeze(-1)
+        return floating
     if isinstance(layer, bitsandbytes.nn.Linear4bit):
         numbers = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)
         assert isinstance(numbers, torch.Tensor)
@@ -70,12 +72,12 @@ def library_weight(layer: nn.Module) -> torch.Tensor:
 
 def _config(method: str, dtype: torch.dtype, kept: list[str]) -> BitsAndBytesConfig:
     if method == "int8":
-        return BitsAndBytesConfig(
+        return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
             load_in_8bit=True,
             llm_int8_threshold=OUTLIER_THRESHOLD,
             llm_int8_skip_modules=kept,
         )
-    return BitsAndBytesConfig(
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
         bnb_4bit_quant_type=method,
         bnb_4bit_compute_dtype=dtype,
@@ -89,6 +91,7 @@ def _avoid_unfit_kernels(model: PreTrainedModel) -> None:
 
     for module in model.modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit):
-            whole = module.in_features % module.weight.blocksize == 0
+            weight: Any = module.weight
+            whole = module.in_features % weight.blocksize == 0
             if not whole or module.out_features % PACKED_OUTPUTS:
                 module.support_avx512bf16_for_cpu = False

@@ -54,7 +54,9 @@ def cut_windows(text: HeldOutText, width: int, tokens: int) -> list[torch.Tensor
     Where the text has more, the windows are spread evenly over it. A window never spans two files; one of a
     single token, which predicts nothing, is left out. There is at least one.
     """
-    windows = [window for part in text.parts for window in part.split(width) if len(window) >= 2]
+    windows = [
+        window for part in text.parts for window in torch.split(part, width) if len(window) >= 2
+    ]
     total = sum(map(len, windows))
     count = max(1, min(len(windows), len(windows) * tokens // total))
     chosen = [windows[index * len(windows) // count] for index in range(count)]

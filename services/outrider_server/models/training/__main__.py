@@ -48,7 +48,10 @@ def _parse_arguments() -> argparse.Namespace:
 def _new_model(config: LlamaConfig, seed: int) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     # On a CPU the plain attention trains faster than the fused one.
-    return LlamaForCausalLM._from_config(config, attn_implementation="eager")
+    model: LlamaForCausalLM = LlamaForCausalLM._from_config(  # type: ignore[no-untyped-call]
+        config, attn_implementation="eager"
+    )
+    return model
 
 
 def _train_target(

@@ -4,11 +4,23 @@ Every dimension is a multiple of 32, so that matrix kernels, quantized ones too,
 take them without padding.
 """
 
+from typing import TypedDict, Unpack
+
 from transformers import LlamaConfig
 
 from .tokenizer import VOCABULARY_SIZE
 
 MAX_CONTEXT_TOKENS = 1024
+
+
+class _Dimensions(TypedDict):
+    """What the two models differ in."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    intermediate_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
 
 
 def target_config(document_start: int) -> LlamaConfig:
@@ -35,7 +47,7 @@ def draft_config(document_start: int) -> LlamaConfig:
     )
 
 
-def _llama_config(document_start: int, **dimensions: int) -> LlamaConfig:
+def _llama_config(document_start: int, **dimensions: Unpack[_Dimensions]) -> LlamaConfig:
     return LlamaConfig(
         vocab_size=VOCABULARY_SIZE,
         head_dim=64,

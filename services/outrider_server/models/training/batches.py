@@ -28,7 +28,7 @@ class Batch:
     def parts(self) -> list["Batch"]:
         """Cut into `PARTS_PER_BATCH` batches of whole sequences."""
         rows = PART_TOKENS // self.inputs.shape[1]
-        pairs = zip(self.inputs.split(rows), self.following.split(rows), strict=True)
+        pairs = zip(torch.split(self.inputs, rows), torch.split(self.following, rows), strict=True)
         return [Batch(inputs, following) for inputs, following in pairs]
 
 

@@ -85,7 +85,7 @@ def distil(
         )
         for part in batch.parts():
             loss = loss_of(draft, target, part.inputs) / PARTS_PER_BATCH
-            loss.backward()
+            torch.autograd.backward(loss)
             total += loss.item()
         optimizer.step(rate_share(step, plan.steps))
         if (step + 1) % LOG_EVERY_STEPS == 0:
@@ -106,4 +106,5 @@ def _soft_loss(
     with torch.autocast("cpu", torch.bfloat16):
         draft_logits = draft(input_ids=inputs, use_cache=False).logits.flatten(0, 1).float()
     target_probs = target_logits.float().softmax(-1)
-    return (draft_logits.logsumexp(-1) - (target_probs * draft_logits).sum(-1)).mean()
+    nats: torch.Tensor = draft_logits.logsumexp(-1) - (target_probs * draft_logits).sum(-1)
+    return nats.mean()

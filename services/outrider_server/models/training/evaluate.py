@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, PreTrainedModel
 
 from .agreement import WINDOW_TOKENS, agreement_chances, greedy_agreement, tokens_per_round
 from .architecture import MAX_CONTEXT_TOKENS
@@ -46,10 +46,12 @@ class Agreement:
 
 def load_model(folder: Path) -> LlamaForCausalLM:
     """Load a folder in bf16 for inference."""
-    model = LlamaForCausalLM.from_pretrained(
+    model: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(
         folder, dtype=torch.bfloat16, local_files_only=True, attn_implementation=ATTENTION
     )
-    return model.eval()
+    module: nn.Module = model  # the library's own `eval` has no types
+    module.eval()
+    return model
 
 
 @torch.inference_mode()
@@ -72,8 +74,8 @@ def measure_perplexity(
 
 @torch.inference_mode()
 def measure_agreement(
-    target: LlamaForCausalLM,
-    draft: LlamaForCausalLM,
+    target: PreTrainedModel,
+    draft: PreTrainedModel,
     prompts: torch.Tensor,
     temperature: float,
     new_tokens: int,
@@ -85,7 +87,7 @@ def measure_agreement(
     generator = torch.Generator().manual_seed(seed)
     tokens = continue_prompts(target, prompts, temperatures, new_tokens, generator)
     chances = []
-    for row in tokens.split(1):
+    for row in torch.split(tokens, 1):
         target_logits, draft_logits = (
             model(input_ids=row[:, :-1], use_cache=False).logits[0, length - 1 :].float()
             for model in (target, draft)

@@ -6,14 +6,14 @@ is not the serving engine and does not draw the same noise.
 
 import torch
 from torch import Generator
-from transformers import LlamaForCausalLM, StaticCache
+from transformers import PreTrainedModel, StaticCache
 
 from ...engine.cache_argument import cache_argument
 
 
 @torch.inference_mode()
 def continue_prompts(
-    model: LlamaForCausalLM,
+    model: PreTrainedModel,
     prompts: torch.Tensor,
     temperatures: torch.Tensor,
     new_tokens: int,

@@ -54,7 +54,7 @@ def train_on_corpus(
     for step in range(first_step, plan.steps):
         for part in batches.at(step, plan.sequence_tokens(step)).parts():
             loss = loss_of(model, part) / PARTS_PER_BATCH
-            loss.backward()
+            torch.autograd.backward(loss)
             total += loss.item()
         optimizer.step(rate_share(step, plan.steps))
         if (step + 1) % LOG_EVERY_STEPS == 0:
