@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
-from google.rpc import error_details_pb2  # type: ignore[import-untyped]
+from google.rpc import error_details_pb2
 from grpc import StatusCode
 from grpc_status import rpc_status
 

@@ -15,7 +15,7 @@ from typing import cast
 
 import grpc
 import outrider
-from google.rpc import error_details_pb2  # type: ignore[import-untyped]
+from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from ..core.errors import StartupError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 
 import grpc
@@ -32,7 +32,7 @@ class DraftServicer(ModelServicer, draft_pb2_grpc.DraftServiceServicer):
     async def Draft(
         self,
         requests: AsyncIterator[draft_pb2.DraftRequest],
-        context: grpc.aio.ServicerContext,
+        context: grpc.aio.ServicerContext[draft_pb2.DraftRequest, draft_pb2.DraftResponse],
     ) -> AsyncIterator[draft_pb2.DraftResponse]:
         """One turn: `open`, then proposals until the caller ends the stream."""
         opening = await anext(aiter(requests), None)
@@ -91,7 +91,7 @@ class DraftServicer(ModelServicer, draft_pb2_grpc.DraftServiceServicer):
         opened: OpenedSlot,
         message: draft_pb2.DraftOpen,
         requests: AsyncIterator[draft_pb2.DraftRequest],
-    ) -> AsyncIterator[draft_pb2.Proposal]:
+    ) -> AsyncGenerator[draft_pb2.Proposal, None]:
         """Runs the job; ends when the caller does, raises what ended the job otherwise."""
         outbox = Outbox()
         job = DraftJob(

@@ -15,8 +15,11 @@ from .model.architectures import cache_shape
 from .ranks.sharing import key_heads
 
 
-class SlotLayer(StaticLayer):
+class SlotLayer(StaticLayer):  # type: ignore[no-untyped-call]
     """One layer's keys and values, [S, K, L, D], written row by row at the step's places."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         super().__init__(max_cache_len=keys.shape[2])
@@ -55,6 +58,8 @@ class SlotCache(Cache):
     The library's own static cache has one length for the whole batch; here every row of a step has its
     own places.
     """
+
+    layers: list[SlotLayer]  # type: ignore[assignment]  # the library's may be of any kind
 
     def __init__(
         self,

@@ -37,7 +37,7 @@ class GuardedCompiler:
         if self.note:
             return function
         if self._dynamic:
-            options = {
+            options: dict[str, str | int | bool | Callable[..., Any]] = {
                 "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,
                 "cpp_wrapper": self._wrap_in_cpp,
             }

@@ -284,9 +284,9 @@ class Engine:
     def decide(self, rows: Sequence[tuple[Slot, int, tuple[int, ...]]]) -> BatchResult:
         """One step over (slot, start position, tokens) rows of at most `width` tokens, which must fit."""
         started = time.perf_counter()
-        tokens = self.runner.layout.tokens([len(tokens) for _, _, tokens in rows])
+        count = self.runner.layout.tokens([len(tokens) for _, _, tokens in rows])
         width = self.limits.width
-        bucket = next(size for size in self.audit.row_buckets if size * width >= tokens)
+        bucket = next(size for size in self.audit.row_buckets if size * width >= count)
         for slot, start, _ in rows:
             del slot.tokens[start:]
         results = self.runner.decide(

@@ -219,9 +219,10 @@ class StepRunner:
     ) -> torch.Tensor:
         """The same on the engine's own kernel."""
         _, slots, positions, _ = inputs
-        return torch.ops.outrider.draw_sampled.default(
+        drawn: torch.Tensor = torch.ops.outrider.draw_sampled.default(
             logits, best, self.draws.temperature[slots], self.draws.seed[slots], positions
         )
+        return drawn
 
     def _gumbel(self, seeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         return gumbel_noise(seeds, positions, self.vocabulary_size)
@@ -268,7 +269,8 @@ class StepRunner:
     def _read(self, inputs: torch.Tensor) -> torch.Tensor:
         """The same without the vocabulary: keys and values are written, the hidden states [1, N, H] spare."""
         output = self.model.base_model(**self._arguments(inputs.view(INPUT_KINDS, 1, -1)))
-        return output.last_hidden_state
+        hidden: torch.Tensor = output.last_hidden_state
+        return hidden
 
     def _arguments(self, inputs: torch.Tensor) -> dict[str, object]:
         """What the library's model takes of [INPUT_KINDS, R, W].

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -54,7 +55,7 @@ TABLE = (
 
 _BY_ERROR = {entry.error: entry for entry in TABLE}
 _BY_REASON = {entry.reason: entry for entry in TABLE}
-_UNNAMED = {
+_UNNAMED: dict[grpc.StatusCode, type[errors.OutriderError]] = {
     grpc.StatusCode.UNAVAILABLE: errors.Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.Unavailable,
     grpc.StatusCode.CANCELLED: errors.Unavailable,
@@ -167,10 +168,12 @@ def _count(text: str) -> int:
 
 def _status_of(error: grpc.RpcError) -> status_pb2.Status | None:
     try:
-        return rpc_status.from_call(error)
+        status: status_pb2.Status | None = rpc_status.from_call(cast(grpc.Call, error))
+        return status
     except (AttributeError, ValueError):
         return None
 
 
 def _number(code: grpc.StatusCode) -> int:
-    return code_pb2.Code.Value(code.name)
+    number: int = code_pb2.Code.Value(code.name)
+    return number

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from types import CoroutineType
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -25,6 +26,8 @@ from .errors import to_status
 log = logging.getLogger("outrider.rpc")
 
 Deserializer = Callable[[bytes], Any]
+Request = TypeVar("Request")
+Response = TypeVar("Response")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +45,12 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        continuation: Callable[
+            [grpc.HandlerCallDetails],
+            Awaitable[grpc.RpcMethodHandler[Request, Response] | None],
+        ],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler | None:
+    ) -> grpc.RpcMethodHandler[Request, Response] | None:
         """Wraps the handler that the rest of the chain found."""
         handler: Any = await continuation(handler_call_details)
         if handler is None:
@@ -105,7 +111,7 @@ async def _checked_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
 
 
 def _answering(behavior: Callable[..., Awaitable[Any]], method: str) -> Callable[..., Any]:
-    async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
+    async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
             return await behavior(_checked(request), context)
         except (Exception, asyncio.CancelledError) as error:
@@ -114,8 +120,10 @@ def _answering(behavior: Callable[..., Awaitable[Any]], method: str) -> Callable
     return answer
 
 
-def _streaming(behavior: Callable[..., AsyncIterator[Any]], method: str) -> Callable[..., Any]:
-    async def stream(request: Any, context: grpc.aio.ServicerContext) -> None:
+def _streaming(
+    behavior: Callable[..., AsyncGenerator[Any, None] | CoroutineType[Any, Any, None]], method: str
+) -> Callable[..., Any]:
+    async def stream(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         try:
             answers = behavior(_checked(request), context)
             if inspect.iscoroutine(answers):
@@ -133,7 +141,9 @@ def _streaming(behavior: Callable[..., AsyncIterator[Any]], method: str) -> Call
 
 
 async def _abort(
-    context: grpc.aio.ServicerContext, error: Exception | asyncio.CancelledError, method: str
+    context: grpc.aio.ServicerContext[Any, Any],
+    error: Exception | asyncio.CancelledError,
+    method: str,
 ) -> None:
     """Ends the call with the error's status. One that gRPC has ended has none any more."""
     task = asyncio.current_task()

@@ -42,7 +42,11 @@ class ModelServicer:
         self._host = host
 
     async def DescribeModel(
-        self, request: target_pb2.DescribeModelRequest, _: grpc.aio.ServicerContext
+        self,
+        request: target_pb2.DescribeModelRequest,
+        _: grpc.aio.ServicerContext[
+            target_pb2.DescribeModelRequest, target_pb2.DescribeModelResponse
+        ],
     ) -> target_pb2.DescribeModelResponse:
         """Describes the model, with its tokenizer where asked for."""
         response = target_pb2.DescribeModelResponse(
@@ -53,14 +57,18 @@ class ModelServicer:
         return response
 
     async def Release(
-        self, request: target_pb2.ReleaseRequest, _: grpc.aio.ServicerContext
+        self,
+        request: target_pb2.ReleaseRequest,
+        _: grpc.aio.ServicerContext[target_pb2.ReleaseRequest, target_pb2.ReleaseResponse],
     ) -> target_pb2.ReleaseResponse:
         """Forgets a session."""
         await self._host.release(request.session_id, request.epoch)
         return target_pb2.ReleaseResponse()
 
     async def Fork(
-        self, request: target_pb2.ForkRequest, _: grpc.aio.ServicerContext
+        self,
+        request: target_pb2.ForkRequest,
+        _: grpc.aio.ServicerContext[target_pb2.ForkRequest, target_pb2.ForkResponse],
     ) -> target_pb2.ForkResponse:
         """Copies what an idle session holds to a new session."""
         length = await self._host.fork(
@@ -69,7 +77,9 @@ class ModelServicer:
         return target_pb2.ForkResponse(length=length)
 
     async def Park(
-        self, request: target_pb2.ParkRequest, _: grpc.aio.ServicerContext
+        self,
+        request: target_pb2.ParkRequest,
+        _: grpc.aio.ServicerContext[target_pb2.ParkRequest, target_pb2.ParkResponse],
     ) -> target_pb2.ParkResponse:
         """Moves an idle session out of its slot."""
         await self._host.park(request.session_id, request.epoch)

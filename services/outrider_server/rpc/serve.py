@@ -24,7 +24,7 @@ ROOM_FOR_REFUSALS = 4
 """A message of so many times the bytes that are taken is still read, to be refused with a reason."""
 
 
-class Health(health.aio.HealthServicer):
+class Health(health.aio.HealthServicer):  # type: ignore[misc]  # the library has no types
     """The library's health service, and the one method that it lacks."""
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -32,7 +32,11 @@ class Health(health.aio.HealthServicer):
         self._names = names
 
     async def List(  # noqa: N802 - the proto's name
-        self, _: health_pb2.HealthListRequest, context: grpc.aio.ServicerContext
+        self,
+        _: health_pb2.HealthListRequest,
+        context: grpc.aio.ServicerContext[
+            health_pb2.HealthListRequest, health_pb2.HealthListResponse
+        ],
     ) -> health_pb2.HealthListResponse:
         """The health of each service."""
         requests = {name: health_pb2.HealthCheckRequest(service=name) for name in self._names}

@@ -5,7 +5,9 @@ Field ranges are the domain types' own business: what is out of range raises Inv
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from outrider.v1 import target_pb2, types_pb2
 
@@ -25,7 +27,7 @@ def sampling_from_proto(
     return replace(defaults, **_present(message), logit_bias=dict(message.logit_bias))
 
 
-def _present(message: types_pb2.SamplingParams) -> dict[str, float]:
+def _present(message: types_pb2.SamplingParams) -> dict[str, Any]:
     """The parameters that a message names, but for the bias."""
     return {
         field.name: value for field, value in message.ListFields() if field.name != "logit_bias"
@@ -147,6 +149,7 @@ _SAME_NAME = (
 def description_to_proto(description: ModelDescription) -> types_pb2.ModelDescription:
     """A model's description."""
     audit = description.shape_audit
+    defaults: Mapping[str, Any] = description.generation_defaults
     shapes = [
         types_pb2.AuditedShape(
             rows=finding.rows,
@@ -162,7 +165,7 @@ def description_to_proto(description: ModelDescription) -> types_pb2.ModelDescri
         **{name: getattr(description, name) for name in _SAME_NAME},
         end_token_ids=description.end_token_ids,
         ranks=description.ranks,
-        generation_defaults=types_pb2.SamplingParams(**description.generation_defaults),
+        generation_defaults=types_pb2.SamplingParams(**defaults),
         shape_audit=types_pb2.ShapeAudit(
             all_interchangeable=audit.all_interchangeable,
             reproducible=audit.reproducible,

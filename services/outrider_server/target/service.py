@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 import grpc
@@ -37,7 +37,7 @@ class TargetServicer(ModelServicer, target_pb2_grpc.TargetServiceServicer):
     async def Verify(
         self,
         requests: Requests,
-        context: grpc.aio.ServicerContext,
+        context: grpc.aio.ServicerContext[target_pb2.VerifyRequest, target_pb2.VerifyResponse],
     ) -> AsyncIterator[target_pb2.VerifyResponse]:
         """One turn: `open`, then a verdict for every step."""
         caller = telemetry.incoming_context(context.invocation_metadata())
@@ -48,7 +48,9 @@ class TargetServicer(ModelServicer, target_pb2_grpc.TargetServiceServicer):
     async def VerifyTurns(
         self,
         requests: AsyncIterator[target_pb2.VerifyTurnsRequest],
-        context: grpc.aio.ServicerContext,
+        context: grpc.aio.ServicerContext[
+            target_pb2.VerifyTurnsRequest, target_pb2.VerifyTurnsResponse
+        ],
     ) -> AsyncIterator[target_pb2.VerifyTurnsResponse]:
         """The turns of one caller, each as on a stream of its own."""
         async with aclosing(TurnStream(self._serve, self._closing).run(requests)) as responses:
@@ -57,7 +59,7 @@ class TargetServicer(ModelServicer, target_pb2_grpc.TargetServiceServicer):
 
     async def _serve(
         self, requests: Requests, caller: Context
-    ) -> AsyncIterator[target_pb2.VerifyResponse]:
+    ) -> AsyncGenerator[target_pb2.VerifyResponse, None]:
         opening = await anext(requests, None)
         if opening is None or opening.WhichOneof("message") != "open":
             raise InvalidRequest("open", "the first message of the stream must be open")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ from ..rpc.errors import to_status
 log = logging.getLogger("outrider.target")
 
 Requests = AsyncIterator[target_pb2.VerifyRequest]
-ServeTurn = Callable[[Requests, Context], AsyncIterator[target_pb2.VerifyResponse]]
+ServeTurn = Callable[[Requests, Context], AsyncGenerator[target_pb2.VerifyResponse, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class TurnStream:
 
     async def run(
         self, requests: AsyncIterator[target_pb2.VerifyTurnsRequest]
-    ) -> AsyncIterator[target_pb2.VerifyTurnsResponse]:
+    ) -> AsyncGenerator[target_pb2.VerifyTurnsResponse, None]:
         """Yields answers until the caller ends the stream, or `closing` is set and no turn is left.
 
         Raises what reading the requests raises. Turns that still run then are cancelled.
@@ -66,8 +66,8 @@ class TurnStream:
                     return
         finally:
             tasks = [reading, closing, *(turn.task for turn in self._turns.values())]
-            for task in tasks:
-                task.cancel()
+            for unfinished in tasks:
+                unfinished.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _read(self, requests: AsyncIterator[target_pb2.VerifyTurnsRequest]) -> None:

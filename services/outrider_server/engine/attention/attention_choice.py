@@ -139,7 +139,10 @@ def _call(
 
     def call() -> torch.Tensor:
         with torch.no_grad():
-            return slot_attention(query, keys, values, places, kernel, 1.0, slopes, softcap, None)
+            mixed: torch.Tensor = slot_attention(
+                query, keys, values, places, kernel, 1.0, slopes, softcap, None
+            )
+            return mixed
 
     return call
 

@@ -11,7 +11,9 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -23,6 +25,8 @@ HEADERS = ("pool.h",)
 NEEDED_FLAG = "avx512_bf16"
 FLAGS = ("-std=c++20", "-O3", "-march=native", "-ffp-contract=off", "-shared", "-fPIC", "-w")
 COMPILE_SECONDS = 300
+
+Function = TypeVar("Function", bound=Callable[..., torch.Tensor])
 
 
 def take_threads() -> None:
@@ -48,9 +52,10 @@ def kernels_missing() -> str:
     digest = hashlib.sha256(f"{torch.__version__} {compiler} {FLAGS} {flags}".encode())
     for source in (*sources, *(folder / name for name in HEADERS)):
         digest.update(source.read_bytes())
+    load: Callable[[Path], None] = torch.ops.load_library
     try:
         library = _compiled(compiler, sources, digest.hexdigest()[:24])
-        torch.ops.load_library(library)
+        load(library)
     except StartupError as error:
         return str(error)
     except (OSError, subprocess.SubprocessError) as error:
@@ -64,14 +69,15 @@ def kernels_missing() -> str:
 
 def _describe_shapes() -> None:
     """Tells torch's compiler what the operators return."""
+    describe: Callable[[str], Callable[[Function], Function]] = torch.library.register_fake
 
-    @torch.library.register_fake("outrider::packed_linear")
+    @describe("outrider::packed_linear")
     def _linear(
         tokens: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, outputs: int
     ) -> torch.Tensor:
         return tokens.new_empty((*tokens.shape[:-1], outputs))
 
-    @torch.library.register_fake("outrider::packed_attention")
+    @describe("outrider::packed_attention")
     def _attention(
         query: torch.Tensor,
         keys: torch.Tensor,
@@ -82,7 +88,7 @@ def _describe_shapes() -> None:
         _, heads, tokens, head_dim = query.shape
         return query.new_empty((1, tokens, heads, head_dim))
 
-    @torch.library.register_fake("outrider::draw_sampled")
+    @describe("outrider::draw_sampled")
     def _draw(
         logits: torch.Tensor,
         best: torch.Tensor,

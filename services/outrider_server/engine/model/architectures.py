@@ -10,10 +10,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from types import MethodType
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
 from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -48,7 +47,7 @@ def check_architecture(config: PreTrainedConfig) -> None:
         raise ModelRefused(f"{config.model_type} is no causal language model of the library")
     if config.get_text_config() is not config:
         raise ModelRefused(f"{config.model_type} is no model of text alone; use one that is")
-    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    model_class = cast(type[PreTrainedModel], MODEL_FOR_CAUSAL_LM_MAPPING[type(config)])
     check_own_code(config, model_class)
     if getattr(model_class, "_is_stateful", False):
         raise ModelRefused(
@@ -127,7 +126,7 @@ def adapt_model(model: PreTrainedModel) -> None:
 
 
 def _attend(
-    module: nn.Module,
+    module: Any,
     cache: Any,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -137,7 +136,9 @@ def _attend(
     """query, key, value [R, H or K, W, D] of one layer -> [R, W, H * D]."""
     layer = cache.layers[module.layer_idx]
     keys, values = layer.update(key, value)
-    attention = AttentionInterface()[module.config._attn_implementation]
+    registry: Callable[[], AttentionInterface] = AttentionInterface
+    attention: Callable[..., tuple[torch.Tensor, object]]
+    attention = registry()[module.config._attn_implementation]
     mixed, _ = attention(module, query, keys, values, layer.places, scaling=scaling)
     return mixed.flatten(2)
 
@@ -147,20 +148,20 @@ def _no_bias(*_: object, **__: object) -> None:
 
 
 def _replace(
-    module: nn.Module,
+    module: Any,
     config: PreTrainedConfig,
     forward: Callable[..., object],
     slopes: torch.Tensor | None,
 ) -> None:
     """Gives a module of the library another forward, and slopes [H] where it has biases."""
     module.config = config
-    module.forward = MethodType(forward, module)  # type: ignore[method-assign]
+    module.forward = MethodType(forward, module)
     if slopes is not None:
         module.register_buffer(SLOPES, slopes.float().contiguous(), persistent=False)
 
 
 def _adapt_bloom(model: PreTrainedModel) -> None:
-    base = model.transformer
+    base: Any = model.transformer
     ones = torch.ones((1, 2), dtype=torch.int64, device=model.device)
     slopes = base.build_alibi_tensor(ones, base.num_heads, torch.float32)[:, 0, 1]
     base.build_alibi_tensor = _no_bias
@@ -177,7 +178,7 @@ def _bloom_attention(
 
 
 def _adapt_mpt(model: PreTrainedModel) -> None:
-    base = model.transformer
+    base: Any = model.transformer
     bias = base.build_mpt_alibi_tensor(base.num_heads, 2, device=model.device)
     base.build_mpt_alibi_tensor = _no_bias
     for block in base.blocks:
@@ -205,7 +206,8 @@ def _mpt_attention(
 
 
 def _adapt_falcon(model: PreTrainedModel) -> None:
-    base, library = model.transformer, sys.modules[type(model).__module__]
+    base: Any = model.transformer
+    library = sys.modules[type(model).__module__]
     ones = torch.ones((1, 2), dtype=torch.int64, device=model.device)
     slopes = library.build_alibi_tensor(ones, base.num_heads, torch.float32)[:, 0, 1]
     for block in base.h:

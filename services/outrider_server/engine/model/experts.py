@@ -7,14 +7,24 @@ reads every token of the step, and what was not chosen counts with weight zero: 
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 from transformers.integrations.moe import ExpertsInterface
 
 from ...core.errors import ModelRefused
 
 NAME = "outrider"
+
+
+class Experts(Protocol):
+    """The library's module of experts, as far as it is used: their weights are [E, ..., ...]."""
+
+    gate_up_proj: torch.Tensor
+    down_proj: torch.Tensor
+
+    def _apply_gate(self, gate_up: torch.Tensor) -> torch.Tensor: ...
 
 
 def run_experts_alike(model: PreTrainedModel) -> None:
@@ -34,7 +44,7 @@ def run_experts_alike(model: PreTrainedModel) -> None:
 
 
 def every_expert(
-    module: nn.Module, tokens: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor
+    module: Experts, tokens: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor
 ) -> torch.Tensor:
     """tokens [N, H]; chosen [N, C] int64, expert ids; weights [N, C], theirs -> [N, H].
 

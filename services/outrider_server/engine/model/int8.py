@@ -31,7 +31,9 @@ def multiply_int8(
     usual = flat.masked_fill(outlying, 0).to(torch.float16)
     operators = torch.ops.bitsandbytes
     rounded, largest, _ = operators.int8_vectorwise_quant.default(usual)
-    out = operators.int8_scaled_mm.default(rounded, weight, largest, scale, dtype=torch.float32)
+    out: torch.Tensor = operators.int8_scaled_mm.default(
+        rounded, weight, largest, scale, dtype=torch.float32
+    )
     for index in outlying.any(dim=1).nonzero().flatten().tolist():
         columns = outlying[index].nonzero().flatten()
         full = weight[:, columns].float() * (scale / LARGEST)[:, None]
@@ -75,4 +77,5 @@ class Int8Linear(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """tokens [..., K] -> [..., N] of the same dtype."""
-        return int8_linear(tokens, self.weight, self.scale, self.bias, self.threshold)
+        out: torch.Tensor = int8_linear(tokens, self.weight, self.scale, self.bias, self.threshold)
+        return out

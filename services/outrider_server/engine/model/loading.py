@@ -6,14 +6,15 @@ What its files must be is `checkpoint.py`'s; what quantized layers need is `quan
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
-from transformers.distributed import DistributedConfig
+from transformers.distributed.configuration_utils import DistributedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as library_logging
 
@@ -89,8 +90,10 @@ def load_model(
     loads its share by the library's plan. Raises ModelRefused with the reason.
     """
     checkpoint = open_checkpoint(local_folder(folder))
-    library_logging.set_verbosity_error()
-    library_logging.disable_progress_bar()
+    log_errors_only: Callable[[], None] = library_logging.set_verbosity_error
+    hide_progress: Callable[[], None] = library_logging.disable_progress_bar
+    log_errors_only()
+    hide_progress()
     config = _read_config(checkpoint.folder)
     values = _check_layers(checkpoint.folder, config, ranks)
     tokenizer = read_tokenizer(checkpoint.folder)
@@ -108,10 +111,12 @@ def load_model(
     kind = stored or (quantization if quantization != NONE else "")
     model = _load_weights(checkpoint, config, dtype, options, kind)
     settle_layers(checkpoint.folder, kind, model)
+    module: nn.Module = model  # the library's own `to` and `eval` have no types
     if not options:  # a quantized or shared one was loaded to where it belongs
-        model = model.to(device)
+        module.to(device)
+    module.eval()
     return LoadedModel(
-        model=model.eval(),
+        model=model,
         name=folder.resolve().name,
         architecture=(config.architectures or [type(model).__name__])[0],
         model_fingerprint=fingerprint_model(
@@ -178,7 +183,7 @@ def _load_weights(
     try:
         # The library switches the default device while it loads, for all threads of the process.
         with _loading:
-            model, found = AutoModelForCausalLM.from_pretrained(
+            loaded = AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=config,
                 dtype=DTYPES[dtype],
@@ -190,6 +195,7 @@ def _load_weights(
                 output_loading_info=True,
                 **options,
             )
+            model, found = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
     except Exception as error:
         what = (
             f"is quantized by {kind}, which cannot be loaded here" if kind else "cannot be loaded"

@@ -34,9 +34,10 @@ class PackedLinear(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """tokens [..., K] bfloat16 -> [..., N] bfloat16, summed in float32."""
-        return torch.ops.outrider.packed_linear.default(
+        out: torch.Tensor = torch.ops.outrider.packed_linear.default(
             tokens, self.packed, self.bias, self.out_features
         )
+        return out
 
 
 def pack_model(model: PreTrainedModel) -> bool:

@@ -6,7 +6,7 @@ few tokens over a slot cache there. So a model of any size is refused before its
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -26,11 +26,11 @@ POSITIONS = 16
 META = torch.device("meta")
 
 
-class _OwnCalls(TorchDispatchMode):
+class _OwnCalls(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts calls of the engine's own operators."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count = 0
 
     def __torch_dispatch__(
@@ -69,11 +69,13 @@ def probe_step(config: PreTrainedConfig) -> int:
 
 def _build(config: PreTrainedConfig) -> PreTrainedModel:
     """The library's model without values. Changes the configuration."""
+    build: Callable[..., Any] = AutoModelForCausalLM.from_config
     try:
         with META:
-            return AutoModelForCausalLM.from_config(
+            model: PreTrainedModel = build(
                 config, attn_implementation=attention_at_loading(config)
             ).eval()
+            return model
     except Exception as error:
         raise ModelRefused(
             f"{config.model_type} cannot be built from its configuration ({_first_line(error)})"

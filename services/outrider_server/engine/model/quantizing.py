@@ -8,6 +8,7 @@ quantized already is left to the library.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -84,11 +85,10 @@ def _check_bitsandbytes(kind: str, device: torch.device) -> None:
 
 
 def _settings(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+    settings: Callable[..., BitsAndBytesConfig] = BitsAndBytesConfig
     if kind == INT8:
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_compute_dtype=dtype
-    )
+        return settings(load_in_8bit=True)
+    return settings(load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_compute_dtype=dtype)
 
 
 @torch.no_grad()
@@ -101,7 +101,7 @@ def settle_layers(folder: Path, kind: str, model: PreTrainedModel) -> None:
     """
     if kind != INT8 and kind not in FOUR_BITS:
         return
-    from bitsandbytes.nn import Linear4bit, Linear8bitLt
+    from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 
     found = 0
     for parent in list(model.modules()):

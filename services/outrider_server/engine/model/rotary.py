@@ -37,6 +37,9 @@ class LengthRotary(nn.Module):
     and so on; the last hold for all that are longer. `spread` makes the angles of a head's D values of them.
     """
 
+    frequencies: torch.Tensor
+    scaling: torch.Tensor
+
     def __init__(
         self,
         border: int,

@@ -8,13 +8,13 @@ style, and the plan itself, are the library's.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import distributed
 from torch.distributed.tensor import Replicate
-from transformers import PreTrainedConfig
-from transformers.distributed.tensor_parallel import (
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.distributed.tensor_parallel import (  # type: ignore[attr-defined]
     MoeExpertsParallel,
     ParallelInterface,
     RowwiseParallel,
@@ -44,7 +44,8 @@ class RowwiseInOrder(RowwiseParallel):
         bias = module._parameters.get("bias")
         if bias is None:
             return total
-        return total + (bias.to_local() if hasattr(bias, "to_local") else bias)
+        whole: torch.Tensor = total + (bias.to_local() if hasattr(bias, "to_local") else bias)
+        return whole
 
 
 class ExpertsInOrder(MoeExpertsParallel):
@@ -64,11 +65,12 @@ _STYLES = {
     "moe_tp_experts": ExpertsInOrder(),
 }
 for _name, _style in _STYLES.items():
-    ParallelInterface.register(PREFIX + _name, _style)
+    ParallelInterface.register(PREFIX + _name, cast(Any, _style))  # its own are no functions either
 
 
 def plan_in_order(config: PreTrainedConfig) -> dict[str, str]:
     """What to change in the library's plan of a model: its sums, by the names that the plan gives them."""
-    prefix = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].base_model_prefix
+    model_class = cast(type[PreTrainedModel], MODEL_FOR_CAUSAL_LM_MAPPING[type(config)])
+    prefix = model_class.base_model_prefix
     plan: dict[str, str] = getattr(config, "base_model_tp_plan", None) or {}
     return {f"{prefix}.{name}": PREFIX + style for name, style in plan.items() if style in _STYLES}

@@ -78,7 +78,7 @@ def _from_pieces(folder: Path, settings: dict[str, Any]) -> bytes:
         pieces = SentencePieceProcessor(model_file=str(path))
         begin = pieces.id_to_piece(pieces.bos_id()) if pieces.bos_id() >= 0 else None
         begins = bool(begin) and settings.get("add_bos_token") is not False
-        own = {} if settings.get("bos_token") else {"bos_token": begin}
+        own: dict[str, Any] = {} if settings.get("bos_token") else {"bos_token": begin}
         converted = TokenizersBackend.from_pretrained(
             folder, add_bos_token=begins, add_eos_token=False, **own, **LOCAL
         ).backend_tokenizer
@@ -95,4 +95,5 @@ def _from_pieces(folder: Path, settings: dict[str, Any]) -> bytes:
             f"model folder {folder} has a {SENTENCEPIECE} whose conversion by transformers splits text "
             f"otherwise; {WRITE_ONE}"
         )
-    return converted.to_str().encode()
+    text: str = converted.to_str()
+    return text.encode()

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
 
 import torch
 from torch import distributed
@@ -25,6 +25,9 @@ from torch import distributed
 from ...core.errors import OutriderError, StartupError
 from ..layout import INPUT_KINDS
 from .links import Link, Links
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
 
 COLLECTIVE_HOURS = 2
 """How long a rank waits in a collective for others that live: they may load from slower disks. The links end
@@ -73,7 +76,7 @@ class Group:
         self,
         place: Place,
         links: Links | Link,
-        store: distributed.Store,
+        store: Store,
         end_others: Callable[[], None] = lambda: None,
     ) -> None:
         """From now on the process ends when another rank does; `end_others` ends those that it started."""
@@ -92,7 +95,7 @@ class Group:
         try:
             distributed.init_process_group(
                 backend,
-                store=distributed.PrefixStore("outrider", self._store),
+                store=distributed.distributed_c10d.PrefixStore("outrider", self._store),
                 rank=self.place.rank,
                 world_size=self.place.size,
                 timeout=timedelta(hours=COLLECTIVE_HOURS),

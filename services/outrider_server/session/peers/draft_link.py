@@ -65,7 +65,7 @@ class DraftLink:
 
     def __init__(self, address: str) -> None:
         self._channel = open_channel(address)
-        self._stub = draft_pb2_grpc.DraftServiceStub(self._channel)
+        self._stub = draft_pb2_grpc.DraftServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     async def describe(self, timeout_ms: int) -> ModelDescription:
         """The model. Raises Unavailable when the service cannot be reached in time."""

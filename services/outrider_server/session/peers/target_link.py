@@ -42,7 +42,7 @@ class TargetLink:
 
     def __init__(self, address: str) -> None:
         self._channel = open_channel(address)
-        self._stub = target_pb2_grpc.TargetServiceStub(self._channel)
+        self._stub = target_pb2_grpc.TargetServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._stream: TargetStream | None = None
 
     async def describe(self, timeout_ms: int) -> tuple[ModelDescription, TokenizerFiles]:
