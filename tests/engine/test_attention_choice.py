@@ -16,7 +16,6 @@ from models_for_tests import (
     tiny_limits,
     tiny_llama,
 )
-from outrider_server.config import ATTENTIONS
 from outrider_server.core.errors import StartupError
 from outrider_server.engine.attention import attention_choice
 from outrider_server.engine.attention.attention_choice import check_attention, preferred
@@ -25,6 +24,7 @@ from outrider_server.engine.audit import GREEDY
 from outrider_server.engine.build import engine_builder
 from outrider_server.engine.engine import Engine
 from outrider_server.engine.layout import Row
+from outrider_server.engine.options import ATTENTIONS, EngineOptions
 from outrider_server.engine.step import StepRunner
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedModel
 
@@ -183,18 +183,20 @@ def test_a_service_refuses_flash_on_a_cpu_before_it_reads_a_weight(tmp_path: Pat
     folder = save_folder(tmp_path / "model")
     (folder / "model.safetensors").write_bytes(b"no weights")
     build = engine_builder(
-        folder,
-        dtype="auto",
-        device="cpu",
-        slots=1,
-        row_buckets=(1,),
-        width=8,
-        prefill_width=16,
-        max_context_tokens=0,
-        compile_mode="off",
-        reproducible=False,
-        threads=1,
-        attention="flash",
+        EngineOptions(
+            folder=folder,
+            dtype="auto",
+            device="cpu",
+            slots=1,
+            rows=1,
+            width=8,
+            prefill_width=16,
+            max_context_tokens=0,
+            compile="off",
+            threads=1,
+            attention="flash",
+            park_bytes=0,
+        )
     )
     with pytest.raises(StartupError, match="attention flash cannot run"):
         build()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from outrider_server.engine.batching import Demand, plan_rows
 from outrider_server.engine.layout import Layout
+from outrider_server.engine.scheduling.batching import Demand, plan_rows
 
 WIDTH = 8
 ALIGNED = Layout(WIDTH, packed=False, scratch_slot=9)

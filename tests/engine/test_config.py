@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from outrider_server.config import (
     DraftConfig,
-    EngineConfig,
     SessionConfig,
     TargetConfig,
     default_ledger,
 )
 from outrider_server.core.errors import StartupError
+from outrider_server.engine.options import EngineOptions
 
 FOLDER = Path("model")
 RANGES = {
@@ -34,10 +34,10 @@ RANGES = {
 def test_an_engine_checks_every_shape(name: str) -> None:
     inside, outside = RANGES[name]
     for value in inside:
-        assert getattr(EngineConfig(folder=FOLDER, **{name: value}), name) == value
+        assert getattr(EngineOptions(folder=FOLDER, **{name: value}), name) == value
     for value in outside:
         with pytest.raises(StartupError, match=name.split("_")[0]) as refused:
-            EngineConfig(folder=FOLDER, **{name: value})
+            EngineOptions(folder=FOLDER, **{name: value})
         assert "\n" not in str(refused.value)
 
 
@@ -46,15 +46,15 @@ def test_an_engine_checks_every_shape(name: str) -> None:
     [(1, (1,)), (2, (1, 2)), (4, (1, 4)), (5, (1, 4, 5)), (8, (1, 4, 8)), (16, (1, 4, 16))],
 )
 def test_row_buckets_are_powers_of_four_and_the_most(rows: int, buckets: tuple[int, ...]) -> None:
-    assert EngineConfig(folder=FOLDER, slots=16, rows=rows).row_buckets == buckets
+    assert EngineOptions(folder=FOLDER, slots=16, rows=rows).row_buckets == buckets
 
 
 def test_threads_default_to_leaving_one_core() -> None:
-    assert EngineConfig(folder=FOLDER).thread_count >= 1
-    assert EngineConfig(folder=FOLDER, threads=3).thread_count == 3
-    assert EngineConfig(folder=FOLDER, threads=3, tensor_parallel=64).thread_count == 3
-    assert EngineConfig(folder=FOLDER, tensor_parallel=64).thread_count <= max(
-        1, EngineConfig(folder=FOLDER).thread_count // 64
+    assert EngineOptions(folder=FOLDER).thread_count >= 1
+    assert EngineOptions(folder=FOLDER, threads=3).thread_count == 3
+    assert EngineOptions(folder=FOLDER, threads=3, tensor_parallel=64).thread_count == 3
+    assert EngineOptions(folder=FOLDER, tensor_parallel=64).thread_count <= max(
+        1, EngineOptions(folder=FOLDER).thread_count // 64
     )
 
 
@@ -69,15 +69,15 @@ def test_threads_default_to_leaving_one_core() -> None:
 def test_ranks_take_a_kind_of_device_and_plain_weights(
     changes: dict[str, str], reason: str
 ) -> None:
-    EngineConfig(folder=FOLDER, **changes)
-    EngineConfig(folder=FOLDER, tensor_parallel=2, device="cuda")
+    EngineOptions(folder=FOLDER, **changes)
+    EngineOptions(folder=FOLDER, tensor_parallel=2, device="cuda")
     with pytest.raises(StartupError, match=reason):
-        EngineConfig(folder=FOLDER, tensor_parallel=2, **changes)
+        EngineOptions(folder=FOLDER, tensor_parallel=2, **changes)
 
 
 @pytest.mark.parametrize("width", [1, 2, 6, 12])
 def test_a_targets_width_is_a_multiple_of_eight_and_a_drafts_need_not_be(width: int) -> None:
-    engine = EngineConfig(folder=FOLDER, width=width)
+    engine = EngineOptions(folder=FOLDER, width=width)
     DraftConfig(engine=engine)
     with pytest.raises(StartupError, match="multiple of 8"):
         TargetConfig(engine=engine)
@@ -103,7 +103,7 @@ def test_a_session_service_checks_its_pace(
 
 def test_a_number_that_is_none_is_no_width() -> None:
     with pytest.raises(StartupError):
-        EngineConfig(folder=FOLDER, width=math.nan)
+        EngineOptions(folder=FOLDER, width=math.nan)
 
 
 def test_the_ledger_follows_the_xdg_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from outrider_server.core.errors import ModelRefused, StartupError
 from outrider_server.engine.build import engine_builder
 from outrider_server.engine.model import hub
 from outrider_server.engine.model.loading import load_model
+from outrider_server.engine.options import EngineOptions
 from outrider_server.planning.config_file import read_config
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -397,19 +398,21 @@ SHAPES = {
     "dtype": "auto",
     "device": "cpu",
     "slots": 2,
-    "row_buckets": (1, 2),
+    "rows": 2,
     "width": 8,
     "prefill_width": 16,
     "max_context_tokens": 0,
-    "compile_mode": "off",
-    "reproducible": False,
+    "compile": "off",
     "threads": 1,
+    "park_bytes": 0,
 }
 
 
 def test_a_builder_takes_the_models_own_context_unless_told(folder: Path) -> None:
-    assert engine_builder(folder, **SHAPES)().limits.max_context_tokens == 256
-    shorter = engine_builder(folder, **(SHAPES | {"max_context_tokens": 40}))()
+    assert engine_builder(EngineOptions(folder=folder, **SHAPES))().limits.max_context_tokens == 256
+    shorter = engine_builder(
+        EngineOptions(folder=folder, **(SHAPES | {"max_context_tokens": 40}))
+    )()
     assert shorter.limits.max_context_tokens == 40
 
 
@@ -424,4 +427,4 @@ def test_a_builder_refuses_what_the_machine_or_the_model_has_not(
     folder: Path, change: dict[str, object], reason: str
 ) -> None:
     with pytest.raises(StartupError, match=reason):
-        engine_builder(folder, **(SHAPES | change))()
+        engine_builder(EngineOptions(folder=folder, **(SHAPES | change)))()

@@ -16,6 +16,7 @@ from outrider_server.engine.layout import Row
 from outrider_server.engine.model import quantizing
 from outrider_server.engine.model.int8 import Int8Linear
 from outrider_server.engine.model.loading import load_model
+from outrider_server.engine.options import EngineOptions
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaForCausalLM
 
 pytest.importorskip("bitsandbytes")
@@ -61,18 +62,20 @@ def save_quantized(folder: Path, kind: str) -> None:
 def engine(folder: Path, kind: str, dtype: str = "bfloat16") -> Engine:
     """An audited engine of eager steps."""
     return engine_builder(
-        folder,
-        dtype=dtype,
-        device="cpu",
-        slots=4,
-        row_buckets=(1, 4),
-        width=8,
-        prefill_width=16,
-        max_context_tokens=96,
-        compile_mode="off",
-        reproducible=False,
-        threads=1,
-        quantization=kind,
+        EngineOptions(
+            folder=folder,
+            dtype=dtype,
+            device="cpu",
+            slots=4,
+            rows=4,
+            width=8,
+            prefill_width=16,
+            max_context_tokens=96,
+            compile="off",
+            threads=1,
+            quantization=kind,
+            park_bytes=0,
+        )
     )()
 
 

@@ -7,7 +7,7 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from outrider_server.engine.returns import SPREAD, Returns
+from outrider_server.engine.scheduling.returns import SPREAD, Returns
 
 STEP = 0.02
 

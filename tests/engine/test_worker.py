@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from outrider_server.core.errors import InternalError, InvalidRequest, OutriderError
-from outrider_server.engine.batching import Demand
 from outrider_server.engine.engine import BatchResult
 from outrider_server.engine.layout import RowResult
+from outrider_server.engine.scheduling.batching import Demand, PlanRows
+from outrider_server.engine.scheduling.scheduler import Batch, Ready, Scheduler, Work
 from outrider_server.engine.slots import Slot
-from outrider_server.engine.worker import DeviceThread, Work, choose
+from outrider_server.engine.worker import DeviceThread
 
 VERIFY = Work(0, (1,), prefill=False)
 PREFILL = Work(0, (1,), prefill=True)
@@ -97,7 +98,17 @@ async def run(engine: RecordingEngine, *jobs: CountingJob) -> None:
     await device.stop()
 
 
-READY = st.lists(st.booleans(), max_size=12).map(
+def chosen_of(ready: Sequence[Ready], plan: PlanRows, prefilled_last: bool) -> list[Ready]:
+    """What a scheduler runs of what is ready, after a step of either kind."""
+    scheduler = Scheduler(plan)
+    before = PREFILL if prefilled_last else VERIFY
+    scheduler.ran(Batch(((CountingJob("before"), before),)), 0.0, 0.0)
+    decision = scheduler.next(ready, 0.0)
+    assert isinstance(decision, Batch), "nobody is away"
+    return list(decision.entries)
+
+
+READY = st.lists(st.booleans(), min_size=1, max_size=12).map(
     lambda kinds: [
         (CountingJob(str(index)), PREFILL if kind else VERIFY) for index, kind in enumerate(kinds)
     ]
@@ -108,16 +119,16 @@ READY = st.lists(st.booleans(), max_size=12).map(
 def test_a_step_is_one_chunk_or_a_batch_of_the_first_verify_rows(
     ready: list[tuple[CountingJob, Work]], rows: int, prefilled_last: bool
 ) -> None:
-    chosen = choose(ready, RecordingEngine(rows).plan_rows, prefilled_last)
+    chosen = chosen_of(ready, RecordingEngine(rows).plan_rows, prefilled_last)
     verify = [entry for entry in ready if not entry[1].prefill]
     prefill = [entry for entry in ready if entry[1].prefill]
-    assert bool(chosen) == bool(ready), "something runs whenever something waits"
-    if chosen and chosen[0][1].prefill:
+    assert chosen, "something runs whenever something waits"
+    if chosen[0][1].prefill:
         assert chosen == prefill[:1]
         assert not verify or not prefilled_last
     else:
         assert chosen == verify[:rows]
-        assert not prefill or prefilled_last or not chosen
+        assert not prefill or prefilled_last
 
 
 @given(st.lists(st.tuples(st.integers(1, 8), st.booleans()), min_size=1, max_size=6), st.data())
@@ -138,7 +149,7 @@ def test_a_row_is_cut_to_what_the_plan_keeps_of_it(
         return kept
 
     jobs = [CountingJob(str(index)) for index in range(len(works))]
-    chosen = choose(list(zip(jobs, works, strict=True)), plan, prefilled_last=True)
+    chosen = chosen_of(list(zip(jobs, works, strict=True)), plan, prefilled_last=True)
     assert asked == [(len(work.tokens), work.survival) for work in works]
     assert [job for job, _ in chosen] == jobs[: len(kept)]
     assert [work.tokens for _, work in chosen] == [tuple(range(count)) for count in kept]

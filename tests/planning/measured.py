@@ -17,10 +17,10 @@ from pathlib import Path
 
 import torch
 from outrider_server.bench.machine import resident_bytes
-from outrider_server.config import EngineConfig
 from outrider_server.core.types import Draw, SamplingParams
 from outrider_server.engine.layout import Row
 from outrider_server.engine.model.loading import load_model
+from outrider_server.engine.options import EngineOptions
 from outrider_server.engine.step import StepLimits, StepRunner
 from torch.profiler import ProfilerActivity, profile
 
@@ -65,7 +65,7 @@ def held_by(runner: StepRunner) -> int:
 def measure(folder: Path, mode: str, slots: int) -> dict[str, int]:
     """The bytes of an engine at its defaults."""
     before = resident_bytes(os.getpid())
-    config = EngineConfig(folder=folder, slots=slots, rows=slots)
+    config = EngineOptions(folder=folder, slots=slots, rows=slots)
     loaded = load_model(folder, "auto", torch.device("cpu"))
     if mode == "eager":
         loaded, mode = replace(loaded, parameter_count=0), "auto"

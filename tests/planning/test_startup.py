@@ -9,6 +9,7 @@ import torch
 from outrider_server.core.errors import ModelRefused, StartupError
 from outrider_server.engine import build as building
 from outrider_server.engine.build import engine_builder
+from outrider_server.engine.options import EngineOptions
 from outrider_server.models import TARGET_FOLDER
 from outrider_server.planning import startup
 from outrider_server.planning.available import available_bytes
@@ -112,17 +113,19 @@ def test_a_folder_that_cannot_be_planned_is_left_to_loading(
 
 def build(folder: Path) -> None:
     builder = engine_builder(
-        folder,
-        dtype="auto",
-        device="cpu",
-        slots=2,
-        row_buckets=(1, 2),
-        width=8,
-        prefill_width=64,
-        max_context_tokens=0,
-        compile_mode="off",
-        reproducible=False,
-        threads=1,
+        EngineOptions(
+            folder=folder,
+            dtype="auto",
+            device="cpu",
+            slots=2,
+            rows=2,
+            width=8,
+            prefill_width=64,
+            max_context_tokens=0,
+            compile="off",
+            threads=1,
+            park_bytes=0,
+        )
     )
     builder()
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from outrider_server.engine import compiling
 from outrider_server.engine.build import engine_builder
+from outrider_server.engine.options import EngineOptions
 from outrider_server.engine.worker import DeviceThread
 from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -31,24 +32,26 @@ def device_thread(
     dtype: str,
     width: int,
     compile_mode: str = "off",
-    rows: tuple[int, ...] = (1, 6),
+    rows: int = 6,
     quantization: str = "none",
 ) -> DeviceThread:
     """A device thread, not started, over a model folder."""
     return DeviceThread(
         engine_builder(
-            folder,
-            dtype=dtype,
-            device="cpu",
-            slots=8,
-            row_buckets=rows,
-            width=width,
-            prefill_width=64,
-            max_context_tokens=512,
-            compile_mode=compile_mode,
-            reproducible=False,
-            threads=1,
-            quantization=quantization,
+            EngineOptions(
+                folder=folder,
+                dtype=dtype,
+                device="cpu",
+                slots=8,
+                rows=rows,
+                width=width,
+                prefill_width=64,
+                max_context_tokens=512,
+                compile=compile_mode,
+                threads=1,
+                quantization=quantization,
+                park_bytes=0,
+            )
         )
     )
 

@@ -17,9 +17,10 @@ import grpc
 import outrider
 from outrider.v1 import draft_pb2_grpc, session_pb2_grpc, target_pb2, target_pb2_grpc
 from outrider_server.commands import wiring
-from outrider_server.config import DRAFT_WIDTH, EngineConfig
+from outrider_server.config import DRAFT_WIDTH
 from outrider_server.draft.service import DraftServicer
 from outrider_server.engine.host import EngineHost
+from outrider_server.engine.options import EngineOptions
 from outrider_server.rpc.serve import Server
 from outrider_server.session.drafting import LoopSettings
 from outrider_server.session.ledger.sqlite_ledger import SqliteLedger
@@ -38,7 +39,7 @@ def start_engine(folder: Path, name: str, **changes: Any) -> EngineHost:
     """An engine as the service `name` has it, eager and small. End it with `stop_engine`."""
     width = DRAFT_WIDTH if name == "draft" else 8
     settings: dict[str, Any] = {"slots": 8, "rows": 8, "width": width, "prefill_width": 64}
-    config = EngineConfig(folder=folder, compile="off", threads=1, **(settings | changes))
+    config = EngineOptions(folder=folder, compile="off", threads=1, **(settings | changes))
     return asyncio.run(wiring._start_engine(config, name))
 
 

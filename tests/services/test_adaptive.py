@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from outrider_server.engine.batching import Demand
 from outrider_server.engine.engine import BatchResult, Engine
+from outrider_server.engine.scheduling.batching import Demand
 from outrider_server.session import drafting
 
 from .harness import SessionService, generate

@@ -1,6 +1,6 @@
 """The device thread on the virtual loop: the real thread's jobs, batches and steps, without the thread.
 
-What stands in is the waiting: `_gather`, which holds a step back for sessions that may return, is left out.
+What stands in is the waiting: no step is held back for sessions that may return.
 While a step takes its time the inbox is not looked at, as on the real thread.
 """
 
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from outrider_server.engine.engine import Engine
+from outrider_server.engine.scheduling.scheduler import Batch, Scheduler
 from outrider_server.engine.worker import DeviceThread
 
 Change = Callable[[], None]
@@ -49,11 +50,14 @@ class VirtualDevice(DeviceThread):
 
     async def run(self) -> None:
         """Runs for ever."""
+        scheduler = Scheduler(self.engine.plan_rows)
         while True:
             await self._changes.news.wait()
             self._changes.news.clear()
             self._drain_inbox(wait=False)
             while ready := self._ready():
                 await asyncio.sleep(self._step_seconds * self._random.uniform(0.2, 1.0))
-                self._step(self.engine, ready)
+                decision = scheduler.next(ready, 0.0, has_waited=True)
+                assert isinstance(decision, Batch), "who has waited runs"
+                self._step(self.engine, scheduler, decision)
                 self._drain_inbox(wait=False)

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import lifeline
-from ..config import ATTENTIONS
 from ..core.errors import StartupError
+from ..engine.options import ATTENTIONS
 from ..models import TARGET_FOLDER
 from .model_cache import cache_folder
 from .prompts import Prompts
@@ -51,20 +51,23 @@ def measure(folder: Path, kernel: str, arguments: argparse.Namespace) -> Measure
     from ..engine.audit import GREEDY
     from ..engine.build import engine_builder
     from ..engine.layout import Row
+    from ..engine.options import EngineOptions
 
     build: Callable[[], Engine] = engine_builder(
-        folder,
-        dtype=arguments.dtype,
-        device=arguments.device,
-        slots=1,
-        row_buckets=(1,),
-        width=WIDTH,
-        prefill_width=arguments.prefill_width,
-        max_context_tokens=arguments.tokens + FULL_STEPS * WIDTH + GENERATED,
-        compile_mode=arguments.compile,
-        reproducible=False,
-        threads=arguments.threads,
-        attention=kernel,
+        EngineOptions(
+            folder=folder,
+            dtype=arguments.dtype,
+            device=arguments.device,
+            slots=1,
+            rows=1,
+            width=WIDTH,
+            prefill_width=arguments.prefill_width,
+            max_context_tokens=arguments.tokens + FULL_STEPS * WIDTH + GENERATED,
+            compile=arguments.compile,
+            threads=arguments.threads,
+            attention=kernel,
+            park_bytes=0,
+        )
     )
     engine = build()
     runner, chunk = engine.runner, arguments.prefill_width

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from ..commands.engines import started_engine
-from ..config import DRAFT_WIDTH, EngineConfig
+from ..config import DRAFT_WIDTH
 from ..core.types import Accepted, Draw, FinishReason, Round, SamplingParams
 from ..engine.local import LocalDrafter, LocalVerifier
+from ..engine.options import EngineOptions
 from ..engine.worker import DeviceThread
 from ..speculation.decoder import decode_ahead, decode_synchronously
 from ..speculation.turn import Turn
@@ -57,7 +58,7 @@ class ColocatedPair:
     @classmethod
     async def start(cls, target: Path, draft: Path, context: int) -> ColocatedPair:
         """Builds the engines with the settings of the services. Raises StartupError."""
-        config = partial(EngineConfig, slots=SLOTS, rows=1, max_context_tokens=context)
+        config = partial(EngineOptions, slots=SLOTS, rows=1, max_context_tokens=context)
         # The engine started last says how many threads the kernels of the process have.
         drafting = await started_engine(config(folder=draft, width=DRAFT_WIDTH, threads=1))
         return cls(await started_engine(config(folder=target)), drafting)

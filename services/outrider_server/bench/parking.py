@@ -57,28 +57,28 @@ class Parking:
 
 def run_parking(target: Path, widen: float, settings: ParkingSettings) -> list[Parking]:
     """Measures each length on the model in `target`, made so large. Raises StartupError."""
-    from ..config import EngineConfig
     from ..engine.build import engine_builder
+    from ..engine.options import EngineOptions
 
     folder = (
         widened(target, widen, cache_folder())
         if widen
         else lengthened(target, LONGEST_POSITIONS, cache_folder())
     )
-    config = EngineConfig(folder=folder, threads=settings.threads, compile=settings.compile)
     engine: Engine = engine_builder(
-        folder,
-        dtype="auto",
-        device="cpu",
-        slots=2,
-        row_buckets=(1,),
-        width=8,
-        prefill_width=PREFILL_WIDTH,
-        max_context_tokens=max(settings.lengths),
-        compile_mode=settings.compile,
-        reproducible=False,
-        threads=config.thread_count,
-        park_bytes=PARK_BYTES,
+        EngineOptions(
+            folder=folder,
+            dtype="auto",
+            device="cpu",
+            slots=2,
+            rows=1,
+            width=8,
+            prefill_width=PREFILL_WIDTH,
+            max_context_tokens=max(settings.lengths),
+            compile=settings.compile,
+            threads=settings.threads,
+            park_bytes=PARK_BYTES,
+        )
     )()
     prompts = Prompts.of(folder)
     return [

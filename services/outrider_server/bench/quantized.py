@@ -16,11 +16,11 @@ from tokenizers import Tokenizer
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from ..config import QUANTIZATIONS
 from ..engine.build import engine_builder
 from ..engine.engine import Engine
 from ..engine.layout import Row
 from ..engine.model.loading import load_model
+from ..engine.options import QUANTIZATIONS, EngineOptions
 from ..models import DRAFT_FOLDER, TARGET_FOLDER, held_out_prompts
 from ..models.training.evaluate import measure_agreement
 
@@ -74,18 +74,20 @@ def perplexity(model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> float:
 def step_ms(folder: Path, quantization: str, compile_mode: str, threads: int) -> float:
     """Median time of a verify step of one full row."""
     build: Callable[[], Engine] = engine_builder(
-        folder,
-        dtype="auto",
-        device="cpu",
-        slots=1,
-        row_buckets=(1,),
-        width=WIDTH,
-        prefill_width=64,
-        max_context_tokens=512,
-        compile_mode=compile_mode,
-        reproducible=False,
-        threads=threads,
-        quantization=quantization,
+        EngineOptions(
+            folder=folder,
+            dtype="auto",
+            device="cpu",
+            slots=1,
+            rows=1,
+            width=WIDTH,
+            prefill_width=64,
+            max_context_tokens=512,
+            compile=compile_mode,
+            threads=threads,
+            quantization=quantization,
+            park_bytes=0,
+        )
     )
     engine = build()
     times = []

@@ -18,9 +18,10 @@ from typing import Any
 import torch
 
 from ..commands.engines import started_engine
-from ..config import DRAFT_WIDTH, EngineConfig
+from ..config import DRAFT_WIDTH
 from ..core.types import Draw, SamplingParams, Step
 from ..engine.local import LocalDrafter, LocalVerifier
+from ..engine.options import EngineOptions
 from ..engine.worker import DeviceThread
 from .peer_process import Answer, serve_peer
 
@@ -41,7 +42,7 @@ class EngineBench:
     @classmethod
     async def start(cls, target: Path, draft: Path, context: int) -> EngineBench:
         """Builds the engines with the settings of the services. Raises StartupError."""
-        config = partial(EngineConfig, slots=SLOTS, rows=SLOTS, max_context_tokens=context)
+        config = partial(EngineOptions, slots=SLOTS, rows=SLOTS, max_context_tokens=context)
         # The engine started last says how many threads the kernels of the process have.
         drafting = await started_engine(config(folder=draft, width=DRAFT_WIDTH, threads=1))
         return cls(await started_engine(config(folder=target)), drafting)
@@ -68,7 +69,7 @@ class EngineBench:
             "cache_positions": engine.limits.max_context_tokens,
             "cache_headroom": max(engine.limits.width, engine.limits.prefill_width),
             "position_bytes": 2 * config.num_hidden_layers * heads * head_size * size,
-            "threads": EngineConfig(folder=Path()).thread_count,
+            "threads": EngineOptions(folder=Path()).thread_count,
             "prefill_width": engine.limits.prefill_width,
             "compiled": engine.runner.compiled,
             "cores": os.cpu_count(),

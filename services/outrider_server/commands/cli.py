@@ -12,6 +12,7 @@ from .. import address
 from .. import config as configuration
 from ..bench.command import bench
 from ..core.errors import StartupError
+from ..engine.options import EngineOptions
 from ..logs import set_up_logs
 from ..models import DRAFT_FOLDER, TARGET_FOLDER
 from ..planning.command import plan
@@ -102,7 +103,7 @@ def target(
     """Run the target service: the large model, which decides every token."""
     from .wiring import run_target
 
-    engine = configuration.EngineConfig(
+    engine = EngineOptions(
         folder=model,
         dtype=dtype.value,
         device=device,
@@ -145,7 +146,7 @@ def draft(
     """Run the draft service: the small model, which guesses ahead."""
     from .wiring import run_draft
 
-    engine = configuration.EngineConfig(
+    engine = EngineOptions(
         folder=model,
         dtype=dtype.value,
         device=device,

@@ -17,8 +17,9 @@ from outrider.v1 import session_pb2, target_pb2
 from outrider.v1.draft_pb2 import DESCRIPTOR as DRAFT_FILE
 
 from ..address import Listen
-from ..config import DraftConfig, EngineConfig, SessionConfig, TargetConfig, is_database
+from ..config import DraftConfig, SessionConfig, TargetConfig, is_database
 from ..core.errors import StartupError, Unavailable
+from ..engine.options import EngineOptions
 from ..rpc import telemetry
 from ..rpc.binding import check_free
 from ..rpc.serve import Server
@@ -184,7 +185,7 @@ async def _serve(
         await stop()
 
 
-async def _start_engine(config: EngineConfig, name: str) -> EngineHost | None:
+async def _start_engine(config: EngineOptions, name: str) -> EngineHost | None:
     """An engine host, its counters observed. Imports torch, which the session service never does.
 
     Where ranks share the model, that is rank 0's. Any other returns None, after its last step.

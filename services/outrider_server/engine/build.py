@@ -1,9 +1,8 @@
-"""Builds an engine from plain arguments: loads the model, settles its shapes, compiles and audits."""
+"""Builds an engine from its options: loads the model, settles its shapes, compiles and audits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -11,11 +10,11 @@ import torch
 from ..core.errors import StartupError
 from ..planning.startup import check_memory
 from ..planning.types import EngineRequest
-from .attention.attention_choice import AUTO, check_attention
+from .attention.attention_choice import check_attention
 from .engine import Engine
 from .model.hub import local_folder
 from .model.loading import LoadedModel, load_model
-from .model.quantizing import NONE
+from .options import EngineOptions
 from .ranks.ranks import Group
 from .step import StepLimits, StepRunner
 
@@ -38,21 +37,7 @@ def follow(
 
 
 def engine_builder(
-    folder: Path,
-    *,
-    dtype: str,
-    device: str,
-    slots: int,
-    row_buckets: tuple[int, ...],
-    width: int,
-    prefill_width: int,
-    max_context_tokens: int,
-    compile_mode: str,
-    reproducible: bool,
-    threads: int,
-    quantization: str = NONE,
-    attention: str = AUTO,
-    park_bytes: int = 0,
+    options: EngineOptions,
     group: Group | None = None,
     make: Callable[..., T] = Engine,  # type: ignore[assignment]
 ) -> Callable[[], T]:
@@ -63,44 +48,37 @@ def engine_builder(
     """
 
     def build() -> T:
-        torch.set_num_threads(threads)
-        torch_device = _usable(device, group)
-        check_attention(attention, torch_device.type)
-        request = EngineRequest(
-            dtype=dtype,
-            quantization=quantization,
-            device=str(torch_device),
-            slots=slots,
-            rows=row_buckets[-1],
-            width=width,
-            prefill_width=prefill_width,
-            max_context_tokens=max_context_tokens,
-            compile=compile_mode if group is None else "off",
-            park_bytes=park_bytes,
-        )
-        ranks = 1 if group is None else group.place.size
-        _check_memory(local_folder(folder), request, group)
+        torch.set_num_threads(options.thread_count)
+        device = _usable(options.device, group)
+        check_attention(options.attention, device.type)
+        _check_memory(options, device, group)
         if group is not None:
-            group.join(torch_device)
-        loaded = load_model(folder, dtype, torch_device, quantization, ranks)
+            group.join(device)
+        ranks = 1 if group is None else group.place.size
+        loaded = load_model(options.folder, options.dtype, device, options.quantization, ranks)
         limits = StepLimits(
-            slots=slots,
-            max_context_tokens=_context(loaded, max_context_tokens),
-            width=width,
-            prefill_width=prefill_width,
-            row_buckets=row_buckets,
+            slots=options.slots,
+            max_context_tokens=_context(loaded, options.max_context_tokens),
+            width=options.width,
+            prefill_width=options.prefill_width,
+            row_buckets=options.row_buckets,
         )
         return make(
             loaded,
             limits,
-            compile_mode=compile_mode,
-            reproducible=reproducible,
-            attention=attention,
-            park_bytes=park_bytes,
+            compile_mode=options.compile,
+            reproducible=options.reproducible,
+            attention=options.attention,
+            park_bytes=_park_bytes(options, group),
             group=group,
         )
 
     return build
+
+
+def _park_bytes(options: EngineOptions, group: Group | None) -> int:
+    """Nothing where ranks share the model: the other ranks' shares would have to move with rank 0's."""
+    return options.park_bytes if group is None else 0
 
 
 def _context(loaded: LoadedModel, wanted: int) -> int:
@@ -127,14 +105,27 @@ def _usable(device: str, group: Group | None) -> torch.device:
     return torch_device
 
 
-def _check_memory(folder: Path, request: EngineRequest, group: Group | None) -> None:
+def _check_memory(options: EngineOptions, device: torch.device, group: Group | None) -> None:
     """Checks the model, or a rank's share. Ranks on one CPU share its memory; one counts for all there.
 
     No rank loads before all have passed: they join after it.
     """
+    folder = local_folder(options.folder)
+    request = EngineRequest(
+        dtype=options.dtype,
+        quantization=options.quantization,
+        device=str(device),
+        slots=options.slots,
+        rows=options.rows,
+        width=options.width,
+        prefill_width=options.prefill_width,
+        max_context_tokens=options.max_context_tokens,
+        compile=options.compile if group is None else "off",
+        park_bytes=_park_bytes(options, group),
+    )
     if group is None:
         check_memory(folder, request)
-    elif request.device != "cpu":
+    elif device.type != "cpu":
         check_memory(folder, request, ranks=group.place.size)
     elif group.place.local_rank == 0:
         place = group.place

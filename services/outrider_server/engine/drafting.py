@@ -12,9 +12,9 @@ from ..core.errors import NonFiniteLogits, OutriderError, PositionMismatch
 from ..core.types import Proposal
 from .engine import Engine
 from .layout import RowResult
+from .scheduling.scheduler import Work
 from .slots import Slot
 from .step import NOT_FINITE
-from .worker import Work
 
 Emit = Callable[[int, Proposal, float], None]
 """Takes (branch, proposal, seconds that it took), on the device thread."""

@@ -16,11 +16,11 @@ from ..core.types import Draw, tokens_digest
 from ..pacing.estimates import CostEstimate
 from .attention.attention_choice import AUTO
 from .audit import audit_shapes
-from .batching import Demand, plan_rows
 from .layout import Row, RowResult
 from .model.loading import LoadedModel
 from .parking import ParkedSession, ParkedSessions
 from .ranks.ranks import Group
+from .scheduling.batching import Demand, plan_rows
 from .slots import Slot, SlotTable
 from .step import StepLimits, StepRunner
 
@@ -241,7 +241,7 @@ class Engine:
             )
 
     def plan_rows(self, demands: Sequence[Demand]) -> list[int]:
-        """How many tokens each row of the next step keeps; see `batching.plan_rows`."""
+        """How many tokens each row of the next step keeps; see `scheduling/batching.py`."""
         step_ms = [
             (rows * self.limits.width, cost.value_ms or 0.0) for rows, cost in self._costs.items()
         ]

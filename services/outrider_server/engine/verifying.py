@@ -9,9 +9,9 @@ from ..core.errors import InvalidRequest, NonFiniteLogits, OutriderError
 from ..core.types import Step, Verdict, decide
 from .engine import Engine
 from .layout import RowResult
+from .scheduling.scheduler import Work
 from .slots import Slot
 from .step import NOT_FINITE
-from .worker import Work
 
 
 @dataclass(frozen=True, slots=True)

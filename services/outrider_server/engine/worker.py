@@ -1,10 +1,7 @@
 """The device thread: the only thread that touches the engine.
 
-Everything that changes slots or runs steps comes through its inbox. Between steps it batches whatever rows
-are waiting; the time of a step is the batching window. Sessions that were answered lately are waited for
-while that pays (`returns.py`).
-Verify rows go first, and at most one prefill chunk runs between two verify steps, so a long prompt delays
-the others by one chunk.
+Everything that changes slots or runs steps comes through its inbox. Between steps it drains that, asks the
+scheduler what to run, runs it and hands the results out; the time of a step is the batching window.
 """
 
 from __future__ import annotations
@@ -16,73 +13,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from ..core.errors import InternalError, OutriderError
-from .batching import PlanRows
 from .engine import Engine
-from .layout import RowResult
-from .returns import Returns
-from .slots import Slot
+from .scheduling.scheduler import Batch, Job, Ready, Scheduler, in_turn
 
 log = logging.getLogger("outrider.engine")
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What a job wants next: tokens read at a position, with or without decisions."""
-
-    start_position: int
-    tokens: tuple[int, ...]
-    prefill: bool
-    survival: tuple[float, ...] | None = None
-    """For each token after the first the chance that it is of use; None where all are needed."""
-
-
-class Job(Protocol):
-    """Something that wants rows. All methods run on the device thread."""
-
-    slot: Slot
-
-    @property
-    def done(self) -> bool:
-        """True when the job wants nothing any more."""
-        ...
-
-    def work(self) -> Work | None:
-        """What to run next; None while there is nothing to do. Raises OutriderError."""
-        ...
-
-    def take(self, work: Work, result: RowResult | None, batch_rows: int, seconds: float) -> None:
-        """The work was run; `result` is None for prefill."""
-        ...
-
-    def fail(self, error: OutriderError) -> None:
-        """The work cannot be run; the job is done."""
-        ...
-
-
-Ready = tuple[Job, Work]
-
-
-def choose(ready: Sequence[Ready], plan: PlanRows, prefilled_last: bool) -> list[Ready]:
-    """Decides the next step: a batch of verify rows, or one prefill chunk. Pure.
-
-    Prefill runs when no verify row waits, and alternates with verify steps when both wait. `plan` says how
-    many tokens each of the first rows keeps.
-    """
-    verify = [entry for entry in ready if not entry[1].prefill]
-    prefill = [entry for entry in ready if entry[1].prefill]
-    if prefill and (not verify or not prefilled_last):
-        return prefill[:1]
-    kept = plan([(len(work.tokens), work.survival) for _, work in verify])
-    return [
-        (job, replace(work, tokens=work.tokens[:count]))
-        for (job, work), count in zip(verify, kept, strict=False)
-    ]
 
 
 class DeviceThread:
@@ -92,9 +31,6 @@ class DeviceThread:
         self._build = build
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._jobs: list[Job] = []
-        self._prefilled_last = False
-        self._away: dict[int, Slot] = {}
-        self._returns = Returns()
         self._stopping = False
         self._engine: Engine | None = None
         self._started: Future[Engine] = Future()
@@ -149,12 +85,22 @@ class DeviceThread:
             self._started.set_exception(error)
             return
         self._started.set_result(self._engine)
+        scheduler = Scheduler(self._engine.plan_rows)
         ready: list[Ready] = []
         while not self._stopping:
             self._drain_inbox(wait=not ready)
-            ready = self._gather(self._ready())
-            if ready:
-                self._step(self._engine, ready)
+            ready = self._ready()
+            batch, has_waited = None, False
+            while ready and batch is None:
+                decision = scheduler.next(ready, time.perf_counter(), has_waited=has_waited)
+                if isinstance(decision, Batch):
+                    batch = decision
+                elif self._await_change(decision.seconds):
+                    ready = self._ready()
+                else:
+                    has_waited = True
+            if batch is not None:
+                self._step(self._engine, scheduler, batch)
         self._fail(self._jobs, InternalError("the service is stopping; try again elsewhere"))
 
     def _drain_inbox(self, wait: bool) -> None:
@@ -186,42 +132,26 @@ class DeviceThread:
         self._jobs = [job for job in self._jobs if not job.done]
         return ready
 
-    def _gather(self, ready: list[Ready]) -> list[Ready]:
-        """Waits, while others wait already, for sessions that earlier steps answered."""
-        while ready:
-            now = time.perf_counter()
-            self._note_returns([job.slot for job, _ in ready], now)
-            seconds = self._returns.seconds_worth_waiting(len(ready), now) if self._away else 0
-            if seconds <= 0:
-                break
-            try:
-                self._perform(self._inbox.get(timeout=seconds))
-            except queue.Empty:
-                break
-            self._drain_inbox(wait=False)
-            ready = self._ready()
-        return ready
-
-    def _note_returns(self, here: Sequence[Slot], now: float) -> None:
-        self._returns.back([slot.index for slot in here], now)
-        for slot in here:
-            self._away.pop(slot.index, None)
-        for slot in [slot for slot in self._away.values() if not slot.open]:
-            self._returns.gone(slot.index)
-            del self._away[slot.index]
-
-    def _step(self, engine: Engine, ready: list[Ready]) -> None:
-        batch = choose(ready, engine.plan_rows, self._prefilled_last)
-        self._prefilled_last = batch[0][1].prefill
+    def _await_change(self, seconds: float) -> bool:
+        """Waits for something in the inbox and performs all that is there; False where nothing came."""
         try:
-            self._run_batch(engine, batch)
+            self._perform(self._inbox.get(timeout=seconds))
+        except queue.Empty:
+            return False
+        self._drain_inbox(wait=False)
+        return True
+
+    def _step(self, engine: Engine, scheduler: Scheduler, batch: Batch) -> None:
+        try:
+            seconds = self._run_batch(engine, batch)
         except Exception:
             log.exception("a step failed")
+            scheduler.failed(batch)
             failure = InternalError("the step failed; the service's log says why")
-            self._fail([job for job, _ in batch], failure)
-        # Those that were not chosen go first next time.
-        served = {id(job) for job, _ in batch}
-        self._jobs.sort(key=lambda job: id(job) in served)
+            self._fail([job for job, _ in batch.entries], failure)
+        else:
+            scheduler.ran(batch, seconds, time.perf_counter())
+        self._jobs = in_turn(self._jobs, batch)
 
     def _fail(self, jobs: Sequence[Job], error: OutriderError) -> None:
         """Fails the jobs that are not done; a job is done when the last step resolved it."""
@@ -229,17 +159,15 @@ class DeviceThread:
             if not job.done:
                 job.fail(error)
 
-    def _run_batch(self, engine: Engine, batch: list[Ready]) -> None:
-        if self._prefilled_last:
-            ((job, work),) = batch
+    def _run_batch(self, engine: Engine, batch: Batch) -> float:
+        """Runs a step and hands its results out; returns its seconds on the device."""
+        if batch.prefill:
+            ((job, work),) = batch.entries
             seconds = engine.prefill(job.slot, work.start_position, work.tokens)
             job.take(work, None, 1, seconds)
-            return
-        result = engine.decide(
-            [(job.slot, work.start_position, work.tokens) for job, work in batch]
-        )
-        for (job, work), row in zip(batch, result.rows, strict=True):
-            job.take(work, row, len(batch), result.seconds)
-        answered = {job.slot.index: job.slot for job, _ in batch if job.done}
-        self._away |= answered
-        self._returns.answered(answered.keys(), time.perf_counter(), result.seconds)
+            return seconds
+        rows = [(job.slot, work.start_position, work.tokens) for job, work in batch.entries]
+        result = engine.decide(rows)
+        for (job, work), row in zip(batch.entries, result.rows, strict=True):
+            job.take(work, row, len(rows), result.seconds)
+        return result.seconds

@@ -10,9 +10,8 @@ The chance of agreement is taken to be the same at every position and independen
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import pairwise
 
 MAX_LEAD = 64
 MAX_WINDOW = 63
@@ -177,41 +176,6 @@ def best_speculation(
             if best is None or predicted_ms < best.predicted_ms:
                 best = Pace(window, minimum, lead(window, ahead_costs), True, predicted_ms)
     return best
-
-
-def allocate(
-    survivals: Sequence[Sequence[float]], step_ms: Sequence[tuple[int, float]]
-) -> list[int]:
-    """How many proposals each row of a packed step keeps, for the most expected tokens a millisecond.
-
-    `survivals[i][j]` is the chance that row i's proposal j is accepted: a product, so it never rises with j.
-    Every row has one token more, which is always decided. `step_ms` is (tokens, ms), ascending; a step costs
-    what its bucket costs, so each bucket is filled with the likeliest proposals and the best bucket wins.
-    Of equally good buckets the smaller wins, being over sooner. Raises ValueError where the rows alone
-    exceed the last bucket.
-
-    Goodput: Liu et al., SmartSpec, arXiv 2406.14066.
-    """
-    rows = len(survivals)
-    if not step_ms or rows > step_ms[-1][0]:
-        raise ValueError(f"{rows} rows do not fit into the largest step")
-    # Stable: of equally likely proposals a row's earlier one comes first.
-    ranked = sorted(
-        [(-chance, row) for row, chances in enumerate(survivals) for chance in chances],
-        key=lambda entry: entry[0],
-    )
-    expected = list(accumulate((-chance for chance, _ in ranked), initial=float(rows)))
-    best_rate, best_count = -1.0, 0
-    for tokens, ms in step_ms:
-        if tokens < rows:
-            continue
-        count = min(tokens - rows, len(ranked))
-        if expected[count] / ms > best_rate:
-            best_rate, best_count = expected[count] / ms, count
-    kept = [0] * rows
-    for _, row in ranked[:best_count]:
-        kept[row] += 1
-    return kept
 
 
 def _check(agreement: float, window: int) -> None:

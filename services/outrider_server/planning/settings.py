@@ -6,8 +6,9 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import DRAFT_WIDTH, DTYPES, EngineConfig, TargetConfig
+from ..config import DRAFT_WIDTH, TargetConfig
 from ..core.errors import StartupError
+from ..engine.options import DTYPES, EngineOptions
 from .types import QUANTIZATIONS, EngineRequest
 
 LARGEST_CONTEXT = 1 << 24
@@ -36,7 +37,7 @@ class PlanSettings:
     def __post_init__(self) -> None:
         request = self.request
         # The services' own checks, so that a plan never promises what they refuse.
-        engine = EngineConfig(
+        engine = EngineOptions(
             folder=self.target,
             dtype=request.dtype,
             device=request.device,

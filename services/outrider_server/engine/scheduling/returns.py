@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from ..pacing.estimates import CostEstimate
+from ...pacing.estimates import CostEstimate
 
 SPREAD = 1.5
 """A session is given up when it is away for this many times its usual time."""
