@@ -10,7 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from outrider_server.engine import engine
 from outrider_server.engine.engine import BatchResult, Engine
+from outrider_server.engine.layout import Layout
 from outrider_server.engine.scheduling.batching import Demand
 from outrider_server.session import drafting
 
@@ -42,17 +44,17 @@ def large_target(target, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def crowded_target(target, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A target that leaves out proposals as it likes; returns how many, step by step."""
-    plan, choice, left_out = Engine.plan_rows, random.Random(3), []
+    plan, choice, left_out = engine.plan_rows, random.Random(3), []
 
-    def plan_less(engine: Engine, demands: Sequence[Demand]) -> list[int]:
-        kept = plan(engine, demands)
-        if engine is not target.engine:
+    def plan_less(demands: Sequence[Demand], layout: Layout, step_ms: Any) -> list[int]:
+        kept = plan(demands, layout, step_ms)
+        if layout is not target.engine.runner.layout:
             return kept
         fewer = [choice.randint(1, count) for count in kept]
         left_out.append(sum(kept) - sum(fewer))
         return fewer
 
-    monkeypatch.setattr(Engine, "plan_rows", plan_less)
+    monkeypatch.setattr(engine, "plan_rows", plan_less)
     return left_out
 
 
