@@ -25,9 +25,9 @@ from .ledger_fixtures import generated, started_session
 WRITER = """
 import asyncio, sys
 from pathlib import Path
-from outrider_server.session.ledger import LedgerToken
-from outrider_server.session.sqlite_ledger import SqliteLedger
-from outrider_server.speculation.types import TokenSource
+from outrider_server.session.ledger.ledger import LedgerToken
+from outrider_server.session.ledger.sqlite_ledger import SqliteLedger
+from outrider_server.core.types import TokenSource
 
 async def write(path, session_id, epoch):
     ledger = SqliteLedger(Path(path))
@@ -43,10 +43,10 @@ asyncio.run(write(*sys.argv[1:]))
 RACER = """
 import asyncio, sys
 from pathlib import Path
-from outrider_server.session.ledger import LedgerToken
-from outrider_server.session.sqlite_ledger import SqliteLedger
-from outrider_server.speculation.errors import PositionMismatch
-from outrider_server.speculation.types import TokenSource
+from outrider_server.session.ledger.ledger import LedgerToken
+from outrider_server.session.ledger.sqlite_ledger import SqliteLedger
+from outrider_server.core.errors import PositionMismatch
+from outrider_server.core.types import TokenSource
 
 async def race(path, session_id, epoch, rounds, name):
     ledger = SqliteLedger(Path(path))
