@@ -57,7 +57,8 @@ class VirtualDevice(DeviceThread):
             self._drain_inbox(wait=False)
             while ready := self._ready():
                 await asyncio.sleep(self._step_seconds * self._random.uniform(0.2, 1.0))
-                decision = scheduler.next(ready, 0.0, has_waited=True)
+                now = asyncio.get_running_loop().time()
+                decision = scheduler.next(ready, now, has_waited=True)
                 assert isinstance(decision, Batch), "who has waited runs"
                 self._step(self.engine, scheduler, decision)
                 self._drain_inbox(wait=False)
