@@ -97,6 +97,9 @@ async def test_a_turn_that_is_told_again_may_be_left_at_every_event(
         await until_idle(session)
         seen = await left_after(resumed(service, session.id), events)
         await check_all_is_free(service, target, draft)
+        (record,) = await service.ledger.turns(session.id)
+        if has_ended:
+            assert record.finish_reason is FinishReason.LENGTH, "it stays as it had ended"
         if isinstance(seen[-1], TurnSummary):
             break
     assert any(isinstance(each, Round) for each in seen)

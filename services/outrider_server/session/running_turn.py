@@ -248,6 +248,8 @@ class RunningTurn:
     async def _abandon(self, opened: OpenTurn | EndedTurn, state: TurnState) -> None:
         """Writes the end of a turn that nobody listens to any more, then frees the session."""
         reason = FinishReason.CANCELLED if state is TurnState.CANCELLED else FinishReason.FAILED
+        if isinstance(opened, EndedTurn):
+            reason = opened.finish_reason  # who leaves while it is told again changes nothing
         try:
             # Another owner of the session, or no ledger, leaves the turn without a recorded end.
             with contextlib.suppress(OutriderError):
