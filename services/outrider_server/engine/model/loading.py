@@ -86,8 +86,8 @@ def load_model(
 ) -> LoadedModel:
     """Loads a causal language model from a local folder, or by its name on a hub.
 
-    `quantization` is one of options.QUANTIZATIONS. Of several `ranks`, which have joined a process group, each
-    loads its share by the library's plan. Raises ModelRefused with the reason.
+    `quantization` is one of options.QUANTIZATIONS. Of several `ranks`, which have joined a process group,
+    each loads its share by the library's plan. Raises ModelRefused with the reason.
     """
     checkpoint = open_checkpoint(local_folder(folder))
     log_errors_only: Callable[[], None] = library_logging.set_verbosity_error
