@@ -36,7 +36,7 @@ _forking = multiprocessing.get_context("forkserver")
 _forking.set_forkserver_preload(
     [
         "outrider_server.commands.engines",
-        "outrider_server.engine.host",
+        "outrider_server.host.engine_host",
         "outrider_server.target.service",
         "outrider_server.draft.service",
         "outrider_server.session.service",

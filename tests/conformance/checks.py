@@ -19,8 +19,8 @@ from outrider_server.core.types import (
 )
 from outrider_server.engine.engine import Engine
 from outrider_server.engine.layout import Row
-from outrider_server.engine.local import LocalVerifier
-from outrider_server.engine.worker import DeviceThread
+from outrider_server.host.engine_host import EngineHost
+from outrider_server.host.local import LocalVerifier
 from outrider_server.speculation.decoder import decode_synchronously
 from outrider_server.speculation.turn import Turn
 from transformers import PreTrainedModel
@@ -80,13 +80,11 @@ class Told:
     known_length: int
 
 
-async def tell(
-    device: DeviceThread, case: Case, truth: Sequence[int] = (), session: str = ""
-) -> Told:
+async def tell(host: EngineHost, case: Case, truth: Sequence[int] = (), session: str = "") -> Told:
     """Runs one turn, in a session of its own unless one is named."""
     draw = Draw(case.sampling, seed=11, generated_from=len(case.tokens))
     name = session or f"session {next(_numbers)}"
-    verifier = await LocalVerifier.open(device, name, 1, case.tokens, draw)
+    verifier = await LocalVerifier.open(host, name, 1, case.tokens, draw)
     turn = Turn(case.tokens, verifier.known_length, case.window, Limit(), NEW_TOKENS)
     drafter = make_drafter(case.kind, case.tokens, truth)
     tokens: list[int] = []
@@ -148,12 +146,12 @@ def library_greedy(model: PreTrainedModel, prompt: tuple[int, ...]) -> tuple[int
     return tuple(out[0, len(prompt) :].tolist())
 
 
-async def greedy_differences(device: DeviceThread, model: PreTrainedModel, prompts: int) -> int:
+async def greedy_differences(host: EngineHost, model: PreTrainedModel, prompts: int) -> int:
     """How many prompts get other greedy tokens than from the library's `generate`."""
     differences = 0
     for seed in range(prompts):
         prompt = sample_tokens(20 + seed, PROMPT_TOKENS)
-        told = await tell(device, Case(prompt, GREEDY, 7, "ngram"))
+        told = await tell(host, Case(prompt, GREEDY, 7, "ngram"))
         differences += told.tokens != library_greedy(model, prompt)
     return differences
 
@@ -167,7 +165,7 @@ class PromiseOutcome:
     guessed: int
 
 
-async def check_promise(device: DeviceThread) -> PromiseOutcome:
+async def check_promise(host: EngineHost) -> PromiseOutcome:
     """Every window with every drafter, alone, then four sessions at once."""
     prompts = [sample_tokens(40 + seed, PROMPT_TOKENS - 9 * seed) for seed in range(4)]
     alone = [
@@ -187,23 +185,23 @@ async def check_promise(device: DeviceThread) -> PromiseOutcome:
     truths: dict[tuple[tuple[int, ...], float], tuple[int, ...]] = {}
     for case in alone + crowd:
         if case.key not in truths:
-            truths[case.key] = (await tell(device, Case(case.tokens, case.sampling))).tokens
-    told = [await tell(device, case, truths[case.key]) for case in alone]
-    told += await asyncio.gather(*(tell(device, case, truths[case.key]) for case in crowd))
+            truths[case.key] = (await tell(host, Case(case.tokens, case.sampling))).tokens
+    told = [await tell(host, case, truths[case.key]) for case in alone]
+    told += await asyncio.gather(*(tell(host, case, truths[case.key]) for case in crowd))
     differences = sum(
         one.tokens != truths[case.key] for case, one in zip(alone + crowd, told, strict=True)
     )
     return PromiseOutcome(len(told), differences, sum(one.guessed for one in told))
 
 
-async def turns_differ(device: DeviceThread) -> bool:
+async def turns_differ(host: EngineHost) -> bool:
     """Whether a second turn on kept KV differs from one session that reads everything from the start."""
     first = sample_tokens(60, 60)
     session = f"two turns {next(_numbers)}"
-    reply = await tell(device, Case(first, SAMPLED, 3, "ngram"), session=session)
+    reply = await tell(host, Case(first, SAMPLED, 3, "ngram"), session=session)
     longer = first + reply.tokens + sample_tokens(61, 15)
-    second = await tell(device, Case(longer, SAMPLED, 7, "ngram"), session=session)
+    second = await tell(host, Case(longer, SAMPLED, 7, "ngram"), session=session)
     assert second.known_length >= len(first), "the second turn starts on the first one's KV"
-    fresh = await tell(device, Case(longer, SAMPLED))
+    fresh = await tell(host, Case(longer, SAMPLED))
     assert fresh.known_length == 0
     return second.tokens != fresh.tokens

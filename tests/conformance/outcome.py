@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from outrider_server.engine.worker import DeviceThread
+from outrider_server.host.engine_host import EngineHost
 
 from .architectures import Architecture
 from .checks import (
@@ -60,13 +60,13 @@ def bfloat16_ratio(architecture: Architecture) -> float:
 
 async def find_outcome(architecture: Architecture, folder: Path, setting: Setting) -> Outcome:
     """Runs all checks over a model folder. Raises ModelRefused where the engine refuses it."""
-    device = DeviceThread(lambda: make_engine(folder, setting))
-    engine = await device.start()
+    host = await EngineHost.started(lambda: make_engine(folder, setting))
+    engine = host.engine
     try:
         library = library_model(architecture, folder, setting.dtype)
         if setting.dtype == "float32":
             exact, bound = library, FLOAT32_BOUND
-            differences = await greedy_differences(device, library, PROMPTS)
+            differences = await greedy_differences(host, library, PROMPTS)
         else:
             exact, differences = library_model(architecture, folder, setting.dtype).float(), None
             bound = bfloat16_ratio(architecture) * library_error(library, exact)
@@ -74,11 +74,11 @@ async def find_outcome(architecture: Architecture, folder: Path, setting: Settin
             error=logits_error(engine, exact),
             bound=bound,
             greedy_differences=differences,
-            promise=await check_promise(device),
-            turns_differ=await turns_differ(device),
+            promise=await check_promise(host),
+            turns_differ=await turns_differ(host),
             packed=engine.runner.layout.packed,
             compile_note=engine.runner.compile_note,
             kernel_note=engine.runner.kernel_note,
         )
     finally:
-        await device.stop()
+        await host.stop()

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from copy import deepcopy
+from functools import partial
 
 import pytest
 import torch
 from models_for_tests import loaded
 from outrider_server.engine.engine import Engine
 from outrider_server.engine.step import StepLimits
-from outrider_server.engine.worker import DeviceThread
+from outrider_server.host.engine_host import EngineHost
 from transformers import (
     AutoModelForCausalLM,
     CohereConfig,
@@ -73,13 +74,19 @@ MODELS = {
 
 
 class Subject:
-    """A model behind a device thread, and the library's."""
+    """A model in service, and the library's."""
 
-    def __init__(self, library: PreTrainedModel) -> None:
+    def __init__(self, library: PreTrainedModel, host: EngineHost) -> None:
         self.library = library
+        self.host = host
         self._replies: dict[tuple[int, ...], tuple[int, ...]] = {}
+
+    @classmethod
+    async def of(cls, library: PreTrainedModel) -> Subject:
+        """Serves a copy of the library's model."""
         served = loaded(deepcopy(library))
-        self.device = DeviceThread(lambda: Engine(served, LIMITS, "off", park_bytes=1 << 22))
+        build = partial(Engine, served, LIMITS, "off", park_bytes=1 << 22)
+        return cls(library, await EngineHost.started(build))
 
     def wanted(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
         """The library's reply."""
@@ -91,7 +98,7 @@ class Subject:
         """Whether the engine's reply is the library's; with a window an often right draft proposes."""
         wanted = self.wanted(tokens)
         kind = "often right" if window else "none"
-        told = await tell(self.device, Case(tokens, GREEDY, window, kind), wanted, session)
+        told = await tell(self.host, Case(tokens, GREEDY, window, kind), wanted, session)
         return told.tokens == wanted
 
 
@@ -100,10 +107,10 @@ def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(7)
-    made = Subject(AutoModelForCausalLM.from_config(MODELS[request.param]()).eval())
-    asyncio.run(made.device.start())
+    library = AutoModelForCausalLM.from_config(MODELS[request.param]()).eval()
+    made = asyncio.run(Subject.of(library))
     yield made
-    asyncio.run(made.device.stop())
+    asyncio.run(made.host.stop())
     torch.set_num_threads(before)
 
 
@@ -129,15 +136,15 @@ async def test_three_turns_and_a_way_back_get_the_librarys_tokens(subject: Subje
         assert await subject.told(context, "turns"), number
         context += subject.wanted(context)
     assert len(context) > 2 * ORIGINAL
-    await subject.device.call(lambda engine: engine.park("turns", 1))
+    await subject.host.park("turns", 1)
     for kept in (ORIGINAL + 10, ORIGINAL - 30):
         assert await subject.told(context[:kept], "turns"), kept
-    await subject.device.call(lambda engine: engine.fork("turns", "copy", ORIGINAL, 1))
+    await subject.host.fork("turns", "copy", ORIGINAL, 1)
     assert await subject.told(context[: ORIGINAL + 1], "copy")
 
 
 async def test_the_audit_finds_no_difference_across_the_border(subject: Subject) -> None:
-    audit = subject.device.engine.audit
+    audit = subject.host.engine.audit
     assert [finding.variation for finding in audit.findings if not finding.identical] == []
-    depends = subject.device.engine.runner.length_rule.border < LONGEST
+    depends = subject.host.engine.runner.length_rule.border < LONGEST
     assert depends == any("across" in finding.variation for finding in audit.findings)

@@ -6,12 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
-from outrider_server.config import (
-    DraftConfig,
-    SessionConfig,
-    TargetConfig,
-    default_ledger,
-)
+from outrider_server.config import DraftConfig, SessionConfig, TargetConfig, default_ledger
 from outrider_server.core.errors import StartupError
 from outrider_server.engine.options import EngineOptions
 

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-from outrider_server.engine.host import EngineHost
+from outrider_server.host.engine_host import EngineHost
 
 from .calls import Plan, Tally, perform, planned
 from .methods import DRAFT_METHODS, SESSION_METHODS, TARGET_METHODS

@@ -15,7 +15,7 @@ from pathlib import Path
 import grpc
 import outrider
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from outrider_server.engine.host import EngineHost
+from outrider_server.host.engine_host import EngineHost
 from services.harness import SessionService, Stack, generate, running_engine, until_closed
 
 from services import tiny_models

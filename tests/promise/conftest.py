@@ -12,7 +12,7 @@ import torch
 from outrider_server.engine import compiling
 from outrider_server.engine.build import engine_builder
 from outrider_server.engine.options import EngineOptions
-from outrider_server.engine.worker import DeviceThread
+from outrider_server.host.engine_host import EngineHost
 from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -26,7 +26,7 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def device_thread(
+async def started_host(
     folder: Path,
     *,
     dtype: str,
@@ -34,9 +34,9 @@ def device_thread(
     compile_mode: str = "off",
     rows: int = 6,
     quantization: str = "none",
-) -> DeviceThread:
-    """A device thread, not started, over a model folder."""
-    return DeviceThread(
+) -> EngineHost:
+    """A host over a model folder."""
+    return await EngineHost.started(
         engine_builder(
             EngineOptions(
                 folder=folder,
@@ -87,23 +87,21 @@ def never_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 async def drafts(
     never_compiled: None, untrained_draft: Path
-) -> AsyncIterator[dict[str, DeviceThread]]:
+) -> AsyncIterator[dict[str, EngineHost]]:
     """The bundled draft and the untrained one, running; packed where the machine can."""
-    threads = {
-        name: device_thread(folder, dtype="bfloat16", width=2, compile_mode="auto")
+    hosts = {
+        name: await started_host(folder, dtype="bfloat16", width=2, compile_mode="auto")
         for name, folder in (("bundled", DRAFT_FOLDER), ("untrained", untrained_draft))
     }
-    for thread in threads.values():
-        await thread.start()
-    yield threads
-    for thread in threads.values():
-        await thread.stop()
+    yield hosts
+    for host in hosts.values():
+        await host.stop()
 
 
-def target_thread(
+async def target_host(
     dtype: str, compile_mode: str = "off", quantization: str = "none"
-) -> DeviceThread:
-    """The bundled target, not started."""
-    return device_thread(
+) -> EngineHost:
+    """The bundled target."""
+    return await started_host(
         TARGET_FOLDER, dtype=dtype, width=8, compile_mode=compile_mode, quantization=quantization
     )

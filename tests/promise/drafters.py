@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from outrider_server.core.types import Draw, Proposal
-from outrider_server.engine.local import LocalDrafter
-from outrider_server.engine.worker import DeviceThread
+from outrider_server.host.engine_host import EngineHost
+from outrider_server.host.local import LocalDrafter
 from outrider_server.speculation.drafters import ComposedDrafter, NoDrafter
 from outrider_server.speculation.ngram import NgramDrafter
 
@@ -105,7 +105,7 @@ class OwnedDrafter:
 
 
 async def open_drafter(
-    kind: str, turn: TurnAt, threads: dict[str, DeviceThread], lead: int
+    kind: str, turn: TurnAt, hosts: dict[str, EngineHost], lead: int
 ) -> ClosableDrafter:
     """A drafter of the kind, ready for the turn."""
     if kind == "none":
@@ -114,9 +114,7 @@ async def open_drafter(
         return WrongDrafter(turn)
     if kind == "lying":
         return LyingDrafter(turn)
-    thread = threads["untrained" if kind == "untrained" else "bundled"]
-    model = await LocalDrafter.open(
-        thread, turn.session_id, 1, turn.tokens, turn.draw, max(1, lead)
-    )
+    host = hosts["untrained" if kind == "untrained" else "bundled"]
+    model = await LocalDrafter.open(host, turn.session_id, 1, turn.tokens, turn.draw, max(1, lead))
     ngram = NgramDrafter(turn.tokens) if kind == "composed" else None
     return OwnedDrafter(model, ngram, TAKES_BEFORE_DEATH if kind == "killed" else 10**9)

@@ -7,8 +7,8 @@ from contextlib import aclosing
 import pytest
 import torch
 from outrider_server.core.types import Draw, SamplingParams
-from outrider_server.engine.local import LocalVerifier
-from outrider_server.engine.worker import DeviceThread
+from outrider_server.host.engine_host import EngineHost
+from outrider_server.host.local import LocalVerifier
 from outrider_server.models import TARGET_FOLDER, held_out_prompts
 from outrider_server.speculation.decoder import decode_synchronously
 from outrider_server.speculation.ngram import NgramDrafter
@@ -16,7 +16,7 @@ from outrider_server.speculation.turn import Turn
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from .conftest import target_thread
+from .conftest import target_host
 from .test_promise import Limit, Nowhere
 
 PROMPTS = 20
@@ -26,7 +26,7 @@ NEAR_TIE = 1e-3
 """Two logits closer than this may change places when the shape of a product changes."""
 
 
-async def generated_here(target: DeviceThread, prompt: tuple[int, ...], name: str) -> list[int]:
+async def generated_here(target: EngineHost, prompt: tuple[int, ...], name: str) -> list[int]:
     """Greedy tokens of the engine, with n-gram drafts."""
     draw = Draw(SamplingParams(temperature=0.0), seed=0, generated_from=len(prompt))
     verifier = await LocalVerifier.open(target, name, 1, prompt, draw)
@@ -69,8 +69,7 @@ async def test_greedy_tokens_equal_the_librarys_or_part_at_a_near_tie(
     prompts = [prompt for prompt in encoded if len(prompt) == PROMPT_TOKENS][:PROMPTS]
     assert len(prompts) == PROMPTS
     model = AutoModelForCausalLM.from_pretrained(TARGET_FOLDER, dtype=torch.float32).eval()
-    target = target_thread("float32")
-    await target.start()
+    target = await target_host("float32")
     equal = 0
     for number, prompt in enumerate(prompts):
         here = await generated_here(target, prompt, f"library {number}")

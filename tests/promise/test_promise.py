@@ -24,14 +24,14 @@ from outrider_server.core.types import (
 from outrider_server.engine.engine import Engine
 from outrider_server.engine.kernels import kernels_missing
 from outrider_server.engine.layout import Row, RowResult
-from outrider_server.engine.local import LocalVerifier
-from outrider_server.engine.worker import DeviceThread
+from outrider_server.host.engine_host import EngineHost
+from outrider_server.host.local import LocalVerifier
 from outrider_server.models import TARGET_FOLDER, held_out_prompts
 from outrider_server.speculation.decoder import decode_ahead, decode_synchronously
 from outrider_server.speculation.turn import Turn
 from tokenizers import Tokenizer
 
-from .conftest import target_thread
+from .conftest import target_host
 from .drafters import KINDS, TurnAt, open_drafter
 
 SAMPLINGS = {
@@ -82,7 +82,7 @@ class Nowhere:
 class Bench:
     """Runs sequences on one target and remembers what it says alone."""
 
-    def __init__(self, target: DeviceThread, drafts: dict[str, DeviceThread]) -> None:
+    def __init__(self, target: EngineHost, drafts: dict[str, EngineHost]) -> None:
         tokenizer = Tokenizer.from_file(str(TARGET_FOLDER / "tokenizer.json"))
         self._prompts = [tuple(tokenizer.encode(text).ids[:60]) for text in held_out_prompts()]
         self._target = target
@@ -161,8 +161,8 @@ needs_kernels = pytest.mark.skipif(
 
 
 async def keep_promise(
-    target: DeviceThread,
-    drafts: dict[str, DeviceThread],
+    target: EngineHost,
+    drafts: dict[str, EngineHost],
     cases: list[Case],
     groups: list[list[Case]],
 ) -> Bench:
@@ -193,11 +193,11 @@ def mixed_steps(engine: Engine) -> list[tuple[int, ...]]:
 
 
 async def test_tokens_are_the_targets_with_any_draft_window_loop_and_neighbours(
-    drafts: dict[str, DeviceThread], record_property: pytest.RecordProperty
+    drafts: dict[str, EngineHost], record_property: pytest.RecordProperty
 ) -> None:
     """260 sequences of aligned float32 rows against the target alone."""
-    target = target_thread("float32")
-    engine = await target.start()
+    target = await target_host("float32")
+    engine = target.engine
     assert not engine.runner.layout.packed
     bench = await keep_promise(target, drafts, single_cases() + window_cases(), crowds())
     record_property("sequences", bench.compared)
@@ -206,11 +206,11 @@ async def test_tokens_are_the_targets_with_any_draft_window_loop_and_neighbours(
 
 @needs_kernels
 async def test_tokens_are_the_targets_when_its_rows_are_packed(
-    drafts: dict[str, DeviceThread], record_property: pytest.RecordProperty
+    drafts: dict[str, EngineHost], record_property: pytest.RecordProperty
 ) -> None:
     """The same 260 in bfloat16 on the engine's own kernels, where sessions share steps without padding."""
-    target = target_thread("bfloat16", compile_mode="auto")
-    engine = await target.start()
+    target = await target_host("bfloat16", compile_mode="auto")
+    engine = target.engine
     assert engine.runner.layout.packed
     assert not engine.runner.compiled
     noted = mixed_steps(engine)
@@ -221,21 +221,20 @@ async def test_tokens_are_the_targets_when_its_rows_are_packed(
 
 
 async def test_tokens_are_the_targets_when_bfloat16_rows_are_aligned(
-    drafts: dict[str, DeviceThread],
+    drafts: dict[str, EngineHost],
 ) -> None:
     """A part of them on torch's kernels, as on a machine that cannot run the engine's own."""
-    target = target_thread("bfloat16")
-    await target.start()
+    target = await target_host("bfloat16")
     await keep_promise(target, drafts, single_cases()[::4], crowds()[:6])
 
 
 @pytest.mark.parametrize("quantization", ["int8", "nf4"])
 async def test_tokens_are_a_quantized_targets(
-    quantization: str, drafts: dict[str, DeviceThread]
+    quantization: str, drafts: dict[str, EngineHost]
 ) -> None:
     """A part of them with quantized weights; the target alone is the quantized one."""
-    target = target_thread("bfloat16", quantization=quantization)
-    engine = await target.start()
+    target = await target_host("bfloat16", quantization=quantization)
+    engine = target.engine
     assert engine.describe().quantization == quantization
     await keep_promise(target, drafts, single_cases()[::24] + window_cases()[::16], crowds()[:1])
 
@@ -243,11 +242,11 @@ async def test_tokens_are_a_quantized_targets(
 @pytest.mark.skipif(NO_COMPILER, reason="no C++ compiler is installed")
 @pytest.mark.parametrize("quantization", ["int8", "nf4"])
 async def test_tokens_are_a_quantized_targets_when_its_steps_are_compiled(
-    quantization: str, drafts: dict[str, DeviceThread]
+    quantization: str, drafts: dict[str, EngineHost]
 ) -> None:
     """The same over compiled steps."""
-    target = target_thread("bfloat16", compile_mode="on", quantization=quantization)
-    engine = await target.start()
+    target = await target_host("bfloat16", compile_mode="on", quantization=quantization)
+    engine = target.engine
     assert engine.runner.compiled, engine.runner.compile_note
     await keep_promise(target, drafts, single_cases()[::32], crowds()[:1])
 
@@ -255,14 +254,14 @@ async def test_tokens_are_a_quantized_targets_when_its_steps_are_compiled(
 @pytest.mark.skipif(NO_COMPILER, reason="no C++ compiler is installed")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 async def test_tokens_are_the_targets_when_its_steps_are_compiled(
-    dtype: str, drafts: dict[str, DeviceThread]
+    dtype: str, drafts: dict[str, EngineHost]
 ) -> None:
     """A part of them over compiled steps, which have other bits than eager ones.
 
     In bfloat16 they are packed where the machine can run the engine's own kernels.
     """
-    target = target_thread(dtype, compile_mode="on")
-    engine = await target.start()
+    target = await target_host(dtype, compile_mode="on")
+    engine = target.engine
     assert engine.runner.compiled, engine.runner.compile_note
     assert engine.runner.layout.packed == (dtype == "bfloat16" and not kernels_missing())
     await keep_promise(target, drafts, single_cases()[::4], crowds()[:6])

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from outrider_server.engine.host import EngineHost
+from outrider_server.host.engine_host import EngineHost
 from outrider_server.session.peers import draft_link
 
 from . import tiny_models

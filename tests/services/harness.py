@@ -19,8 +19,8 @@ from outrider.v1 import draft_pb2_grpc, session_pb2_grpc, target_pb2, target_pb2
 from outrider_server.commands import wiring
 from outrider_server.config import DRAFT_WIDTH
 from outrider_server.draft.service import DraftServicer
-from outrider_server.engine.host import EngineHost
 from outrider_server.engine.options import EngineOptions
+from outrider_server.host.engine_host import EngineHost
 from outrider_server.rpc.serve import Server
 from outrider_server.session.drafting import LoopSettings
 from outrider_server.session.ledger.sqlite_ledger import SqliteLedger

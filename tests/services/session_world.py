@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import outrider
 import pytest
-from outrider_server.engine.host import EngineHost
+from outrider_server.host.engine_host import EngineHost
 
 from .harness import SessionService, Stack, generate
 from .session_model import Asked

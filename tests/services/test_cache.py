@@ -10,7 +10,7 @@ import grpc
 import outrider
 import pytest
 from outrider.v1 import draft_pb2, draft_pb2_grpc
-from outrider_server.engine.host import EngineHost
+from outrider_server.host.engine_host import EngineHost
 
 from .harness import Stack, generate, running_engine, taken_slots
 from .reference import LONG_PROMPT, as_one_turn, target_alone

@@ -7,7 +7,7 @@ from typing import Any
 
 import outrider
 import pytest
-from outrider_server.engine.host import EngineHost
+from outrider_server.host.engine_host import EngineHost
 
 from .chat_styles import STYLES, Style
 from .harness import SessionService, Stack, until_idle

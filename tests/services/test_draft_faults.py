@@ -7,7 +7,7 @@ from pathlib import Path
 
 import outrider
 import pytest
-from outrider_server.engine.host import EngineHost
+from outrider_server.host.engine_host import EngineHost
 
 from . import fake_drafts, tiny_models
 from .fake_drafts import FallingDraft, ScriptedDraft, SilentDraft, WrongDraft

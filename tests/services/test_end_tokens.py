@@ -8,7 +8,7 @@ from pathlib import Path
 import outrider
 import pytest
 from models_for_tests import edit_json
-from outrider_server.engine.host import EngineHost
+from outrider_server.host.engine_host import EngineHost
 
 from .harness import SessionService, Stack, generate, running_engine
 from .reference import target_alone

@@ -12,7 +12,7 @@ import outrider
 import pytest
 from outrider.v1 import draft_pb2_grpc, target_pb2, target_pb2_grpc
 from outrider_server.core.types import FinishReason
-from outrider_server.engine.host import EngineHost
+from outrider_server.host.engine_host import EngineHost
 from outrider_server.session.records import OWNER
 
 from .harness import OWN_CONNECTION, generate, until, until_idle

@@ -10,7 +10,7 @@ import grpc
 import outrider
 import pytest
 from outrider.v1 import target_pb2, target_pb2_grpc
-from outrider_server.engine.host import EngineHost
+from outrider_server.host.engine_host import EngineHost
 from outrider_server.session.peers import targets
 
 from .harness import Stack, generate, running_engine, taken_slots, until, until_closed

@@ -20,7 +20,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from outrider_server.engine.host import EngineHost
+from outrider_server.host.engine_host import EngineHost
 
 from .session_calls import SessionCalls
 from .session_draws import ASKED, DRAWN, MAX_LIVE, Drawn

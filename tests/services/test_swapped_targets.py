@@ -8,7 +8,7 @@ from pathlib import Path
 
 import outrider
 import pytest
-from outrider_server.engine.host import EngineHost
+from outrider_server.host.engine_host import EngineHost
 
 from .harness import SessionService, Stack, generate, running_engine, until_idle
 from .reference import target_alone

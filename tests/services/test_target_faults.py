@@ -9,7 +9,7 @@ import grpc
 import outrider
 import pytest
 from outrider_server.core.types import FinishReason
-from outrider_server.engine.host import EngineHost
+from outrider_server.host.engine_host import EngineHost
 
 from . import tiny_models
 from .harness import Stack, drain, running_engine, until, until_idle

@@ -14,7 +14,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from outrider_server.engine.host import EngineHost
+from outrider_server.host.engine_host import EngineHost
 from outrider_server.rpc import telemetry
 from outrider_server.session.peers import targets
 

@@ -10,7 +10,7 @@ import grpc
 import pytest
 from models_for_tests import edit_json
 from outrider.v1 import session_pb2
-from outrider_server.engine.host import EngineHost
+from outrider_server.host.engine_host import EngineHost
 from outrider_server.models import TARGET_FOLDER
 from outrider_server.session.ledger.ledger import NewTurn
 from outrider_server.session.records import OWNER

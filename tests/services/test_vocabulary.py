@@ -7,7 +7,7 @@ from pathlib import Path
 
 import outrider
 import pytest
-from outrider_server.engine.host import EngineHost
+from outrider_server.host.engine_host import EngineHost
 
 from . import tiny_models
 from .harness import Stack, generate, running_engine

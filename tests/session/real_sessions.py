@@ -16,8 +16,8 @@ from typing import Any
 
 import outrider
 import torch
-from outrider_server.engine.host import EngineHost
 from outrider_server.engine.model.tokenizer_files import read_tokenizer
+from outrider_server.host.engine_host import EngineHost
 from outrider_server.session.text.messages import ChatContext
 from tokenizers import Tokenizer as RawTokenizer
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM

@@ -14,7 +14,7 @@ import outrider
 from outrider.v1 import draft_pb2_grpc, session_pb2_grpc, target_pb2_grpc
 from outrider_server.core.errors import LedgerUnavailable
 from outrider_server.draft.service import DraftServicer
-from outrider_server.engine.host import EngineHost
+from outrider_server.host.engine_host import EngineHost
 from outrider_server.session.drafting import LoopSettings
 from outrider_server.session.peers import draft_link, target_link
 from outrider_server.session.peers.drafts import Drafts

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from outrider_server.engine.engine import Engine
 from outrider_server.engine.scheduling.scheduler import Batch, Scheduler
-from outrider_server.engine.worker import DeviceThread
+from outrider_server.host.device_thread import DeviceThread
 
 Change = Callable[[], None]
 

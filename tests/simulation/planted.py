@@ -17,9 +17,9 @@ from outrider_server.core.types import decide
 from outrider_server.engine import verifying
 from outrider_server.engine.drafting import DraftJob
 from outrider_server.engine.engine import Engine
-from outrider_server.engine.host import EngineHost
 from outrider_server.engine.parking import ParkedSession
 from outrider_server.engine.slots import Slot
+from outrider_server.host.engine_host import EngineHost
 from outrider_server.session import opening, records
 from outrider_server.session.ledger import sql_owners, sql_work, sql_writes
 from outrider_server.session.ledger.recorder import LedgerRecorder

@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..commands.engines import started_engine
+from ..commands.engines import started_host
 from ..config import DRAFT_WIDTH
 from ..core.types import Accepted, Draw, FinishReason, Round, SamplingParams
-from ..engine.local import LocalDrafter, LocalVerifier
 from ..engine.options import EngineOptions
-from ..engine.worker import DeviceThread
+from ..host.engine_host import EngineHost
+from ..host.local import LocalDrafter, LocalVerifier
 from ..speculation.decoder import decode_ahead, decode_synchronously
 from ..speculation.turn import Turn
 from .peer_process import Answer, serve_peer
@@ -50,7 +50,7 @@ class NoLedger:
 class ColocatedPair:
     """Both engines, each with its device thread, and the loop over local ports."""
 
-    def __init__(self, target: DeviceThread, draft: DeviceThread) -> None:
+    def __init__(self, target: EngineHost, draft: EngineHost) -> None:
         self._target = target
         self._draft = draft
         self._turns = 0
@@ -60,8 +60,8 @@ class ColocatedPair:
         """Builds the engines with the settings of the services. Raises StartupError."""
         config = partial(EngineOptions, slots=SLOTS, rows=1, max_context_tokens=context)
         # The engine started last says how many threads the kernels of the process have.
-        drafting = await started_engine(config(folder=draft, width=DRAFT_WIDTH, threads=1))
-        return cls(await started_engine(config(folder=target)), drafting)
+        drafting = await started_host(config(folder=draft, width=DRAFT_WIDTH, threads=1))
+        return cls(await started_host(config(folder=target)), drafting)
 
     async def stop(self) -> None:
         """Ends both device threads."""

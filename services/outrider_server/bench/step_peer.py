@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-from ..commands.engines import started_engine
+from ..commands.engines import started_host
 from ..config import DRAFT_WIDTH
 from ..core.types import Draw, SamplingParams, Step
-from ..engine.local import LocalDrafter, LocalVerifier
 from ..engine.options import EngineOptions
-from ..engine.worker import DeviceThread
+from ..host.engine_host import EngineHost
+from ..host.local import LocalDrafter, LocalVerifier
 from .peer_process import Answer, serve_peer
 
 BUFFER_BYTES = 1 << 29
@@ -35,8 +35,8 @@ LEAD = 16
 class EngineBench:
     """Both engines, and what can be timed of them. All answers are device times of single steps."""
 
-    def __init__(self, target: DeviceThread, draft: DeviceThread) -> None:
-        self._devices = {"target": target, "draft": draft}
+    def __init__(self, target: EngineHost, draft: EngineHost) -> None:
+        self._hosts = {"target": target, "draft": draft}
         self._sessions = 0
 
     @classmethod
@@ -44,13 +44,13 @@ class EngineBench:
         """Builds the engines with the settings of the services. Raises StartupError."""
         config = partial(EngineOptions, slots=SLOTS, rows=SLOTS, max_context_tokens=context)
         # The engine started last says how many threads the kernels of the process have.
-        drafting = await started_engine(config(folder=draft, width=DRAFT_WIDTH, threads=1))
-        return cls(await started_engine(config(folder=target)), drafting)
+        drafting = await started_host(config(folder=draft, width=DRAFT_WIDTH, threads=1))
+        return cls(await started_host(config(folder=target)), drafting)
 
     async def stop(self) -> None:
         """Ends both device threads."""
-        for device in self._devices.values():
-            await device.stop()
+        for host in self._hosts.values():
+            await host.stop()
 
     async def run(self, question: dict[str, Any]) -> dict[str, Any]:
         """Answers one question; `what` is facts, bandwidth, verify, prefill or draft."""
@@ -58,7 +58,7 @@ class EngineBench:
         return dict(await getattr(self, f"_{what}")(**question))
 
     async def _facts(self) -> dict[str, Any]:
-        engine = self._devices["target"].engine
+        engine = self._hosts["target"].engine
         config, size = engine.loaded.model.config, engine.loaded.model.dtype.itemsize
         heads = config.num_key_value_heads or config.num_attention_heads
         head_size = getattr(config, "head_dim", config.hidden_size // config.num_attention_heads)
@@ -81,13 +81,13 @@ class EngineBench:
 
     async def _verify(self, sessions: int, proposed: int, prompt: list[int], steps: int) -> Any:
         """Milliseconds of steps that decide one row for each of `sessions`, `proposed` guesses each."""
-        device = self._devices["target"]
-        verifiers = [await self._open(device, prompt) for _ in range(sessions)]
-        await self._together(device, verifiers, 0, prompt, 0)
-        counters, times, rows = device.engine.counters, [], []
+        host = self._hosts["target"]
+        verifiers = [await self._open(host, prompt) for _ in range(sessions)]
+        await self._together(host, verifiers, 0, prompt, 0)
+        counters, times, rows = host.engine.counters, [], []
         for _ in range(steps):
             before = counters.device_seconds, counters.verify_steps, counters.verify_rows
-            await self._together(device, verifiers, len(prompt) - 1, prompt[-1:], proposed)
+            await self._together(host, verifiers, len(prompt) - 1, prompt[-1:], proposed)
             times.append(1000 * (counters.device_seconds - before[0]))
             rows.append((counters.verify_rows - before[2]) / (counters.verify_steps - before[1]))
         for verifier in verifiers:
@@ -96,37 +96,37 @@ class EngineBench:
 
     async def _prefill(self, prompt: list[int]) -> dict[str, Any]:
         """Milliseconds a token of reading a prompt, the last token's step included."""
-        device = self._devices["target"]
-        verifier = await self._open(device, prompt)
-        before = device.engine.counters.device_seconds
-        await self._together(device, [verifier], 0, prompt, 0)
-        seconds = device.engine.counters.device_seconds - before
+        host = self._hosts["target"]
+        verifier = await self._open(host, prompt)
+        before = host.engine.counters.device_seconds
+        await self._together(host, [verifier], 0, prompt, 0)
+        seconds = host.engine.counters.device_seconds - before
         await verifier.close()
         return {"ms": 1000 * seconds, "tokens": len(prompt)}
 
     async def _draft(self, prompt: list[int]) -> dict[str, Any]:
         """Milliseconds a guess, once the prompt has been read."""
-        device = self._devices["draft"]
+        host = self._hosts["draft"]
         self._sessions += 1
         draw = Draw(SamplingParams(temperature=0.0), 1, len(prompt))
         name = f"bench-{self._sessions}"
-        drafter = await LocalDrafter.open(device, name, 1, prompt, draw, LEAD)
+        drafter = await LocalDrafter.open(host, name, 1, prompt, draw, LEAD)
         await drafter.take(len(prompt), 1, 1)
-        counters = device.engine.counters
+        counters = host.engine.counters
         before = counters.device_seconds, counters.verify_steps
         await drafter.take(len(prompt), LEAD, LEAD)
         seconds, steps = counters.device_seconds - before[0], counters.verify_steps - before[1]
         await drafter.close()
         return {"ms": 1000 * seconds / max(1, steps)}
 
-    async def _open(self, device: DeviceThread, prompt: Sequence[int]) -> LocalVerifier:
+    async def _open(self, host: EngineHost, prompt: Sequence[int]) -> LocalVerifier:
         self._sessions += 1
         draw = Draw(SamplingParams(temperature=0.0), 1, len(prompt))
-        return await LocalVerifier.open(device, f"bench-{self._sessions}", 1, prompt, draw)
+        return await LocalVerifier.open(host, f"bench-{self._sessions}", 1, prompt, draw)
 
     async def _together(
         self,
-        device: DeviceThread,
+        host: EngineHost,
         verifiers: Sequence[LocalVerifier],
         start: int,
         context: Sequence[int],
@@ -139,7 +139,7 @@ class EngineBench:
         def hold() -> None:
             gate.wait()
 
-        device.wake(hold)
+        host.device.wake(hold)
         waiting = [asyncio.create_task(verifier.verify(step)) for verifier in verifiers]
         await asyncio.sleep(0)
         gate.set()

@@ -19,29 +19,27 @@ os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 from ..core.errors import StartupError  # noqa: E402
 from ..engine.build import engine_builder, follow  # noqa: E402
-from ..engine.worker import DeviceThread  # noqa: E402
+from ..host.engine_host import EngineHost  # noqa: E402
 from ..launching import Ranks, find_place, gather  # noqa: E402
 
 REFUSAL_SECONDS = 30.0
 """A rank that refuses waits so long for rank 0, which mostly has the same reason and names it alone."""
 
 
-async def started_engine(options: EngineOptions) -> DeviceThread:
-    """A device thread with its engine built, compiled and audited. Raises StartupError."""
-    device = DeviceThread(engine_builder(options))
-    await device.start()
-    return device
+async def started_host(options: EngineOptions) -> EngineHost:
+    """A host with its engine built, compiled and audited. Raises StartupError."""
+    return await EngineHost.started(engine_builder(options), options.queue)
 
 
-async def started_leader(options: EngineOptions, ranks: Ranks) -> DeviceThread:
-    """The same over a model that ranks share, for rank 0. Where it fails, the other ranks end."""
-    device = DeviceThread(engine_builder(options, ranks.group))
+async def started_leader(options: EngineOptions, ranks: Ranks) -> EngineHost:
+    """Rank 0's host of a model that ranks share. Where it fails, the other ranks end."""
     try:
-        await device.start()
+        return await EngineHost.started(
+            engine_builder(options, ranks.group), options.queue, ranks.stop
+        )
     except BaseException:
         ranks.kill()
         raise
-    return device
 
 
 def gathered(options: EngineOptions) -> Ranks | None:

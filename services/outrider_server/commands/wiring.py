@@ -26,7 +26,7 @@ from ..rpc.serve import Server
 from ..stopping import Stop
 
 if TYPE_CHECKING:
-    from ..engine.host import EngineHost
+    from ..host.engine_host import EngineHost
     from ..session.ledger.ledger import Ledger
     from ..session.peers.targets import Targets
 
@@ -190,19 +190,16 @@ async def _start_engine(config: EngineOptions, name: str) -> EngineHost | None:
 
     Where ranks share the model, that is rank 0's. Any other returns None, after its last step.
     """
-    from ..engine.host import EngineHost
-    from .engines import follow_leader, gathered, started_engine, started_leader
+    from .engines import follow_leader, gathered, started_host, started_leader
 
     ranks = gathered(config)
     if ranks is None:
-        device = await started_engine(config)
+        host = await started_host(config)
     elif ranks.leads:
-        device = await started_leader(config, ranks)
+        host = await started_leader(config, ranks)
     else:
         follow_leader(config, ranks)
         return None
-
-    host = EngineHost(device, config.queue, None if ranks is None else ranks.stop)
     _observe(name, host)
     return host
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..core.description import ModelDescription, ShapeAudit
-from ..core.errors import InvalidRequest, ModelMismatch, OutriderError
+from ..core.errors import InvalidRequest, ModelMismatch, OutriderError, VocabularyMismatch
 from ..core.types import Draw, tokens_digest
 from ..pacing.estimates import CostEstimate
 from .attention.attention_choice import AUTO
@@ -221,6 +221,13 @@ class Engine:
             raise ModelMismatch("the target serves another model than the session's")
         if arithmetic not in ("", self.arithmetic):
             raise ModelMismatch("the target computes otherwise than where the turn was begun")
+
+    def check_vocabulary(self, vocabulary_fingerprint: str) -> None:
+        """Raises VocabularyMismatch unless the caller's token ids are this model's."""
+        if vocabulary_fingerprint != self.loaded.vocabulary_fingerprint:
+            raise VocabularyMismatch(
+                "the draft's vocabulary is not the target's; use another draft"
+            )
 
     def check_tokens(self, start_position: int, tokens: Sequence[int]) -> None:
         """Raises InvalidRequest unless the tokens fit the context and the vocabulary."""

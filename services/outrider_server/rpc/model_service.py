@@ -39,7 +39,7 @@ class ModelServicer:
     """Answers the calls that target and draft service share."""
 
     def __init__(self, host: ModelHost) -> None:
-        self._host = host
+        self._model = host
 
     async def DescribeModel(
         self,
@@ -50,10 +50,10 @@ class ModelServicer:
     ) -> target_pb2.DescribeModelResponse:
         """Describes the model, with its tokenizer where asked for."""
         response = target_pb2.DescribeModelResponse(
-            model=description_to_proto(self._host.describe())
+            model=description_to_proto(self._model.describe())
         )
         if request.with_tokenizer:
-            response.tokenizer.CopyFrom(tokenizer_to_proto(self._host.tokenizer()))
+            response.tokenizer.CopyFrom(tokenizer_to_proto(self._model.tokenizer()))
         return response
 
     async def Release(
@@ -62,7 +62,7 @@ class ModelServicer:
         _: grpc.aio.ServicerContext[target_pb2.ReleaseRequest, target_pb2.ReleaseResponse],
     ) -> target_pb2.ReleaseResponse:
         """Forgets a session."""
-        await self._host.release(request.session_id, request.epoch)
+        await self._model.release(request.session_id, request.epoch)
         return target_pb2.ReleaseResponse()
 
     async def Fork(
@@ -71,7 +71,7 @@ class ModelServicer:
         _: grpc.aio.ServicerContext[target_pb2.ForkRequest, target_pb2.ForkResponse],
     ) -> target_pb2.ForkResponse:
         """Copies what an idle session holds to a new session."""
-        length = await self._host.fork(
+        length = await self._model.fork(
             request.session_id, request.fork_session_id, request.length, request.epoch
         )
         return target_pb2.ForkResponse(length=length)
@@ -82,5 +82,5 @@ class ModelServicer:
         _: grpc.aio.ServicerContext[target_pb2.ParkRequest, target_pb2.ParkResponse],
     ) -> target_pb2.ParkResponse:
         """Moves an idle session out of its slot."""
-        await self._host.park(request.session_id, request.epoch)
+        await self._model.park(request.session_id, request.epoch)
         return target_pb2.ParkResponse()

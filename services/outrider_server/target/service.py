@@ -1,4 +1,4 @@
-"""TargetService over an engine: opens slots, turns steps into jobs, answers with verdicts."""
+"""TargetService over an engine's host: opens slots, hands steps on, answers with verdicts."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from outrider.v1 import target_pb2, target_pb2_grpc
 
 from ..core.errors import InvalidRequest
 from ..engine.engine import OpenedSlot
-from ..engine.host import EngineHost
-from ..engine.verifying import VerifyJob
+from ..host.engine_host import EngineHost
 from ..rpc import telemetry
 from ..rpc.model_service import ModelServicer
 from ..rpc.wire import draw_from_open, step_from_proto, verdict_to_proto
@@ -26,7 +25,7 @@ class TargetServicer(ModelServicer, target_pb2_grpc.TargetServiceServicer):
 
     def __init__(self, host: EngineHost) -> None:
         super().__init__(host)
-        self._engine = host
+        self._host = host
         self._tracer = telemetry.tracer()
         self._closing = asyncio.Event()
 
@@ -64,15 +63,15 @@ class TargetServicer(ModelServicer, target_pb2_grpc.TargetServiceServicer):
         if opening is None or opening.WhichOneof("message") != "open":
             raise InvalidRequest("open", "the first message of the stream must be open")
         message = opening.open
-        self._engine.engine.check_model(message.model_fingerprint, message.arithmetic)
-        opened = await self._engine.open(
+        self._host.engine.check_model(message.model_fingerprint, message.arithmetic)
+        opened = await self._host.open(
             message.session_id, message.epoch, message.committed_length, draw_from_open(message)
         )
         try:
             answer = target_pb2.VerifyOpened(
                 length=opened.length,
                 digest=opened.digest,
-                arithmetic=self._engine.engine.arithmetic,
+                arithmetic=self._host.engine.arithmetic,
             )
             yield target_pb2.VerifyResponse(opened=answer)
             async for request in requests:
@@ -82,16 +81,14 @@ class TargetServicer(ModelServicer, target_pb2_grpc.TargetServiceServicer):
                     verdict = await self._verify(opened, request.step, span)
                 yield target_pb2.VerifyResponse(verdict=verdict)
         finally:
-            self._engine.close(opened)
+            self._host.close(opened)
 
     async def _verify(
         self, opened: OpenedSlot, message: target_pb2.VerifyStep, span: trace.Span
     ) -> target_pb2.Verdict:
         count = len(message.context_tokens) + len(message.proposed_tokens)
-        self._engine.engine.check_end(message.start_position, count)  # before all of them are read
-        job = VerifyJob(self._engine.engine, opened.slot, opened.lease, step_from_proto(message))
-        self._engine.device.submit(job)
-        done = await asyncio.wrap_future(job.outcome)
+        self._host.engine.check_end(message.start_position, count)  # before all of them are read
+        done = await self._host.verify(opened, step_from_proto(message))
         if span.is_recording():
             span.set_attributes(
                 {

@@ -9,8 +9,8 @@ import pytest
 from fakes import LengthEnd, ListRecorder
 from models_for_tests import tiny_engine, tiny_limits, tiny_llama
 from outrider_server.core.types import Draw, Round, SamplingParams
-from outrider_server.engine.local import LocalDrafter, LocalVerifier
-from outrider_server.engine.worker import DeviceThread
+from outrider_server.host.engine_host import EngineHost
+from outrider_server.host.local import LocalDrafter, LocalVerifier
 from outrider_server.speculation.decoder import decode_ahead, decode_synchronously
 from outrider_server.speculation.drafters import NoDrafter
 from outrider_server.speculation.ports import Drafter
@@ -36,25 +36,23 @@ SAMPLINGS = {
 
 
 @pytest.fixture
-async def devices() -> AsyncIterator[tuple[DeviceThread, DeviceThread, DeviceThread]]:
+async def hosts() -> AsyncIterator[tuple[EngineHost, EngineHost, EngineHost]]:
     """A target, a draft that equals it, and a draft that does not."""
     draft_limits = tiny_limits(width=2)
     made = (
-        DeviceThread(tiny_engine),
-        DeviceThread(lambda: tiny_engine(limits=draft_limits)),
-        DeviceThread(lambda: tiny_engine(tiny_llama(seed=5), draft_limits)),
+        await EngineHost.started(tiny_engine),
+        await EngineHost.started(lambda: tiny_engine(limits=draft_limits)),
+        await EngineHost.started(lambda: tiny_engine(tiny_llama(seed=5), draft_limits)),
     )
-    for device in made:
-        await device.start()
     yield made
-    for device in made:
-        await device.stop()
+    for host in made:
+        await host.stop()
 
 
 async def run(
     loop: Callable[..., AsyncIterator[Round]],
-    target: DeviceThread,
-    draft: DeviceThread | None,
+    target: EngineHost,
+    draft: EngineHost | None,
     draw: Draw,
     window: int,
     session: str,
@@ -75,9 +73,9 @@ async def run(
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 async def test_tokens_are_the_targets_with_any_draft_window_and_loop(
-    devices: tuple[DeviceThread, DeviceThread, DeviceThread], sampling: str
+    hosts: tuple[EngineHost, EngineHost, EngineHost], sampling: str
 ) -> None:
-    target, same, other = devices
+    target, same, other = hosts
     draw = Draw(SAMPLINGS[sampling], seed=99, generated_from=len(PROMPT))
     wanted, _ = await run(decode_synchronously, target, None, draw, 0, "alone")
     for loop in LOOPS:
@@ -88,36 +86,36 @@ async def test_tokens_are_the_targets_with_any_draft_window_and_loop(
 
 
 async def test_a_draft_that_equals_the_target_is_always_right(
-    devices: tuple[DeviceThread, DeviceThread, DeviceThread],
+    hosts: tuple[EngineHost, EngineHost, EngineHost],
 ) -> None:
     draw = Draw(SamplingParams(), seed=4, generated_from=len(PROMPT))
-    _, rounds = await run(decode_synchronously, devices[0], devices[1], draw, 7, "a")
+    _, rounds = await run(decode_synchronously, hosts[0], hosts[1], draw, 7, "a")
     assert all(decided.agreed == decided.proposed for decided in rounds)
     assert len(rounds) <= 4
 
 
 async def test_a_second_turn_sends_only_what_the_slots_lack(
-    devices: tuple[DeviceThread, DeviceThread, DeviceThread],
+    hosts: tuple[EngineHost, EngineHost, EngineHost],
 ) -> None:
-    target, draft, _ = devices
+    target, draft, _ = hosts
     draw = Draw(SamplingParams(), seed=4, generated_from=len(PROMPT))
     tokens, _ = await run(decode_ahead, target, draft, draw, 4, "a")
     prompt = PROMPT + tokens + [3, 3]
-    before = [device.engine.counters.prefilled_tokens for device in (target, draft)]
+    before = [host.engine.counters.prefilled_tokens for host in (target, draft)]
     second = Draw(SamplingParams(), seed=8, generated_from=len(prompt))
     got, _ = await run(decode_ahead, target, draft, second, 4, "a", prompt)
-    after = [device.engine.counters.prefilled_tokens for device in (target, draft)]
+    after = [host.engine.counters.prefilled_tokens for host in (target, draft)]
     assert all(late - early <= 16 for early, late in zip(before, after, strict=True))
     assert got == (await run(decode_synchronously, target, None, second, 0, "b", prompt))[0]
 
 
 async def test_sessions_that_decode_together_do_not_touch_each_other(
-    devices: tuple[DeviceThread, DeviceThread, DeviceThread],
+    hosts: tuple[EngineHost, EngineHost, EngineHost],
 ) -> None:
-    target, same, other = devices
+    target, same, other = hosts
     draws = [Draw(SamplingParams(), seed, len(PROMPT)) for seed in range(4)]
     alone = [(await run(decode_synchronously, target, None, draw, 0, "z"))[0] for draw in draws]
-    await target.call(lambda engine: engine.table.release("z", 1))
+    await target.release("z", 1)
     together = await asyncio.gather(
         *(
             run(decode_ahead, target, (None, same, other, same)[index], draw, 4, f"s{index}")

@@ -7,10 +7,12 @@ import time
 from collections.abc import Awaitable, Callable
 
 from ..core.description import ModelDescription, TokenizerFiles
-from ..core.types import Draw
+from ..core.types import Draw, Step
+from ..engine.engine import Engine, OpenedSlot
+from ..engine.verifying import Verified, VerifyJob
 from .admission import AdmissionQueue
-from .engine import Engine, OpenedSlot
-from .worker import DeviceThread
+from .device_thread import DeviceThread, tell
+from .draft_turn import DraftTask, DraftTurn
 
 
 class EngineHost:
@@ -27,6 +29,18 @@ class EngineHost:
         self.device = device
         self.queue = AdmissionQueue(most_waiting, device.engine.limits.slots)
         self._stop_ranks = stop_ranks
+
+    @classmethod
+    async def started(
+        cls,
+        build: Callable[[], Engine],
+        most_waiting: int = 0,
+        stop_ranks: Callable[[], None] | None = None,
+    ) -> EngineHost:
+        """A host whose engine is built in its device thread. Raises what building raises."""
+        device = DeviceThread(build)
+        await device.start()
+        return cls(device, most_waiting, stop_ranks)
 
     async def stop(self) -> None:
         """Ends the device thread after the step that runs, then the other ranks."""
@@ -81,9 +95,19 @@ class EngineHost:
         def close() -> None:
             self.engine.table.close(opened.slot, opened.lease)
             held_seconds = time.monotonic() - opened.opened_seconds
-            loop.call_soon_threadsafe(self.queue.left, held_seconds)
+            tell(loop, self.queue.left, held_seconds)
 
         self.device.wake(close)
+
+    async def verify(self, opened: OpenedSlot, step: Step) -> Verified:
+        """Runs one step of an opened session. Raises OutriderError, with nothing decided."""
+        job = VerifyJob(self.engine, opened.slot, opened.lease, step)
+        self.device.submit(job)
+        return await asyncio.wrap_future(job.outcome)
+
+    def draft(self, opened: OpenedSlot, task: DraftTask) -> DraftTurn:
+        """Begins to draft for an opened session."""
+        return DraftTurn(self.device, opened, task)
 
     async def release(self, session_id: str, epoch: int) -> None:
         """Forgets a session. Raises StaleEpoch or TurnRunning."""

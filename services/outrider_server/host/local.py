@@ -11,58 +11,59 @@ from collections.abc import Sequence
 from ..core.costs import GuessCost
 from ..core.errors import OutriderError
 from ..core.types import Draw, Proposal, Step, Verdict, usable_length
+from ..engine.engine import OpenedSlot
 from ..speculation.guesses import Guesses
-from .drafting import DraftJob
-from .engine import Engine, OpenedSlot
-from .verifying import VerifyJob
-from .worker import DeviceThread
+from .draft_turn import DraftTask, DraftTurn
+from .engine_host import EngineHost
 
 
 class LocalVerifier:
     """Verifier over an engine in this process. Open one for each turn with `open`."""
 
-    def __init__(self, device: DeviceThread, opened: OpenedSlot, known_length: int) -> None:
-        self._device = device
+    def __init__(self, host: EngineHost, opened: OpenedSlot, known_length: int) -> None:
+        self._host = host
         self._opened = opened
         self.known_length = known_length
 
     @classmethod
     async def open(
-        cls, device: DeviceThread, session_id: str, epoch: int, tokens: Sequence[int], draw: Draw
+        cls, host: EngineHost, session_id: str, epoch: int, tokens: Sequence[int], draw: Draw
     ) -> LocalVerifier:
-        """Opens the session's slot. Raises what `Engine.open` raises."""
-        opened = await device.call(lambda engine: engine.open(session_id, epoch, len(tokens), draw))
-        return cls(device, opened, usable_length(opened.length, opened.digest, tokens))
+        """Opens the session's slot. Raises what `EngineHost.open` raises."""
+        opened = await host.open(session_id, epoch, len(tokens), draw)
+        return cls(host, opened, usable_length(opened.length, opened.digest, tokens))
 
     async def verify(self, step: Step) -> Verdict:
         """Runs one step on the device thread."""
-        job = VerifyJob(self._device.engine, self._opened.slot, self._opened.lease, step)
-        self._device.submit(job)
-        return (await asyncio.wrap_future(job.outcome)).verdict
+        return (await self._host.verify(self._opened, step)).verdict
 
     async def close(self) -> None:
         """Ends the turn; the KV stays."""
-        opened = self._opened
-        await self._device.call(lambda engine: engine.table.close(opened.slot, opened.lease))
+        self._host.close(self._opened)
 
 
 class LocalDrafter:
     """Drafter over an engine in this process. Open one for each turn with `open`."""
 
-    def __init__(self, device: DeviceThread, opened: OpenedSlot, tokens: Sequence[int]) -> None:
-        self._device = device
+    def __init__(
+        self, host: EngineHost, opened: OpenedSlot, tokens: Sequence[int], lead: int, burst: int
+    ) -> None:
+        self._host = host
         self._opened = opened
+        self._drafting: DraftTurn = host.draft(
+            opened, DraftTask(len(tokens), len(tokens), lead, burst)
+        )
         self._guesses = Guesses(tokens)
         self._arrived = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._job: DraftJob | None = None
         self._failed = False
         self._pace: tuple[int, int] | None = None
+        self._listening = asyncio.create_task(self._listen())
 
     @classmethod
     async def open(
         cls,
-        device: DeviceThread,
+        host: EngineHost,
         session_id: str,
         epoch: int,
         tokens: Sequence[int],
@@ -70,25 +71,11 @@ class LocalDrafter:
         lead: int,
         burst: int = 1,
     ) -> LocalDrafter:
-        """Opens the session's slot and starts to draft. Raises what `Engine.open` raises."""
-        opened = await device.call(lambda engine: engine.open(session_id, epoch, len(tokens), draw))
-        drafter = cls(device, opened, tokens)
+        """Opens the session's slot and starts to draft. Raises what `EngineHost.open` raises."""
+        opened = await host.open(session_id, epoch, len(tokens), draw)
+        drafter = cls(host, opened, tokens, lead, burst)
         known = usable_length(opened.length, opened.digest, tokens)
-
-        job = DraftJob(
-            device.engine,
-            opened.slot,
-            opened.lease,
-            len(tokens),
-            lead,
-            drafter._emit,
-            drafter._fail,
-            burst,
-        )
-        drafter._job = job
-        missing = tuple(tokens[known:])
-        device.wake(lambda: job.commit(known, missing))
-        device.submit(job)
+        drafter._drafting.commit(known, tokens[known:])
         return drafter
 
     async def take(self, position: int, minimum: int, maximum: int) -> Proposal:
@@ -115,32 +102,22 @@ class LocalDrafter:
         """(guesses compared with decided tokens since the last call, those that agreed)."""
         return self._guesses.compared()
 
-    def _tell(self, start_position: int, tokens: Sequence[int]) -> None:
-        job, pace = self._job, self._pace or (None, None)
-        if job is not None:
-            self._device.wake(lambda: job.commit(start_position, tokens, *pace))
-
     async def close(self) -> None:
         """Ends drafting; the KV stays."""
-        job, opened = self._job, self._opened
+        self._listening.cancel()
+        self._drafting.close()
+        self._host.close(self._opened)
 
-        def end(engine: Engine) -> None:
-            if job is not None:
-                job.end()
-            engine.table.close(opened.slot, opened.lease)
+    def _tell(self, start_position: int, tokens: Sequence[int]) -> None:
+        lead, burst = self._pace or (None, None)
+        self._drafting.commit(start_position, tokens, lead, burst)
 
-        await self._device.call(end)
-
-    def _emit(self, branch: int, proposal: Proposal, _: float) -> None:
-        self._loop.call_soon_threadsafe(self._receive, branch, proposal)
-
-    def _receive(self, branch: int, proposal: Proposal) -> None:
-        self._guesses.receive(branch, proposal.start_position, proposal.tokens)
-        self._arrived.set()
-
-    def _fail(self, _: OutriderError) -> None:
-        def note() -> None:
+    async def _listen(self) -> None:
+        try:
+            while (guessed := await self._drafting.take()) is not None:
+                proposal = guessed.proposal
+                self._guesses.receive(guessed.branch, proposal.start_position, proposal.tokens)
+                self._arrived.set()
+        except OutriderError:
             self._failed = True
             self._arrived.set()
-
-        self._loop.call_soon_threadsafe(note)

@@ -7,6 +7,7 @@ scheduler what to run, runs it and hands the results out; the time of a step is 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import queue
 import threading
@@ -16,12 +17,18 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from ..core.errors import InternalError, OutriderError
-from .engine import Engine
-from .scheduling.scheduler import Batch, Job, Ready, Scheduler, in_turn
+from ..engine.engine import Engine
+from ..engine.scheduling.scheduler import Batch, Job, Ready, Scheduler, in_turn
 
 log = logging.getLogger("outrider.engine")
 
 T = TypeVar("T")
+
+
+def tell(loop: asyncio.AbstractEventLoop, change: Callable[..., None], *arguments: object) -> None:
+    """Calls a function soon on an event loop, from any thread."""
+    with contextlib.suppress(RuntimeError):  # a loop that is closed: nobody listens any more
+        loop.call_soon_threadsafe(change, *arguments)
 
 
 class DeviceThread:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
-from collections.abc import Callable
+from dataclasses import dataclass
 
 from ..core.errors import OutriderError
 from ..core.types import Proposal
+from .device_thread import tell
+
+
+@dataclass(frozen=True, slots=True)
+class Guessed:
+    """Guesses of one branch, without a gap, and the device time that they took."""
+
+    branch: int
+    proposal: Proposal
+    seconds: float
 
 
 class Outbox:
@@ -16,18 +25,18 @@ class Outbox:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[tuple[int, Proposal, float]] = deque()
+        self._waiting: deque[Guessed] = deque()
         self._changed = asyncio.Event()
         self._ended = False
         self._error: OutriderError | None = None
 
     def put(self, branch: int, proposal: Proposal, seconds: float) -> None:
         """Adds guesses and the device time that they took."""
-        self._tell(self._add, branch, proposal, seconds)
+        tell(self._loop, self._add, Guessed(branch, proposal, seconds))
 
     def fail(self, error: OutriderError) -> None:
         """Ends the outbox with an error."""
-        self._tell(self.end, error)
+        tell(self._loop, self.end, error)
 
     def end(self, error: OutriderError | None = None) -> None:
         """Ends the outbox; what waits is dropped, since nobody will hear it in time."""
@@ -35,8 +44,8 @@ class Outbox:
         self._error = self._error or error
         self._changed.set()
 
-    async def take(self) -> tuple[int, Proposal, float] | None:
-        """The next guesses of one branch without a gap, as one proposal with its time; None at the end.
+    async def take(self) -> Guessed | None:
+        """All that waits of the next branch without a gap, as one; None at the end.
 
         Raises the error that ended the outbox.
         """
@@ -47,23 +56,19 @@ class Outbox:
             raise self._error
         if self._ended:
             return None
-        branch, first, seconds = self._waiting.popleft()
-        tokens = list(first.tokens)
+        first = self._waiting.popleft()
+        start, tokens = first.proposal.start_position, list(first.proposal.tokens)
+        seconds = first.seconds
         while self._waiting:
-            next_branch, following, more_seconds = self._waiting[0]
-            end = first.start_position + len(tokens)
-            if next_branch != branch or following.start_position != end:
+            following = self._waiting[0]
+            is_next = following.proposal.start_position == start + len(tokens)
+            if following.branch != first.branch or not is_next:
                 break
-            tokens += following.tokens
-            seconds += more_seconds
+            tokens += following.proposal.tokens
+            seconds += following.seconds
             self._waiting.popleft()
-        return branch, Proposal(first.start_position, tuple(tokens)), seconds
+        return Guessed(first.branch, Proposal(start, tuple(tokens)), seconds)
 
-    def _tell(self, change: Callable[..., None], *arguments: object) -> None:
-        # The loop closes before the device thread ends; nobody listens then.
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(change, *arguments)
-
-    def _add(self, branch: int, proposal: Proposal, seconds: float) -> None:
-        self._waiting.append((branch, proposal, seconds))
+    def _add(self, guessed: Guessed) -> None:
+        self._waiting.append(guessed)
         self._changed.set()

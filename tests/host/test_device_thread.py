@@ -14,7 +14,7 @@ from outrider_server.engine.layout import RowResult
 from outrider_server.engine.scheduling.batching import Demand, PlanRows
 from outrider_server.engine.scheduling.scheduler import Batch, Ready, Scheduler, Work
 from outrider_server.engine.slots import Slot
-from outrider_server.engine.worker import DeviceThread
+from outrider_server.host.device_thread import DeviceThread
 
 VERIFY = Work(0, (1,), prefill=False)
 PREFILL = Work(0, (1,), prefill=True)

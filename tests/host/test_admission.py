@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from outrider_server.core.errors import SPREAD, Exhausted, InvalidRequest
-from outrider_server.engine.admission import FIRST_HOLD_SECONDS, AdmissionQueue
+from outrider_server.host.admission import FIRST_HOLD_SECONDS, AdmissionQueue
 
 
 class Slots:

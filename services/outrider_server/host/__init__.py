@@ -1,0 +1,1 @@
+"""A model in service: the thread that owns its engine, and what the event loop asks of it."""
