@@ -6,8 +6,9 @@ A value that cannot work raises StartupError with one sentence, before anything 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from .address import Listen, read_peer
 from .core.errors import StartupError
@@ -31,6 +32,21 @@ DRAFT_WIDTH = 2
 """A draft reads its last guess and one more token in one step: after full agreement it lacks two."""
 
 
+TARGET_ENGINE = EngineOptions(folder=TARGET_FOLDER, queue=64)
+DRAFT_ENGINE = EngineOptions(folder=DRAFT_FOLDER, width=DRAFT_WIDTH, threads=1)
+SHARED_BY_DRAFT = (
+    "dtype",
+    "device",
+    "slots",
+    "park_bytes",
+    "rows",
+    "prefill_width",
+    "max_context_tokens",
+    "compile",
+)
+"""The options that a draft takes from the target beside it unless it is told otherwise."""
+
+
 def _require(holds: bool, message: str) -> None:
     if not holds:
         raise StartupError(message)
@@ -41,7 +57,7 @@ class TargetConfig:
     """The target service."""
 
     listen: str = f"127.0.0.1:{TARGET_PORT}"
-    engine: EngineOptions = field(default=EngineOptions(folder=TARGET_FOLDER))
+    engine: EngineOptions = TARGET_ENGINE
     drain_seconds: float = 30.0
 
     def __post_init__(self) -> None:
@@ -57,9 +73,7 @@ class DraftConfig:
     """The draft service."""
 
     listen: str = f"127.0.0.1:{DRAFT_PORT}"
-    engine: EngineOptions = field(
-        default=EngineOptions(folder=DRAFT_FOLDER, width=DRAFT_WIDTH, threads=1)
-    )
+    engine: EngineOptions = DRAFT_ENGINE
     drain_seconds: float = 5.0
 
     def __post_init__(self) -> None:
@@ -108,6 +122,12 @@ class SessionConfig:
         _require(1 <= self.sweep_seconds <= 86400, "sweep must be 1 to 86400 s")
         _require(1 <= self.lease_seconds <= 3600, "lease must be 1 to 3600 s")
         _require(self.target_timeout_ms >= 1, "target timeout must be at least 1 ms")
+
+
+def draft_beside(target: EngineOptions, **changes: Any) -> EngineOptions:
+    """The options of a draft on the target's machine: its slots, steps and context, and what is changed."""
+    shared = {name: getattr(target, name) for name in SHARED_BY_DRAFT}
+    return replace(DRAFT_ENGINE, **(shared | changes))
 
 
 def is_database(place: str) -> bool:

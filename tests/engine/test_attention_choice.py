@@ -21,11 +21,11 @@ from outrider_server.engine.attention import attention_choice
 from outrider_server.engine.attention.attention_choice import check_attention, preferred
 from outrider_server.engine.attention.attention_kernels import KERNELS
 from outrider_server.engine.audit import GREEDY
-from outrider_server.engine.build import engine_builder
 from outrider_server.engine.engine import Engine
 from outrider_server.engine.layout import Row
-from outrider_server.engine.options import ATTENTIONS, EngineOptions
+from outrider_server.engine.options import EngineOptions
 from outrider_server.engine.step import StepRunner
+from outrider_server.host.building import engine_builder
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedModel
 
 ON_CPU = ("sdpa", "math", "eager", "flex")
@@ -200,9 +200,3 @@ def test_a_service_refuses_flash_on_a_cpu_before_it_reads_a_weight(tmp_path: Pat
     )
     with pytest.raises(StartupError, match="attention flash cannot run"):
         build()
-
-
-def test_the_names_on_the_command_line_are_those_of_the_configuration() -> None:
-    from outrider_server.commands.options import Attention
-
-    assert tuple(Attention) == ATTENTIONS

@@ -15,8 +15,8 @@ RANGES = {
     "dtype": (["auto", "float32", "bfloat16", "float16"], ["int8", "", "float64"]),
     "quantization": (["none", "int8", "nf4", "fp4"], ["", "int4", "gptq"]),
     "compile": (["auto", "on", "off"], ["yes", ""]),
-    "slots": ([8, 4096], [0, -1, 4097, 7]),
-    "rows": ([1, 8], [0, -1, 9]),
+    "slots": ([1, 8, 4096], [0, -1, 4097]),
+    "rows": ([0, 1, 8], [-1, 9]),
     "width": ([1, 2, 8, 64], [0, -8, 65]),
     "prefill_width": ([8, 64, 4096], [0, 7, 12, 4104, -8]),
     "max_context_tokens": ([0, 1, 10**6], [-1]),
@@ -42,6 +42,7 @@ def test_an_engine_checks_every_shape(name: str) -> None:
 )
 def test_row_buckets_are_powers_of_four_and_the_most(rows: int, buckets: tuple[int, ...]) -> None:
     assert EngineOptions(folder=FOLDER, slots=16, rows=rows).row_buckets == buckets
+    assert EngineOptions(folder=FOLDER, slots=rows).row_buckets == buckets, "0 takes the slots"
 
 
 def test_threads_default_to_leaving_one_core() -> None:

@@ -13,10 +13,10 @@ import torch
 from huggingface_hub.utils import filter_repo_objects
 from models_for_tests import VOCABULARY_SIZE, edit_json, save_folder
 from outrider_server.core.errors import ModelRefused, StartupError
-from outrider_server.engine.build import engine_builder
 from outrider_server.engine.model import hub
 from outrider_server.engine.model.loading import load_model
 from outrider_server.engine.options import EngineOptions
+from outrider_server.host.building import engine_builder
 from outrider_server.planning.config_file import read_config
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM

@@ -10,13 +10,13 @@ import pytest
 import torch
 from models_for_tests import edit_json, llama_config, save_folder
 from outrider_server.core.errors import ModelRefused
-from outrider_server.engine.build import engine_builder
 from outrider_server.engine.engine import Engine
 from outrider_server.engine.layout import Row
 from outrider_server.engine.model import quantizing
 from outrider_server.engine.model.int8 import Int8Linear
 from outrider_server.engine.model.loading import load_model
 from outrider_server.engine.options import EngineOptions
+from outrider_server.host.building import engine_builder
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaForCausalLM
 
 pytest.importorskip("bitsandbytes")

@@ -13,7 +13,9 @@ from outrider_server.planning.config_file import read_config
 from outrider_server.planning.counting import count_model
 from outrider_server.planning.memory import plan_memory
 from outrider_server.planning.shape import engine_shape
-from outrider_server.planning.types import EngineRequest, MemoryPlan
+from outrider_server.planning.types import MemoryPlan
+
+from .configs import options
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 WIDENED_MILLIONS = 110
@@ -63,9 +65,7 @@ def compare(folder: Path, mode: str, slots: int) -> Comparison:
 def planned(folder: Path, mode: str, slots: int) -> MemoryPlan:
     """The plan of an engine."""
     sizes = count_model(read_config(folder))
-    shape = engine_shape(
-        sizes, EngineRequest(slots=slots, compile="auto" if mode == "eager" else mode)
-    )
+    shape = engine_shape(sizes, options(slots=slots, compile="auto" if mode == "eager" else mode))
     if mode == "eager":
         shape = replace(shape, compiled=False)
     return plan_memory(sizes, shape)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from outrider_server.engine.options import EngineOptions
 from outrider_server.planning.config_file import read_config
 from outrider_server.planning.counting import count_model
 from outrider_server.planning.types import ModelSizes
@@ -90,6 +91,11 @@ MIXTRAL = {
     "num_local_experts": 4,
     "vocab_size": 100,
 }
+
+
+def options(**changes: Any) -> EngineOptions:
+    """Those of a target's engine that parks nothing."""
+    return EngineOptions(**({"folder": Path("unread"), "park_bytes": 0} | changes))
 
 
 def write_config(folder: Path, content: dict[str, Any]) -> Path:

@@ -11,7 +11,9 @@ from outrider_server.planning.counting import count_model
 from outrider_server.planning.fitting import fit, largest
 from outrider_server.planning.memory import plan_memory
 from outrider_server.planning.shape import engine_shape
-from outrider_server.planning.types import EngineRequest, EngineShape, ModelSizes
+from outrider_server.planning.types import EngineShape, ModelSizes
+
+from .configs import options
 
 MIB = 1 << 20
 
@@ -22,7 +24,7 @@ def sizes() -> ModelSizes:
 
 
 def shape_of(sizes: ModelSizes, **changes: int) -> EngineShape:
-    return replace(engine_shape(sizes, EngineRequest(compile="off")), **changes)
+    return replace(engine_shape(sizes, options(compile="off")), **changes)
 
 
 def total(sizes: ModelSizes, shape: EngineShape) -> int:

@@ -15,11 +15,11 @@ from outrider_server.planning.config_file import read_config
 from outrider_server.planning.counting import count_model
 from outrider_server.planning.memory import plan_memory, slot_positions, token_bytes
 from outrider_server.planning.shape import engine_shape
-from outrider_server.planning.types import CachedLayer, EngineRequest, EngineShape
+from outrider_server.planning.types import CachedLayer, EngineShape
 from outrider_server.planning.weights import packing_bytes
 
 from .comparing import WIDENED_MILLIONS, compare
-from .configs import counted
+from .configs import counted, options
 
 SHARE = 0.05
 
@@ -71,7 +71,7 @@ def test_the_cache_is_that_of_an_engine(
         prefill_width=prefill_width,
         row_buckets=(1,),
     )
-    request = EngineRequest(
+    request = options(
         slots=slots,
         rows=1,
         max_context_tokens=context_tokens,
@@ -123,7 +123,7 @@ def test_a_slot_has_room_for_the_longest_row_in_whole_blocks() -> None:
 
 def test_attention_that_gathers_pays_for_a_copy_of_the_slots() -> None:
     sizes = count_model(read_config(TARGET_FOLDER))
-    request = EngineRequest(compile="off", device="cuda", slots=64)
+    request = options(compile="off", device="cuda", slots=64)
     gathered = engine_shape(sizes, request)
     assert gathered.gathers_slots
     copied = 64 * 1152 * 2 * 2 * 64 * 2
@@ -136,6 +136,6 @@ def test_attention_that_gathers_pays_for_a_copy_of_the_slots() -> None:
 
 def test_the_dtype_of_the_cache_is_the_models() -> None:
     sizes = count_model(read_config(TARGET_FOLDER))
-    small = plan_memory(sizes, engine_shape(sizes, EngineRequest(compile="off")))
-    large = plan_memory(sizes, engine_shape(sizes, EngineRequest(compile="off", dtype="float32")))
+    small = plan_memory(sizes, engine_shape(sizes, options(compile="off")))
+    large = plan_memory(sizes, engine_shape(sizes, options(compile="off", dtype="float32")))
     assert large.cache_bytes == 2 * small.cache_bytes

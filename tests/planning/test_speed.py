@@ -9,12 +9,13 @@ from outrider_server.planning.config_file import read_config
 from outrider_server.planning.counting import count_model
 from outrider_server.planning.shape import engine_shape
 from outrider_server.planning.speed import break_even_ms, roofline
-from outrider_server.planning.types import EngineRequest
+
+from .configs import options
 
 
 def test_a_step_is_the_reading_of_weights_and_cache() -> None:
     sizes = count_model(read_config(TARGET_FOLDER))
-    shape = engine_shape(sizes, EngineRequest(slots=4, compile="off"))
+    shape = engine_shape(sizes, options(slots=4, compile="off"))
     line = roofline(sizes, shape, 1e9)
     weights, cache = 2 * 9_441_408, 2 * 5 * 2 * 64 * 2 * 1024
     assert (line.weight_read_bytes, line.cache_read_bytes) == (weights, cache)

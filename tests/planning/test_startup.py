@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from outrider_server.core.errors import ModelRefused, StartupError
-from outrider_server.engine import build as building
-from outrider_server.engine.build import engine_builder
 from outrider_server.engine.options import EngineOptions
+from outrider_server.host import building as building
+from outrider_server.host.building import engine_builder
 from outrider_server.models import TARGET_FOLDER
 from outrider_server.planning import startup
 from outrider_server.planning.available import available_bytes
@@ -18,11 +19,10 @@ from outrider_server.planning.counting import count_model
 from outrider_server.planning.memory import plan_memory
 from outrider_server.planning.shape import engine_shape
 from outrider_server.planning.startup import check_memory
-from outrider_server.planning.types import EngineRequest
 
-from .configs import MISTRAL_7B, write_config
+from .configs import MISTRAL_7B, options, write_config
 
-REQUEST = EngineRequest(compile="off")
+REQUEST = options(compile="off")
 GIB = 1 << 30
 
 
@@ -32,9 +32,9 @@ def needed() -> int:
 
 
 def test_what_exactly_fits_starts_and_a_byte_less_does_not() -> None:
-    check_memory(TARGET_FOLDER, REQUEST, available=needed())
+    check_memory(replace(REQUEST, folder=TARGET_FOLDER), available=needed())
     with pytest.raises(StartupError):
-        check_memory(TARGET_FOLDER, REQUEST, available=needed() - 1)
+        check_memory(replace(REQUEST, folder=TARGET_FOLDER), available=needed() - 1)
 
 
 def test_the_refusal_names_what_is_planned_what_is_there_and_what_to_reduce(
@@ -42,7 +42,7 @@ def test_the_refusal_names_what_is_planned_what_is_there_and_what_to_reduce(
 ) -> None:
     folder = write_config(tmp_path / "large", MISTRAL_7B)
     with pytest.raises(StartupError) as refused:
-        check_memory(folder, EngineRequest(compile="off"), available=24 * GIB)
+        check_memory(options(compile="off", folder=folder), available=24 * GIB)
     message = str(refused.value)
     assert message.startswith("large needs 49.78 GiB (weights 13.49 GiB, cache 36.14 GiB, ")
     assert "cpu has 24.00 GiB available; it fits with --slots 1" in message
@@ -53,38 +53,38 @@ def test_where_one_slot_is_too_many_a_shorter_context_or_a_smaller_model_is_name
     tmp_path: Path,
 ) -> None:
     folder = write_config(tmp_path, MISTRAL_7B)
-    one = EngineRequest(compile="off", slots=1)
+    one = options(compile="off", slots=1)
     with pytest.raises(StartupError, match=r"fits with --max-context-tokens \d+$"):
-        check_memory(folder, one, available=14 * GIB)
+        check_memory(replace(one, folder=folder), available=14 * GIB)
     with pytest.raises(StartupError, match="use a smaller model or dtype"):
-        check_memory(folder, one, available=13 * GIB)
+        check_memory(replace(one, folder=folder), available=13 * GIB)
 
 
 def test_the_advice_is_right(tmp_path: Path) -> None:
     folder = write_config(tmp_path, MISTRAL_7B)
     with pytest.raises(StartupError) as refused:
-        check_memory(folder, EngineRequest(compile="off"), available=30 * GIB)
+        check_memory(options(compile="off", folder=folder), available=30 * GIB)
     slots = int(str(refused.value).rpartition(" ")[2])
-    check_memory(folder, EngineRequest(compile="off", slots=slots), available=30 * GIB)
+    check_memory(options(compile="off", slots=slots, folder=folder), available=30 * GIB)
     with pytest.raises(StartupError):
-        check_memory(folder, EngineRequest(compile="off", slots=slots + 1), available=30 * GIB)
+        check_memory(options(compile="off", slots=slots + 1, folder=folder), available=30 * GIB)
 
 
 def test_quantized_weights_need_less(tmp_path: Path) -> None:
     folder = write_config(tmp_path, MISTRAL_7B)
-    request = EngineRequest(compile="off", slots=1, max_context_tokens=1024)
+    request = options(compile="off", slots=1, max_context_tokens=1024)
     with pytest.raises(StartupError):
-        check_memory(folder, request, available=9 * GIB)
-    quantized = EngineRequest(compile="off", slots=1, max_context_tokens=1024, quantization="int8")
-    check_memory(folder, quantized, available=9 * GIB)
+        check_memory(replace(request, folder=folder), available=9 * GIB)
+    quantized = options(compile="off", slots=1, max_context_tokens=1024, quantization="int8")
+    check_memory(replace(quantized, folder=folder), available=9 * GIB)
 
 
 def test_a_rank_needs_its_share_of_weights_and_cache(tmp_path: Path) -> None:
     folder = write_config(tmp_path / "large", MISTRAL_7B)
-    request = EngineRequest(compile="off")
-    check_memory(folder, request, available=26 * GIB, ranks=2)
+    request = options(compile="off")
+    check_memory(replace(request, folder=folder), available=26 * GIB, ranks=2)
     with pytest.raises(StartupError) as refused:
-        check_memory(folder, request, available=24 * GIB, ranks=2)
+        check_memory(replace(request, folder=folder), available=24 * GIB, ranks=2)
     message = str(refused.value)
     assert message.startswith(
         "each rank of large needs 24.97 GiB (weights 6.74 GiB, cache 18.07 GiB, "
@@ -94,12 +94,12 @@ def test_a_rank_needs_its_share_of_weights_and_cache(tmp_path: Path) -> None:
 
 def test_ranks_of_one_machine_share_its_memory(tmp_path: Path) -> None:
     folder = write_config(tmp_path, MISTRAL_7B)
-    request = EngineRequest(compile="off")
-    check_memory(folder, request, available=52 * GIB, ranks=2, ranks_here=2)
+    request = options(compile="off")
+    check_memory(replace(request, folder=folder), available=52 * GIB, ranks=2, ranks_here=2)
     with pytest.raises(
         StartupError, match=r"49\.9\d GiB for the 2 ranks of this machine, and there"
     ):
-        check_memory(folder, request, available=26 * GIB, ranks=2, ranks_here=2)
+        check_memory(replace(request, folder=folder), available=26 * GIB, ranks=2, ranks_here=2)
 
 
 @pytest.mark.parametrize("content", [None, {}, {"model_type": "t5"}, {"model_type": "mamba"}])
@@ -108,7 +108,7 @@ def test_a_folder_that_cannot_be_planned_is_left_to_loading(
 ) -> None:
     if content is not None:
         write_config(tmp_path, content)
-    check_memory(tmp_path, REQUEST, available=1)
+    check_memory(replace(REQUEST, folder=tmp_path), available=1)
 
 
 def build(folder: Path) -> None:

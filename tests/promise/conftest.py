@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from outrider_server.engine import compiling
-from outrider_server.engine.build import engine_builder
 from outrider_server.engine.options import EngineOptions
+from outrider_server.host.building import engine_builder
 from outrider_server.host.engine_host import EngineHost
 from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER
 from transformers import LlamaConfig, LlamaForCausalLM

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from .. import lifeline
 from ..core.errors import StartupError
-from ..engine.options import ATTENTIONS
+from ..engine.options import ATTENTIONS, Attention
 from ..models import TARGET_FOLDER
 from .model_cache import cache_folder
 from .prompts import Prompts
@@ -46,12 +46,12 @@ class Measured:
     tokens: list[int]
 
 
-def measure(folder: Path, kernel: str, arguments: argparse.Namespace) -> Measured:
+def measure(folder: Path, kernel: Attention, arguments: argparse.Namespace) -> Measured:
     """Builds an engine and runs it. Raises StartupError where the kernel cannot run here."""
     from ..engine.audit import GREEDY
-    from ..engine.build import engine_builder
     from ..engine.layout import Row
     from ..engine.options import EngineOptions
+    from ..host.building import engine_builder
 
     build: Callable[[], Engine] = engine_builder(
         EngineOptions(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..core.errors import StartupError
 from ..core.types import Draw, SamplingParams
+from ..engine.options import CompileMode
 from .model_cache import cache_folder
 from .prompts import Prompts
 from .widening import LONGEST_POSITIONS, lengthened, widened
@@ -33,7 +34,7 @@ class ParkingSettings:
 
     lengths: tuple[int, ...] = (128, 512, 2048)
     repeats: int = 9
-    compile: str = "max"
+    compile: CompileMode = "max"
     threads: int = 0
     """0 takes every core."""
 
@@ -57,8 +58,8 @@ class Parking:
 
 def run_parking(target: Path, widen: float, settings: ParkingSettings) -> list[Parking]:
     """Measures each length on the model in `target`, made so large. Raises StartupError."""
-    from ..engine.build import engine_builder
     from ..engine.options import EngineOptions
+    from ..host.building import engine_builder
 
     folder = (
         widened(target, widen, cache_folder())

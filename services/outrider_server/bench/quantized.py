@@ -16,11 +16,11 @@ from tokenizers import Tokenizer
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from ..engine.build import engine_builder
 from ..engine.engine import Engine
 from ..engine.layout import Row
 from ..engine.model.loading import load_model
-from ..engine.options import QUANTIZATIONS, EngineOptions
+from ..engine.options import QUANTIZATIONS, CompileMode, EngineOptions, Quantization
+from ..host.building import engine_builder
 from ..models import DRAFT_FOLDER, TARGET_FOLDER, held_out_prompts
 from ..models.training.evaluate import measure_agreement
 
@@ -71,7 +71,9 @@ def perplexity(model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> float:
     return float(torch.tensor(nats / count).exp())
 
 
-def step_ms(folder: Path, quantization: str, compile_mode: str, threads: int) -> float:
+def step_ms(
+    folder: Path, quantization: Quantization, compile_mode: CompileMode, threads: int
+) -> float:
     """Median time of a verify step of one full row."""
     build: Callable[[], Engine] = engine_builder(
         EngineOptions(
@@ -106,7 +108,8 @@ def weights_table(folder: Path, texts: Sequence[Sequence[int]], threads: int) ->
     ]
     for kind in QUANTIZATIONS:
         model = plain_model(folder, kind)
-        eager, compiled = (step_ms(folder, kind, mode, threads) for mode in ("off", "auto"))
+        eager = step_ms(folder, kind, "off", threads)
+        compiled = step_ms(folder, kind, "auto", threads)
         lines.append(
             f"| {kind} | {weight_bytes(model):,} | {perplexity(model, texts):.3f} "
             f"| {eager:.2f} | {compiled:.2f} |"

@@ -12,27 +12,18 @@ from .. import address
 from .. import config as configuration
 from ..bench.command import bench
 from ..core.errors import StartupError
-from ..engine.options import EngineOptions
+from ..engine.options import CompileMode, EngineOptions
 from ..logs import set_up_logs
-from ..models import DRAFT_FOLDER, TARGET_FOLDER
-from ..planning.command import plan
-from ..quantization.command import quantize
+from ..models import DRAFT_FOLDER
 from ..rpc.binding import check_free
 from ..running import refuse, run, serve
 from ..user_folders import with_home
+from .engine_options import takes_engine
 from .options import (
-    Attention,
-    AttentionOption,
-    Compile,
-    CompileOption,
-    Context,
-    Device,
     DraftAttention,
     DraftDevice,
     DraftDtype,
     DraftQuantization,
-    Dtype,
-    DtypeOption,
     GenerationDefaults,
     GenerationDefaultsOption,
     Lead,
@@ -41,27 +32,15 @@ from .options import (
     Listen,
     Loop,
     LoopOption,
-    ParkMemory,
-    PrefillWidth,
-    Quantization,
-    QuantizationOption,
-    Queue,
-    Ranks,
-    Reproducible,
-    Rows,
-    Slots,
     SweepSeconds,
-    Threads,
     TtlSeconds,
     Version,
-    Width,
     Window,
-    park_bytes,
 )
+from .plan import plan
+from .quantize import quantize
 
 NO_DRAFT = "none"
-PARK_MEMORY = "1GiB"
-QUEUE = 64
 
 app = typer.Typer(
     help="Serve large language models by distributed speculative decoding.",
@@ -79,89 +58,29 @@ def main_options(
 
 
 @app.command()
+@takes_engine(
+    configuration.TARGET_ENGINE,
+    helps={"folder": "Folder of the target model, or its name on a hub."},
+)
 def target(
-    model: Annotated[
-        Path, typer.Option(help="Folder of the target model, or its name on a hub.")
-    ] = TARGET_FOLDER,
-    listen: Listen = f"127.0.0.1:{configuration.TARGET_PORT}",
-    dtype: DtypeOption = Dtype.AUTO,
-    device: Device = "cpu",
-    quantization: QuantizationOption = Quantization.NONE,
-    attention: AttentionOption = Attention.AUTO,
-    slots: Slots = 8,
-    park_memory: ParkMemory = PARK_MEMORY,
-    queue: Queue = QUEUE,
-    rows: Rows = 0,
-    width: Width = 8,
-    prefill_width: PrefillWidth = 64,
-    max_context_tokens: Context = 0,
-    compile: CompileOption = Compile.AUTO,
-    reproducible: Reproducible = False,
-    threads: Threads = 0,
-    tensor_parallel: Ranks = 1,
+    engine: EngineOptions, listen: Listen = f"127.0.0.1:{configuration.TARGET_PORT}"
 ) -> None:
     """Run the target service: the large model, which decides every token."""
     from .wiring import run_target
 
-    engine = EngineOptions(
-        folder=model,
-        dtype=dtype.value,
-        device=device,
-        quantization=quantization.value,
-        attention=attention.value,
-        slots=slots,
-        park_bytes=park_bytes(park_memory),
-        queue=queue,
-        rows=rows or slots,
-        width=width,
-        prefill_width=prefill_width,
-        max_context_tokens=max_context_tokens,
-        compile=compile.value,
-        reproducible=reproducible,
-        threads=threads,
-        tensor_parallel=tensor_parallel,
-    )
     serve(run_target(configuration.TargetConfig(listen=listen, engine=engine)))
 
 
 @app.command()
-def draft(
-    model: Annotated[
-        Path, typer.Option(help="Folder of the draft model, or its name on a hub.")
-    ] = DRAFT_FOLDER,
-    listen: Listen = f"127.0.0.1:{configuration.DRAFT_PORT}",
-    dtype: DtypeOption = Dtype.AUTO,
-    device: Device = "cpu",
-    quantization: QuantizationOption = Quantization.NONE,
-    attention: AttentionOption = Attention.AUTO,
-    slots: Slots = 8,
-    park_memory: ParkMemory = PARK_MEMORY,
-    rows: Rows = 0,
-    prefill_width: PrefillWidth = 64,
-    max_context_tokens: Context = 0,
-    compile: CompileOption = Compile.AUTO,
-    threads: Threads = 1,
-    tensor_parallel: Ranks = 1,
-) -> None:
+@takes_engine(
+    configuration.DRAFT_ENGINE,
+    without=("queue", "width", "reproducible"),
+    helps={"folder": "Folder of the draft model, or its name on a hub."},
+)
+def draft(engine: EngineOptions, listen: Listen = f"127.0.0.1:{configuration.DRAFT_PORT}") -> None:
     """Run the draft service: the small model, which guesses ahead."""
     from .wiring import run_draft
 
-    engine = EngineOptions(
-        folder=model,
-        dtype=dtype.value,
-        device=device,
-        quantization=quantization.value,
-        attention=attention.value,
-        slots=slots,
-        park_bytes=park_bytes(park_memory),
-        rows=rows or slots,
-        width=configuration.DRAFT_WIDTH,
-        prefill_width=prefill_width,
-        max_context_tokens=max_context_tokens,
-        compile=compile.value,
-        threads=threads,
-        tensor_parallel=tensor_parallel,
-    )
     serve(run_draft(configuration.DraftConfig(listen=listen, engine=engine)))
 
 
@@ -210,32 +129,23 @@ def session(
 
 
 @app.command()
+@takes_engine(
+    configuration.TARGET_ENGINE,
+    without=("width", "prefill_width"),
+    names={"folder": "target"},
+    helps={"folder": "Folder of the target model, or its name on a hub."},
+)
 def up(
-    target: Annotated[
-        Path, typer.Option(help="Folder of the target model, or its name on a hub.")
-    ] = TARGET_FOLDER,
+    engine: EngineOptions,
     draft: Annotated[
         str, typer.Option(help="Folder of the draft model, its name on a hub, or none.")
     ] = str(DRAFT_FOLDER),
-    listen: Listen = f"127.0.0.1:{configuration.SESSION_PORT}",
-    ledger: Ledger = None,
-    dtype: DtypeOption = Dtype.AUTO,
-    device: Device = "cpu",
-    quantization: QuantizationOption = Quantization.NONE,
-    attention: AttentionOption = Attention.AUTO,
     draft_dtype: DraftDtype = None,
     draft_device: DraftDevice = None,
-    draft_quantization: DraftQuantization = Quantization.NONE,
-    draft_attention: DraftAttention = Attention.AUTO,
-    slots: Slots = 8,
-    park_memory: ParkMemory = PARK_MEMORY,
-    queue: Queue = QUEUE,
-    rows: Rows = 0,
-    max_context_tokens: Context = 0,
-    compile: CompileOption = Compile.AUTO,
-    reproducible: Reproducible = False,
-    threads: Threads = 0,
-    tensor_parallel: Ranks = 1,
+    draft_quantization: DraftQuantization = "none",
+    draft_attention: DraftAttention = "auto",
+    listen: Listen = f"127.0.0.1:{configuration.SESSION_PORT}",
+    ledger: Ledger = None,
     window: Window = 7,
     lead: Lead = 8,
     loop: LoopOption = Loop.ADAPTIVE,
@@ -244,6 +154,7 @@ def up(
     """Run all three services on this machine. The draft gets one CPU thread."""
     from .up import run_up
 
+    configuration.TargetConfig(engine=engine)
     config = configuration.SessionConfig(
         listen=listen,
         ledger=ledger or configuration.default_ledger(),
@@ -251,29 +162,29 @@ def up(
         lead=lead,
         loop=loop.mode(),
     )
+    drafting = configuration.draft_beside(
+        engine,
+        folder=Path(draft),
+        dtype=draft_dtype or engine.dtype,
+        device=draft_device or engine.device,
+        quantization=draft_quantization,
+        attention=draft_attention,
+    )
     check_free(address.Listen.read(listen))
-    engine = [f"--slots={slots}", f"--rows={rows}", f"--compile={compile.value}"]
-    engine += [f"--max-context-tokens={max_context_tokens}", f"--park-memory={park_memory}"]
-    targets = [*engine, f"--model={target}", f"--threads={threads}"]
-    targets += [f"--dtype={dtype.value}", f"--device={device}", f"--quantization={quantization}"]
-    targets += [f"--attention={attention}", f"--queue={queue}"]
-    targets += [f"--tensor-parallel={tensor_parallel}"]
-    targets += ["--reproducible"] if reproducible else []
-    drafts = [*engine, f"--model={draft}", f"--dtype={(draft_dtype or dtype).value}"]
-    drafts += [f"--device={draft_device or device}", f"--quantization={draft_quantization}"]
-    drafts += [f"--attention={draft_attention}"]
     sessions = [f"--listen={listen}", f"--window={window}", f"--lead={lead}", f"--loop={loop}"]
     sessions += [f"--generation-defaults={generation_defaults}"]
-    wanted = None if draft == NO_DRAFT else drafts
-    sys.exit(run(run_up(str(config.ledger), sessions, targets, wanted)))
+    running = run_up(str(config.ledger), sessions, engine, None if draft == NO_DRAFT else drafting)
+    sys.exit(run(running))
 
 
 @app.command()
-def demo(compile: CompileOption = Compile.AUTO) -> None:
+def demo(
+    compile: Annotated[CompileMode, typer.Option(help="Whether steps are compiled.")] = "auto",
+) -> None:
     """Watch the three services stream text, with and without speculation."""
     from .demo import run_demo
 
-    sys.exit(run(run_demo(compile.value)))
+    sys.exit(run(run_demo(compile)))
 
 
 app.command()(bench)

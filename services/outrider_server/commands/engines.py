@@ -18,7 +18,7 @@ short to keep a core from the other services between two steps."""
 os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 from ..core.errors import StartupError  # noqa: E402
-from ..engine.build import engine_builder, follow  # noqa: E402
+from ..host.building import engine_builder, follow  # noqa: E402
 from ..host.engine_host import EngineHost  # noqa: E402
 from ..launching import Ranks, find_place, gather  # noqa: E402
 

@@ -19,9 +19,12 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from .. import lifeline
+from ..config import DRAFT_ENGINE, TARGET_ENGINE
 from ..core.errors import StartupError
+from ..engine.options import EngineOptions
 from ..ledger_place import check_ledger
 from ..stopping import Stop
+from .engine_options import engine_arguments
 
 STOP_SECONDS = 40.0
 HURRY_SECONDS = 3.0
@@ -102,12 +105,12 @@ class Child:
 async def run_up(
     ledger: str,
     session_arguments: Sequence[str],
-    target_arguments: Sequence[str],
-    draft_arguments: Sequence[str] | None,
+    target_options: EngineOptions,
+    draft_options: EngineOptions | None,
 ) -> int:
     """Runs the services until a signal asks to stop; returns the exit status.
 
-    They talk over Unix sockets, which cost less than the loopback. `draft_arguments` None runs without a
+    They talk over Unix sockets, which cost less than the loopback. `draft_options` None runs without a
     draft. Raises StartupError when a service does not start, or the ledger cannot be opened.
     """
     await check_ledger(ledger)
@@ -117,13 +120,13 @@ async def run_up(
     sockets = socket_folder()
     folder = Path(sockets.name)
     try:
-        listen = f"--listen=unix:{folder}/t"
-        target = await Child.start("target", [listen, *target_arguments], scratch=folder)
-        children.append(target)
-        if draft_arguments is not None:
-            listen = f"--listen=unix:{folder}/d"
-            draft = await Child.start("draft", [listen, *draft_arguments], scratch=folder)
-            children.append(draft)
+        arguments = engine_arguments(target_options, TARGET_ENGINE)
+        arguments += [f"--listen=unix:{folder}/t"]
+        children.append(await Child.start("target", arguments, scratch=folder))
+        if draft_options is not None:
+            arguments = engine_arguments(draft_options, DRAFT_ENGINE)
+            arguments += [f"--listen=unix:{folder}/d"]
+            children.append(await Child.start("draft", arguments, scratch=folder))
         starting = asyncio.gather(*(child.ready() for child in children))
         addresses = await _unless(stop, starting)
         if addresses is None:

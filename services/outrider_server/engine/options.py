@@ -1,6 +1,7 @@
 """The options of an engine: a model and the static shapes around it, from the command line to the builder.
 
-Checked when made. Imports nothing that loads a model.
+Checked when made. Imports nothing that loads a model. What an option means is said once, beside its type:
+the command line takes its options, their defaults and their help from here.
 """
 
 from __future__ import annotations
@@ -8,15 +9,20 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal, get_args
 
 from ..core.errors import StartupError
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-QUANTIZATIONS = ("none", "int8", "nf4", "fp4")
-ATTENTIONS = ("auto", "packed", "sdpa", "flash", "math", "efficient", "eager", "flex")
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Quantization = Literal["none", "int8", "nf4", "fp4"]
+Attention = Literal["auto", "packed", "sdpa", "flash", "math", "efficient", "eager", "flex"]
+CompileMode = Literal["auto", "on", "max", "off"]
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
+ATTENTIONS: tuple[Attention, ...] = get_args(Attention)
+COMPILE_MODES: tuple[CompileMode, ...] = get_args(CompileMode)
 MAX_RANKS = 64
 SHARED_DEVICES = ("cpu", "cuda")
-COMPILE_MODES = ("auto", "on", "max", "off")
 
 
 def _require(holds: bool, message: str) -> None:
@@ -26,35 +32,32 @@ def _require(holds: bool, message: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
-    """A model and the static shapes around it."""
+    """A model and the static shapes around it. Raises StartupError for what no engine can be."""
 
-    folder: Path
-    """A local folder, or OWNER/NAME on a model hub."""
-    dtype: str = "auto"
-    """One of DTYPES; auto keeps the checkpoint's own."""
-    device: str = "cpu"
-    quantization: str = "none"
-    """One of QUANTIZATIONS; none keeps what the checkpoint holds."""
-    attention: str = "auto"
-    """One of ATTENTIONS; auto takes the fastest that the machine has."""
-    slots: int = 8
-    rows: int = 8
-    """The largest step holds this many times `width` tokens."""
-    width: int = 8
-    """Tokens a row: a window of width - 1 proposals and one more."""
-    prefill_width: int = 64
-    max_context_tokens: int = 0
-    """0 takes what the model was made for."""
-    compile: str = "auto"
-    reproducible: bool = False
-    park_bytes: int = 1 << 30
-    """Host memory for the KV of sessions that gave up their slot; 0 drops it."""
-    queue: int = 0
-    """Turns that may wait for a slot."""
-    threads: int = 0
-    """CPU threads of the model; 0 takes every core."""
-    tensor_parallel: int = 1
-    """Ranks that share the model."""
+    folder: Annotated[Path, "Folder of the model, or its name on a hub."]
+    dtype: Annotated[Dtype, "auto keeps the checkpoint's own."] = "auto"
+    device: Annotated[str, "A torch device, for example cpu or cuda:0."] = "cpu"
+    quantization: Annotated[
+        Quantization, "Quantize the weights; none keeps what the checkpoint holds."
+    ] = "none"
+    attention: Annotated[
+        Attention, "Attention kernel; auto takes the fastest that this machine has."
+    ] = "auto"
+    slots: Annotated[int, "Sessions whose KV state is kept."] = 8
+    park_bytes: Annotated[
+        int, "Host memory for sessions without a slot, for example 4GiB; 0 for none."
+    ] = 1 << 30
+    queue: Annotated[int, "Turns that may wait for a slot; more are refused."] = 0
+    rows: Annotated[int, "A step holds so many full rows; 0 takes the slots."] = 0
+    width: Annotated[int, "Tokens a row of a verify step; a multiple of 8."] = 8
+    prefill_width: Annotated[int, "Tokens a prefill step; a multiple of 8."] = 64
+    max_context_tokens: Annotated[int, "Longest session in tokens; 0 takes the model's."] = 0
+    compile: Annotated[
+        CompileMode, "auto compiles where it pays; max compiles longer for faster steps."
+    ] = "auto"
+    reproducible: Annotated[bool, "Use one shape of step only."] = False
+    threads: Annotated[int, "CPU threads of the model; 0 takes every core."] = 0
+    tensor_parallel: Annotated[int, "Processes that share the model, each on a device."] = 1
 
     def __post_init__(self) -> None:
         _require(self.dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}")
@@ -67,7 +70,7 @@ class EngineOptions:
             self.compile in COMPILE_MODES, f"compile must be one of {', '.join(COMPILE_MODES)}"
         )
         _require(1 <= self.slots <= 4096, "slots must be 1 to 4096")
-        _require(1 <= self.rows <= self.slots, f"rows must be 1 to the {self.slots} slots")
+        _require(0 <= self.rows <= self.slots, f"rows must be 1 to the {self.slots} slots")
         _require(1 <= self.width <= 64, "width must be 1 to 64")
         _require(
             self.prefill_width % 8 == 0 and 8 <= self.prefill_width <= 4096,
@@ -96,10 +99,12 @@ class EngineOptions:
 
     @property
     def row_buckets(self) -> tuple[int, ...]:
-        """Numbers of rows that a step may have, ascending: powers of four, and the most."""
-        sizes = {self.rows}
+        """Numbers of rows that a step may have, ascending: powers of four, and the most. A step holds
+        `width` tokens for each."""
+        most = self.rows or self.slots
+        sizes = {most}
         size = 1
-        while size < self.rows:
+        while size < most:
             sizes.add(size)
             size *= 4
         return tuple(sorted(sizes))

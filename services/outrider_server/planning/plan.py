@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from ..core.errors import StartupError
+from ..engine.options import EngineOptions
 from .config_file import read_config
 from .counting import count_model
 from .fitting import fit
@@ -14,24 +13,24 @@ from .memory import plan_memory, token_bytes
 from .settings import PlanSettings
 from .shape import engine_shape
 from .speed import break_even_ms, roofline
-from .types import EnginePlan, EngineRequest, Plan
+from .types import EnginePlan, Plan
 from .weights import weights_by_precision
 
 
 def make_plan(settings: PlanSettings) -> Plan:
     """The plan of a target and perhaps a draft. Raises StartupError for what cannot be planned."""
-    _check_device(settings.request.device)
-    target = _engine_plan(settings.target, settings.request, settings)
+    _check_device(settings.target.device)
+    target = _engine_plan(settings.target, settings)
     draft = None
     if settings.draft is not None:
-        draft = _engine_plan(settings.draft, settings.draft_request, settings)
+        draft = _engine_plan(settings.draft, settings)
     beside = None
     if draft is not None and settings.memory_bytes is not None:
         beside = fit(
             target.sizes,
             target.shape,
             settings.memory_bytes,
-            rows=settings.request.rows,
+            rows=settings.target.rows,
             other_bytes=draft.memory.total_bytes,
         )
     return Plan(
@@ -45,9 +44,9 @@ def make_plan(settings: PlanSettings) -> Plan:
     )
 
 
-def _engine_plan(source: Path, request: EngineRequest, settings: PlanSettings) -> EnginePlan:
-    sizes = count_model(read_config(source))
-    shape = engine_shape(sizes, request)
+def _engine_plan(options: EngineOptions, settings: PlanSettings) -> EnginePlan:
+    sizes = count_model(read_config(options.folder))
+    shape = engine_shape(sizes, options)
     memory, bandwidth = settings.memory_bytes, settings.bandwidth
     return EnginePlan(
         sizes=sizes,
@@ -55,7 +54,7 @@ def _engine_plan(source: Path, request: EngineRequest, settings: PlanSettings) -
         memory=plan_memory(sizes, shape),
         weights_by_precision=weights_by_precision(sizes, shape.dtype),
         cache_token_bytes=token_bytes(sizes, shape.dtype),
-        fit=fit(sizes, shape, memory, rows=request.rows) if memory is not None else None,
+        fit=fit(sizes, shape, memory, rows=options.rows) if memory is not None else None,
         roofline=roofline(sizes, shape, bandwidth) if bandwidth is not None else None,
     )
 

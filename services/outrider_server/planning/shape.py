@@ -8,12 +8,13 @@ from ..core.errors import StartupError
 from ..engine.compiling import MIN_PARAMETERS_TO_COMPILE
 from ..engine.kernels import kernels_missing
 from ..engine.model.packing import HEAD_DIM_STEP, LARGEST_HEAD_DIM
-from .types import EngineRequest, EngineShape, ModelSizes
+from ..engine.options import EngineOptions
+from .types import EngineShape, ModelSizes
 
 
-def engine_shape(sizes: ModelSizes, request: EngineRequest) -> EngineShape:
+def engine_shape(sizes: ModelSizes, options: EngineOptions) -> EngineShape:
     """The shape that an engine with these options has. Raises StartupError for a context it cannot have."""
-    named, wanted = sizes.max_positions, request.max_context_tokens
+    named, wanted = sizes.max_positions, options.max_context_tokens
     if not (named or wanted):
         raise StartupError(f"{sizes.name} names no longest context; set --max-context-tokens")
     most = max(named, sizes.most_positions)
@@ -21,26 +22,26 @@ def engine_shape(sizes: ModelSizes, request: EngineRequest) -> EngineShape:
         raise StartupError(
             f"a context of {wanted} tokens is longer than the {most} positions of {sizes.name}"
         )
-    dtype = sizes.dtype if request.dtype == "auto" else request.dtype
-    on_cpu = request.device.partition(":")[0] == "cpu"
+    dtype = sizes.dtype if options.dtype == "auto" else options.dtype
+    on_cpu = options.device.partition(":")[0] == "cpu"
     return EngineShape(
         dtype=dtype,
-        quantization=request.quantization,
-        slots=request.slots,
-        rows=request.rows or request.slots,
-        width=request.width,
-        prefill_width=request.prefill_width,
+        quantization=options.quantization,
+        slots=options.slots,
+        rows=options.rows or options.slots,
+        width=options.width,
+        prefill_width=options.prefill_width,
         context_tokens=wanted or named,
-        packed=on_cpu and request.compile != "off" and _can_be_packed(sizes, dtype, request),
-        compiled=_is_compiled(sizes, request, on_cpu),
+        packed=on_cpu and options.compile != "off" and _can_be_packed(sizes, dtype, options),
+        compiled=_is_compiled(sizes, options, on_cpu),
         gathers_slots=not on_cpu,
     )
 
 
-def _can_be_packed(sizes: ModelSizes, dtype: str, request: EngineRequest) -> bool:
+def _can_be_packed(sizes: ModelSizes, dtype: str, options: EngineOptions) -> bool:
     """Whether the engine's own kernels take the model on this machine; builds them where they would run."""
     fits = (
-        request.quantization == "none"
+        options.quantization == "none"
         and not sizes.checkpoint_bytes
         and dtype == "bfloat16"
         and not any(dtype in tensor.float32_in for tensor in sizes.tensors)
@@ -51,9 +52,9 @@ def _can_be_packed(sizes: ModelSizes, dtype: str, request: EngineRequest) -> boo
     return fits and not kernels_missing()
 
 
-def _is_compiled(sizes: ModelSizes, request: EngineRequest, on_cpu: bool) -> bool:
-    if request.compile == "off":
+def _is_compiled(sizes: ModelSizes, options: EngineOptions, on_cpu: bool) -> bool:
+    if options.compile == "off":
         return False
     if on_cpu and not (shutil.which("g++") or shutil.which("clang++")):
         return False
-    return request.compile != "auto" or sizes.parameters >= MIN_PARAMETERS_TO_COMPILE
+    return options.compile != "auto" or sizes.parameters >= MIN_PARAMETERS_TO_COMPILE

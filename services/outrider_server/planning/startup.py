@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
 from ..core.errors import StartupError
+from ..engine.options import EngineOptions
 from ..engine.ranks.sharing import shares_keys
 from .available import available_bytes
 from .config_file import read_config
@@ -15,13 +15,12 @@ from .counting import count_model
 from .fitting import fit
 from .memory import plan_memory
 from .shape import engine_shape
-from .types import EngineRequest, EngineShape, MemoryPlan, ModelSizes
+from .types import EngineShape, MemoryPlan, ModelSizes
 from .units import format_bytes
 
 
 def check_memory(
-    folder: Path,
-    request: EngineRequest,
+    options: EngineOptions,
     available: int | None = None,
     ranks: int = 1,
     ranks_here: int = 1,
@@ -29,36 +28,36 @@ def check_memory(
     """Raises StartupError where an engine's planned bytes exceed what its device has left.
 
     `available` bytes are asked of the device by default. Of several `ranks` each needs its share, and
-    `ranks_here` of them share the device's memory. A folder or a request that cannot be planned passes:
+    `ranks_here` of them share the device's memory. What cannot be planned passes:
     loading it says what is wrong with it.
     """
-    device = torch.device(request.device)
+    device = torch.device(options.device)
     left = available_bytes(device) if available is None else available
     if left is None:
         return
     try:
-        file = read_config(folder)
+        file = read_config(options.folder)
         sizes = count_model(file)
-        shape = engine_shape(sizes, request)
+        shape = engine_shape(sizes, options)
     except StartupError:
         return
     memory = plan_memory(sizes, shape)
     if device.type == "cpu":  # where the parked sessions share it
-        left -= request.park_bytes
+        left -= options.park_bytes
     if ranks > 1:
         _check_share(sizes, _share(memory, ranks, shares_keys(file.config)), left, ranks_here)
     elif memory.total_bytes > left:
         raise StartupError(
             f"{sizes.name} needs {format_bytes(memory.total_bytes)} ({_parts(memory)}) and {device} has "
-            f"{format_bytes(max(left, 0))} available{_beside(device, request)}; "
-            f"{_advice(sizes, shape, request, left)}"
+            f"{format_bytes(max(left, 0))} available{_beside(device, options)}; "
+            f"{_advice(sizes, shape, options, left)}"
         )
 
 
-def _beside(device: torch.device, request: EngineRequest) -> str:
-    if device.type != "cpu" or not request.park_bytes:
+def _beside(device: torch.device, options: EngineOptions) -> str:
+    if device.type != "cpu" or not options.park_bytes:
         return ""
-    return f" beside {format_bytes(request.park_bytes)} for parked sessions (--park-memory)"
+    return f" beside {format_bytes(options.park_bytes)} for parked sessions (--park-memory)"
 
 
 def _share(memory: MemoryPlan, ranks: int, keys_too: bool) -> MemoryPlan:
@@ -91,9 +90,9 @@ def _parts(memory: MemoryPlan) -> str:
     )
 
 
-def _advice(sizes: ModelSizes, shape: EngineShape, request: EngineRequest, left: int) -> str:
+def _advice(sizes: ModelSizes, shape: EngineShape, options: EngineOptions, left: int) -> str:
     """What to reduce: the slots, or else the context, or else the weights."""
-    found = fit(sizes, shape, left, rows=request.rows)
+    found = fit(sizes, shape, left, rows=options.rows)
     if found.largest_slots:
         return f"it fits with --slots {found.largest_slots}"
     if found.largest_context_tokens:

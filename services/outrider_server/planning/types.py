@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-QUANTIZATIONS = ("none", "int8", "nf4", "fp4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,25 +75,6 @@ class ModelSizes:
     def parameters(self) -> int:
         """The number of parameters, tied ones counted once."""
         return sum(tensor.count for tensor in self.tensors)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineRequest:
-    """An engine as its options describe it, before the model is known. Defaults are those of the target."""
-
-    dtype: str = "auto"
-    quantization: str = "none"
-    device: str = "cpu"
-    slots: int = 8
-    rows: int = 0
-    """0 takes the slots."""
-    width: int = 8
-    prefill_width: int = 64
-    max_context_tokens: int = 0
-    """0 takes what the model was made for."""
-    compile: str = "auto"
-    park_bytes: int = 0
-    """Host memory for sessions that gave up their slot."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ library holds in one tensor. Scales themselves are not quantized again ("double 
 
 from __future__ import annotations
 
-from .types import DTYPE_BYTES, QUANTIZATIONS, ModelSizes, WeightBytes, WeightTensor
+from ..engine.options import QUANTIZATIONS
+from .types import DTYPE_BYTES, ModelSizes, WeightBytes, WeightTensor
 
 FOUR_BIT_BLOCK = 64
 FOUR_BIT_TABLE_BYTES = 16 * 4

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
 
 from ..core.errors import StartupError
+from ..engine.attention.attention_choice import check_attention
+from ..engine.engine import Engine
+from ..engine.model.hub import local_folder
+from ..engine.model.loading import LoadedModel, load_model
+from ..engine.options import EngineOptions
+from ..engine.ranks.ranks import Group
+from ..engine.step import StepLimits, StepRunner
 from ..planning.startup import check_memory
-from ..planning.types import EngineRequest
-from .attention.attention_choice import check_attention
-from .engine import Engine
-from .model.hub import local_folder
-from .model.loading import LoadedModel, load_model
-from .options import EngineOptions
-from .ranks.ranks import Group
-from .step import StepLimits, StepRunner
 
 T = TypeVar("T")
 
@@ -110,23 +110,12 @@ def _check_memory(options: EngineOptions, device: torch.device, group: Group | N
 
     No rank loads before all have passed: they join after it.
     """
-    folder = local_folder(options.folder)
-    request = EngineRequest(
-        dtype=options.dtype,
-        quantization=options.quantization,
-        device=str(device),
-        slots=options.slots,
-        rows=options.rows,
-        width=options.width,
-        prefill_width=options.prefill_width,
-        max_context_tokens=options.max_context_tokens,
-        compile=options.compile if group is None else "off",
-        park_bytes=_park_bytes(options, group),
-    )
+    here = replace(options, device=str(device), folder=local_folder(options.folder))
     if group is None:
-        check_memory(folder, request)
-    elif device.type != "cpu":
-        check_memory(folder, request, ranks=group.place.size)
-    elif group.place.local_rank == 0:
-        place = group.place
-        check_memory(folder, request, ranks=place.size, ranks_here=place.local_size)
+        check_memory(here)
+        return
+    here, place = replace(here, compile="off", park_bytes=0), group.place
+    if device.type != "cpu":
+        check_memory(here, ranks=place.size)
+    elif place.local_rank == 0:
+        check_memory(here, ranks=place.size, ranks_here=place.local_size)

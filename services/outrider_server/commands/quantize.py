@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..models import TARGET_FOLDER
-from .settings import METHODS, QuantizeSettings
+from ..quantization.settings import METHODS, QuantizeSettings
 
 
 def quantize(
@@ -46,7 +46,7 @@ def quantize(
         device=device,
         output=output,
     )
-    from .run import run_quantize
+    from ..quantization.run import run_quantize
 
     try:
         run_quantize(settings)
