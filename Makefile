@@ -23,7 +23,8 @@ check: .venv/dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python protos/generate.py --check
-	@if command -v npx >/dev/null; then cd protos && npx --yes @bufbuild/buf@1.75.0 lint; \
+	@if command -v npx >/dev/null; then $(BIN)/python protos/generate.py --image .venv/protos.binpb \
+	&& npx --yes @bufbuild/buf@1.75.0 lint .venv/protos.binpb --config protos/buf.yaml; \
 	else echo "skipped: buf lint (npx is not installed)"; fi
 
 proto: .venv/dev

@@ -1,7 +1,8 @@
 """Generates the Python stubs from the protos, or checks that those in the tree are fresh.
 
-python protos/generate.py           write client/outrider/v1
-python protos/generate.py --check   exit 1 if what is there differs
+python protos/generate.py                write client/outrider/v1
+python protos/generate.py --check        exit 1 if what is there differs
+python protos/generate.py --image FILE   write the protos with their comments and imports, as buf lints them
 """
 
 from __future__ import annotations
@@ -12,28 +13,29 @@ import sys
 import tempfile
 from pathlib import Path
 
-import grpc_tools
+from google.rpc import status_pb2
 from grpc_tools import protoc
 
 PROTOS = Path(__file__).resolve().parent
 STUBS = PROTOS.parent / "client" / "outrider" / "v1"
+INCLUDE = (
+    PROTOS,
+    Path(protoc.__file__).parent / "_proto",  # google/protobuf
+    Path(status_pb2.__file__).parents[2],  # google/rpc
+)
+
+
+def compile_protos(*outputs: str) -> None:
+    """Runs protoc over every proto."""
+    sources = sorted(str(path) for path in PROTOS.glob("outrider/v1/*.proto"))
+    include = [f"-I{folder}" for folder in INCLUDE]
+    if protoc.main(["protoc", *include, *outputs, *sources]) != 0:
+        raise SystemExit("protoc failed; its message is above")
 
 
 def generate(into: Path) -> None:
     """Writes the stubs of every proto below `into`, which gets outrider/v1/ as its folder."""
-    well_known = Path(grpc_tools.__file__).parent / "_proto"
-    sources = sorted(str(path) for path in PROTOS.glob("outrider/v1/*.proto"))
-    arguments = [
-        "protoc",
-        f"-I{PROTOS}",
-        f"-I{well_known}",
-        f"--python_out={into}",
-        f"--pyi_out={into}",
-        f"--grpc_python_out={into}",
-        *sources,
-    ]
-    if protoc.main(arguments) != 0:
-        raise SystemExit("protoc failed; its message is above")
+    compile_protos(f"--python_out={into}", f"--pyi_out={into}", f"--grpc_python_out={into}")
 
 
 def stale(fresh: Path) -> list[str]:
@@ -47,7 +49,13 @@ def stale(fresh: Path) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
-    if not parser.parse_args().check:
+    parser.add_argument("--image", metavar="FILE", help="write a descriptor set instead")
+    options = parser.parse_args()
+    if options.image:
+        image = f"--descriptor_set_out={options.image}"
+        compile_protos("--include_imports", "--include_source_info", image)
+        return
+    if not options.check:
         generate(STUBS.parents[1])
         return
     with tempfile.TemporaryDirectory() as folder:

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import typer
 from google.protobuf import descriptor_pb2
-from grpc_tools import protoc
 from outrider.cli.app import app as client_app
 from outrider_server.commands.cli import app as server_app
 from outrider_server.rpc import errors, telemetry
@@ -85,12 +84,13 @@ def test_every_element_of_the_contract_is_commented(tmp_path: Path) -> None:
 
 def compiled_protos(folder: Path) -> descriptor_pb2.FileDescriptorSet:
     """The project's protos with their comments."""
-    out = folder / "protos.binpb"
-    sources = sorted(map(str, (REPOSITORY / "protos").glob("outrider/v1/*.proto")))
-    include = [f"-I{REPOSITORY / 'protos'}", f"-I{Path(protoc.__file__).parent / '_proto'}"]
-    arguments = ["protoc", *include, "--include_source_info", f"--descriptor_set_out={out}"]
-    assert protoc.main([*arguments, *sources]) == 0
-    return descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes())
+    image = folder / "protos.binpb"
+    outcome = run_python("protos/generate.py", "--image", str(image))
+    assert outcome.returncode == 0, outcome.stderr
+    protos = descriptor_pb2.FileDescriptorSet.FromString(image.read_bytes())
+    own = [file for file in protos.file if file.package == "outrider.v1"]
+    assert len(own) == 4
+    return descriptor_pb2.FileDescriptorSet(file=own)
 
 
 def uncommented(protos: descriptor_pb2.FileDescriptorSet) -> Iterator[str]:

@@ -12,7 +12,6 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
-from google.rpc import status_pb2
 from grpc import StatusCode
 from outrider.v1 import target_pb2
 from outrider_server.rpc.errors import WRITE_FAILED
@@ -172,4 +171,4 @@ def _failures(answers: list[bytes]) -> list[StatusCode]:
         with contextlib.suppress(DecodeError):
             turns += target_pb2.VerifyTurnsResponse.FromString(answer).turns
     failures = [turn.failure for turn in turns if turn.WhichOneof("message") == "failure"]
-    return [codes[status_pb2.Status.FromString(failure).code] for failure in failures]
+    return [codes[failure.code] for failure in failures]

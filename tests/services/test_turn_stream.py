@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 import grpc
 import pytest
+from google.rpc import status_pb2
 from opentelemetry.context import Context
 from outrider.v1 import target_pb2, target_pb2_grpc
 from outrider_server.core.errors import InvalidRequest, ProtocolViolation, StaleEpoch, Unavailable
@@ -177,7 +178,7 @@ async def test_a_failure_is_a_status_without_a_word_of_the_exception(caplog):
     wire.write(said(7, step(-1, [1])))
     ((failed,),) = [(await anext(wire.answers)).turns]
     assert failed.turn == 7
-    assert b"secret" not in failed.failure
+    assert b"secret" not in failed.SerializeToString()
     assert "the service failed" in str(from_status(failed.failure, "target"))
     assert "a turn failed" in caplog.text
     wire.write(said(7, step(1, [1])), said(8, step(3, [1])))
@@ -203,6 +204,34 @@ async def test_a_stream_that_is_to_close_takes_no_turn_and_ends_with_its_last():
     assert echo.ended == [5]
 
 
-async def test_a_status_that_is_none_is_a_violation():
-    assert isinstance(from_status(b"\xff\xff", "target"), ProtocolViolation)
-    assert isinstance(from_status(b"", "target"), ProtocolViolation)
+def test_a_status_without_a_reason_is_a_violation():
+    assert isinstance(from_status(status_pb2.Status(), "target"), ProtocolViolation)
+    unknown = status_pb2.Status(code=5, message="no")
+    assert "status 5" in str(from_status(unknown, "target"))
+
+
+async def test_an_answer_that_is_none_fails_the_turns_of_its_stream():
+    """A status that cannot be read among them."""
+
+    async def junk(_requests: object, _context: object) -> AsyncIterator[bytes]:
+        yield target_pb2.VerifyTurnsResponse().SerializeToString()
+        yield b"\x0a\x06\x08\x00\x1a\x02\xff\xff"
+        await asyncio.Event().wait()
+
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers(
+        [
+            grpc.method_handlers_generic_handler(
+                "outrider.v1.TargetService",
+                {"VerifyTurns": grpc.stream_stream_rpc_method_handler(junk)},
+            )
+        ]
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stream = TargetStream(target_pb2_grpc.TargetServiceStub(channel).VerifyTurns())
+        with pytest.raises(ProtocolViolation, match="something else than answers"):
+            await stream.open_line().ask(opening("junk"))
+        assert stream.over
+    await server.stop(None)

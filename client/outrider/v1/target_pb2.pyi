@@ -1,3 +1,4 @@
+from google.rpc import status_pb2 as _status_pb2
 from outrider.v1 import types_pb2 as _types_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
@@ -57,8 +58,8 @@ class TurnResponse(_message.Message):
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     turn: int
     response: VerifyResponse
-    failure: bytes
-    def __init__(self, turn: _Optional[int] = ..., response: _Optional[_Union[VerifyResponse, _Mapping]] = ..., failure: _Optional[bytes] = ...) -> None: ...
+    failure: _status_pb2.Status
+    def __init__(self, turn: _Optional[int] = ..., response: _Optional[_Union[VerifyResponse, _Mapping]] = ..., failure: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
 
 class VerifyOpen(_message.Message):
     __slots__ = ("session_id", "epoch", "committed_length", "sampling", "seed", "generated_from", "logprobs", "withheld_token_ids", "min_new_tokens", "model_fingerprint", "arithmetic")

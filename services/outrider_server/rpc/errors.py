@@ -12,7 +12,7 @@ from typing import cast
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -117,13 +117,8 @@ def from_rpc_error(error: grpc.RpcError, peer: str) -> errors.OutriderError:
     return kind(f"the {peer} service {said}")
 
 
-def from_status(serialized: bytes, peer: str) -> errors.OutriderError:
+def from_status(status: status_pb2.Status, peer: str) -> errors.OutriderError:
     """The domain error behind a status that came as a message. `peer` as in `from_rpc_error`."""
-    status = status_pb2.Status()
-    try:
-        status.ParseFromString(serialized)
-    except DecodeError:
-        return errors.ProtocolViolation(f"the {peer} service failed without a reason")
     unnamed = errors.ProtocolViolation(f"the {peer} service answered with status {status.code}")
     return _named_error(status) or unnamed
 

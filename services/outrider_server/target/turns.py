@@ -112,8 +112,7 @@ class TurnStream:
             self._changed.set()
 
     def _fail(self, number: int, error: Exception) -> None:
-        failure = to_status(error).SerializeToString()
-        self._answer(target_pb2.TurnResponse(turn=number, failure=failure))
+        self._answer(target_pb2.TurnResponse(turn=number, failure=to_status(error)))
 
     def _answer(self, answer: target_pb2.TurnResponse) -> None:
         self._answers.append(answer)
