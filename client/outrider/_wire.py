@@ -186,4 +186,5 @@ def _audit(audit: types_pb2.ShapeAudit) -> ShapeAudit:
             )
             for shape in audit.shapes
         ),
+        row_buckets=tuple(audit.row_buckets),
     )

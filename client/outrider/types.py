@@ -192,11 +192,15 @@ class AuditedShape:
 
 @dataclass(frozen=True, slots=True)
 class ShapeAudit:
-    """Which shapes of a step give the same bits for the same tokens."""
+    """Which shapes of a step give the same bits for the same tokens.
+
+    Verify steps run with `row_buckets` rows; empty where an older service does not say.
+    """
 
     all_interchangeable: bool
     reproducible: bool
     shapes: tuple[AuditedShape, ...]
+    row_buckets: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,17 +164,10 @@ def description(findings: tuple[ShapeFinding, ...], buckets: tuple[int, ...]) ->
     )
 
 
-@given(st.lists(FINDING, max_size=6).map(tuple))
-def test_a_description_survives(findings: tuple[ShapeFinding, ...]) -> None:
-    buckets = tuple(
-        sorted(
-            {
-                found.rows
-                for found in findings
-                if found.in_use and not found.variation.startswith("prefill")
-            }
-        )
-    )
+@given(st.lists(FINDING, max_size=6).map(tuple), st.lists(st.integers(1, 64)).map(tuple))
+def test_a_description_survives(
+    findings: tuple[ShapeFinding, ...], buckets: tuple[int, ...]
+) -> None:
     wanted = description(findings, buckets)
     message = over_bytes(wire.description_to_proto(wanted))
     assert wire.description_from_proto(message) == wanted
@@ -185,15 +178,6 @@ def test_a_service_that_says_nothing_of_ranks_is_one_process() -> None:
     message = wire.description_to_proto(description((), ()))
     message.ClearField("ranks")
     assert wire.description_from_proto(message).ranks == 1
-
-
-def test_a_prefill_of_one_row_is_no_bucket_of_one_row() -> None:
-    findings = (
-        ShapeFinding(4, 8, "full rows", True, 0.0, True),
-        ShapeFinding(1, 16, "prefill before verify", True, 0.0, True),
-    )
-    wanted = description(findings, (4,))
-    assert wire.description_from_proto(wire.description_to_proto(wanted)) == wanted
 
 
 @given(st.binary(max_size=50), st.tuples(*[st.text(max_size=9)] * 6))

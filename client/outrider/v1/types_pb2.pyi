@@ -86,14 +86,16 @@ class ModelDescription(_message.Message):
     def __init__(self, name: _Optional[str] = ..., architecture: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., vocabulary_fingerprint: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., end_token_ids: _Optional[_Iterable[int]] = ..., max_context_tokens: _Optional[int] = ..., width: _Optional[int] = ..., slots: _Optional[int] = ..., parameter_count: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., compiled: _Optional[bool] = ..., compile_note: _Optional[str] = ..., shape_audit: _Optional[_Union[ShapeAudit, _Mapping]] = ..., kernel_note: _Optional[str] = ..., quantization: _Optional[str] = ..., attention: _Optional[str] = ..., attention_note: _Optional[str] = ..., ranks: _Optional[int] = ..., tokenizer_size: _Optional[int] = ..., output_rows: _Optional[int] = ..., generation_defaults: _Optional[_Union[SamplingParams, _Mapping]] = ..., arithmetic: _Optional[str] = ...) -> None: ...
 
 class ShapeAudit(_message.Message):
-    __slots__ = ("all_interchangeable", "reproducible", "shapes")
+    __slots__ = ("all_interchangeable", "reproducible", "shapes", "row_buckets")
     ALL_INTERCHANGEABLE_FIELD_NUMBER: _ClassVar[int]
     REPRODUCIBLE_FIELD_NUMBER: _ClassVar[int]
     SHAPES_FIELD_NUMBER: _ClassVar[int]
+    ROW_BUCKETS_FIELD_NUMBER: _ClassVar[int]
     all_interchangeable: bool
     reproducible: bool
     shapes: _containers.RepeatedCompositeFieldContainer[AuditedShape]
-    def __init__(self, all_interchangeable: _Optional[bool] = ..., reproducible: _Optional[bool] = ..., shapes: _Optional[_Iterable[_Union[AuditedShape, _Mapping]]] = ...) -> None: ...
+    row_buckets: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, all_interchangeable: _Optional[bool] = ..., reproducible: _Optional[bool] = ..., shapes: _Optional[_Iterable[_Union[AuditedShape, _Mapping]]] = ..., row_buckets: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class AuditedShape(_message.Message):
     __slots__ = ("rows", "width", "variation", "identical", "max_difference", "in_use")

@@ -170,12 +170,14 @@ def description_to_proto(description: ModelDescription) -> types_pb2.ModelDescri
             all_interchangeable=audit.all_interchangeable,
             reproducible=audit.reproducible,
             shapes=shapes,
+            row_buckets=audit.row_buckets,
         ),
     )
 
 
 def description_from_proto(message: types_pb2.ModelDescription) -> ModelDescription:
     """A model's description."""
+    audit = message.shape_audit
     findings = tuple(
         ShapeFinding(
             shape.rows,
@@ -185,14 +187,12 @@ def description_from_proto(message: types_pb2.ModelDescription) -> ModelDescript
             shape.max_difference,
             shape.in_use,
         )
-        for shape in message.shape_audit.shapes
+        for shape in audit.shapes
     )
-    verified = (finding for finding in findings if not finding.variation.startswith("prefill"))
-    buckets = tuple(sorted({finding.rows for finding in verified if finding.in_use}))
     return ModelDescription(
         **{name: getattr(message, name) for name in _SAME_NAME},
         end_token_ids=tuple(message.end_token_ids),
-        shape_audit=ShapeAudit(message.shape_audit.reproducible, buckets, findings),
+        shape_audit=ShapeAudit(audit.reproducible, tuple(audit.row_buckets), findings),
         generation_defaults=_present(message.generation_defaults),
         ranks=max(1, message.ranks),
     )
