@@ -84,23 +84,15 @@ def _step(draws: random.Random, start: int) -> target_pb2.VerifyStep:
     )
 
 
-def _verify(draws: random.Random, _: str) -> list[Message]:
-    messages: list[Message] = [target_pb2.VerifyRequest(open=_open(draws))]
-    steps = (_step(draws, 0) for _ in range(draws.randrange(3)))
-    return [*messages, *(target_pb2.VerifyRequest(step=step) for step in steps)]
-
-
 def _verify_turns(draws: random.Random, _: str) -> list[Message]:
     messages: list[Message] = []
     for turn in range(draws.randrange(1, 4)):
-        open_, step = (
-            target_pb2.TurnRequest(turn=turn, request=request)
-            for request in (
-                target_pb2.VerifyRequest(open=_open(draws)),
-                target_pb2.VerifyRequest(step=_step(draws, 0)),
-            )
-        )
-        messages.append(target_pb2.VerifyTurnsRequest(turns=[open_, step]))
+        requests = [target_pb2.VerifyRequest(open=_open(draws))]
+        steps = (_step(draws, 0) for _ in range(draws.randrange(3)))
+        requests += (target_pb2.VerifyRequest(step=step) for step in steps)
+        said = [target_pb2.TurnRequest(turn=turn, request=request) for request in requests]
+        together = [said] if draws.random() < 0.5 else [[request] for request in said]
+        messages += [target_pb2.VerifyTurnsRequest(turns=turns) for turns in together]
         if draws.random() < 0.5:
             end = target_pb2.TurnRequest(turn=turn, end=target_pb2.TurnEnd())
             messages.append(target_pb2.VerifyTurnsRequest(turns=[end]))
@@ -175,9 +167,9 @@ _BUSY = _UNKNOWN | {StatusCode.FAILED_PRECONDITION}
 _TURN = _BUSY | {StatusCode.RESOURCE_EXHAUSTED, StatusCode.UNAVAILABLE, StatusCode.ABORTED}
 _STEP = frozenset({StatusCode.ABORTED, StatusCode.OUT_OF_RANGE, StatusCode.RESOURCE_EXHAUSTED})
 
-VERIFY = Method(
-    "outrider.v1.TargetService/Verify", _verify, _STEP | {StatusCode.FAILED_PRECONDITION}
-)
+TURN_CODES = _STEP | {StatusCode.FAILED_PRECONDITION}
+"""Beside INVALID_ARGUMENT: how a turn of the target may fail."""
+
 SESSION_METHODS = (
     Method(
         "outrider.v1.SessionService/CreateSession",
@@ -251,11 +243,10 @@ SESSION_METHODS = (
     ),
 )
 TARGET_METHODS = (
-    VERIFY,
     Method("outrider.v1.TargetService/VerifyTurns", _verify_turns, frozenset()),
     *_engine_calls("outrider.v1.TargetService"),
 )
 DRAFT_METHODS = (
-    Method("outrider.v1.DraftService/Draft", _draft, _STEP | {StatusCode.FAILED_PRECONDITION}),
+    Method("outrider.v1.DraftService/Draft", _draft, TURN_CODES),
     *_engine_calls("outrider.v1.DraftService"),
 )

@@ -27,14 +27,14 @@ class ScriptedTarget(target_pb2_grpc.TargetServiceServicer):
         self.behave()
         return target_pb2.DescribeModelResponse()
 
-    async def Verify(  # noqa: N802 - the proto's name
+    async def VerifyTurns(  # noqa: N802 - the proto's name
         self,
-        requests: AsyncIterator[target_pb2.VerifyRequest],
+        requests: AsyncIterator[target_pb2.VerifyTurnsRequest],
         context: grpc.aio.ServicerContext,
-    ) -> AsyncIterator[target_pb2.VerifyResponse]:
+    ) -> AsyncIterator[target_pb2.VerifyTurnsResponse]:
         async for _ in requests:
             self.received += 1
-            yield target_pb2.VerifyResponse(opened=target_pb2.VerifyOpened(length=7))
+            yield target_pb2.VerifyTurnsResponse(turns=[target_pb2.TurnResponse(turn=7)])
             self.behave()
 
 

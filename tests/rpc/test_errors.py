@@ -86,7 +86,7 @@ async def test_an_error_comes_back_as_itself_through_a_server(
     async with serving(ScriptedTarget(fail)) as (_, channel):
         stub = target_pb2_grpc.TargetServiceStub(channel)
         if streamed:
-            failed = await failing(stub.Verify(iter([target_pb2.VerifyRequest()])))
+            failed = await failing(stub.VerifyTurns(iter([target_pb2.VerifyTurnsRequest()])))
         else:
             failed = await failing(stub.DescribeModel(target_pb2.DescribeModelRequest()))
     assert failed.code().name == CODES[type(error).__name__]

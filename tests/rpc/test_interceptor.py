@@ -17,7 +17,7 @@ from .service import NAME, ScriptedTarget, failing, serving
 
 MALFORMED = b"\xff\xff\xff\xff"
 DESCRIBE = f"/{NAME}/DescribeModel"
-VERIFY = f"/{NAME}/Verify"
+VERIFY = f"/{NAME}/VerifyTurns"
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -31,7 +31,7 @@ async def test_an_unknown_exception_leaks_no_text_and_is_logged(
         stub = target_pb2_grpc.TargetServiceStub(channel)
         with caplog.at_level(logging.ERROR, "outrider.rpc"):
             if streamed:
-                call = stub.Verify(iter([target_pb2.VerifyRequest()]))
+                call = stub.VerifyTurns(iter([target_pb2.VerifyTurnsRequest()]))
             else:
                 call = stub.DescribeModel(target_pb2.DescribeModelRequest())
             error = await failing(call)
@@ -53,7 +53,7 @@ async def test_a_handler_that_is_cancelled_from_within_ends_its_call(
     async with serving(ScriptedTarget(cancelled)) as (_, channel):
         stub = target_pb2_grpc.TargetServiceStub(channel)
         if streamed:
-            error = await failing(stub.Verify(iter([target_pb2.VerifyRequest()])))
+            error = await failing(stub.VerifyTurns(iter([target_pb2.VerifyTurnsRequest()])))
         else:
             error = await failing(stub.DescribeModel(target_pb2.DescribeModelRequest(), timeout=20))
     assert error.code() is grpc.StatusCode.INTERNAL
@@ -64,20 +64,22 @@ async def test_a_handler_is_closed_when_its_caller_leaves() -> None:
     """At whatever it waits, and where it waits for room to send."""
     closed = [asyncio.Event(), asyncio.Event()]
 
+    large = target_pb2.TurnResponse(response={"opened": {"arithmetic": "x" * 100_000}})
+
     class Endless(ScriptedTarget):
-        async def Verify(self, requests, context):  # noqa: N802 - the proto's name
+        async def VerifyTurns(self, requests, context):  # noqa: N802 - the proto's name
             index = len([request async for request in requests]) - 1
             try:
                 while True:
-                    yield target_pb2.VerifyResponse(opened={"arithmetic": "x" * 100_000})
+                    yield target_pb2.VerifyTurnsResponse(turns=[large])
                     await asyncio.sleep(3600 * index)
             finally:
                 closed[index].set()
 
     async with serving(Endless()) as (_, channel):
         for messages, is_closed in enumerate(closed, 1):
-            requests = [target_pb2.VerifyRequest()] * messages
-            call = target_pb2_grpc.TargetServiceStub(channel).Verify(iter(requests))
+            requests = [target_pb2.VerifyTurnsRequest()] * messages
+            call = target_pb2_grpc.TargetServiceStub(channel).VerifyTurns(iter(requests))
             await call.read()
             await asyncio.sleep(0.2)
             call.cancel()
@@ -117,7 +119,7 @@ async def test_a_malformed_request_of_a_server_stream_is_refused() -> None:
 @pytest.mark.parametrize("good", [0, 1, 3])
 async def test_a_malformed_message_ends_a_stream_after_the_good_ones(good: int) -> None:
     servicer = ScriptedTarget()
-    messages = [target_pb2.VerifyRequest().SerializeToString()] * good + [MALFORMED]
+    messages = [target_pb2.VerifyTurnsRequest().SerializeToString()] * good + [MALFORMED]
     answers: list[object] = []
     async with serving(servicer) as (_, channel):
         error = await failing(channel.stream_stream(VERIFY)(iter(messages)), answers)
@@ -142,10 +144,11 @@ async def test_a_message_beyond_the_limit_is_refused_with_both_numbers(method: s
 
 async def test_a_message_at_the_limit_is_read() -> None:
     servicer = ScriptedTarget()
-    request = target_pb2.VerifyRequest(open=target_pb2.VerifyOpen(session_id="x" * 994))
+    turn = target_pb2.TurnRequest(request={"open": {"session_id": "x" * 988}})
+    request = target_pb2.VerifyTurnsRequest(turns=[turn])
     assert request.ByteSize() == 1000
     async with serving(servicer, max_request_bytes=1000) as (_, channel):
-        call = target_pb2_grpc.TargetServiceStub(channel).Verify(iter([request]))
+        call = target_pb2_grpc.TargetServiceStub(channel).VerifyTurns(iter([request]))
         assert len([answer async for answer in call]) == servicer.received == 1
 
 
@@ -176,8 +179,8 @@ async def test_a_good_call_passes_unchanged() -> None:
         response = await stub.DescribeModel(target_pb2.DescribeModelRequest())
         assert response == target_pb2.DescribeModelResponse()
         answers = [
-            answer.opened.length
-            async for answer in stub.Verify(iter([target_pb2.VerifyRequest()] * 3))
+            answer.turns[0].turn
+            async for answer in stub.VerifyTurns(iter([target_pb2.VerifyTurnsRequest()] * 3))
         ]
     assert answers == [7, 7, 7]
 
@@ -186,18 +189,18 @@ async def test_a_caller_that_leaves_ends_the_handler() -> None:
     ended = asyncio.Event()
 
     class Waiting(ScriptedTarget):
-        async def Verify(  # noqa: N802 - the proto's name
-            self, requests: AsyncIterator[target_pb2.VerifyRequest], context: object
-        ) -> AsyncIterator[target_pb2.VerifyResponse]:
+        async def VerifyTurns(  # noqa: N802 - the proto's name
+            self, requests: AsyncIterator[target_pb2.VerifyTurnsRequest], context: object
+        ) -> AsyncIterator[target_pb2.VerifyTurnsResponse]:
             try:
-                async for answer in super().Verify(requests, context):
+                async for answer in super().VerifyTurns(requests, context):
                     yield answer
             finally:
                 ended.set()
 
     async with serving(Waiting()) as (_, channel):
-        call = target_pb2_grpc.TargetServiceStub(channel).Verify()
-        await call.write(target_pb2.VerifyRequest())
+        call = target_pb2_grpc.TargetServiceStub(channel).VerifyTurns()
+        await call.write(target_pb2.VerifyTurnsRequest())
         await call.read()
         call.cancel()
         async with asyncio.timeout(5):
@@ -205,6 +208,6 @@ async def test_a_caller_that_leaves_ends_the_handler() -> None:
 
 
 def test_the_malformed_bytes_are_malformed() -> None:
-    for kind in (target_pb2.VerifyRequest, health_pb2.HealthCheckRequest):
+    for kind in (target_pb2.VerifyTurnsRequest, health_pb2.HealthCheckRequest):
         with pytest.raises(Exception, match="parsing"):
             kind.FromString(MALFORMED)

@@ -107,16 +107,16 @@ async def test_health_of_all_services_is_listed() -> None:
 async def test_draining_lets_a_running_call_end_and_refuses_new_ones() -> None:
     async with serving(ScriptedTarget()) as (server, channel):
         stub = target_pb2_grpc.TargetServiceStub(channel)
-        call = stub.Verify()
-        await call.write(target_pb2.VerifyRequest())
+        call = stub.VerifyTurns()
+        await call.write(target_pb2.VerifyTurnsRequest())
         await call.read()
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         await watch.read()
         drained = asyncio.create_task(server.drain(30))
         assert (await watch.read()).status == Status.NOT_SERVING
         watch.cancel()
-        await call.write(target_pb2.VerifyRequest())
-        assert (await call.read()).opened.length == 7
+        await call.write(target_pb2.VerifyTurnsRequest())
+        assert (await call.read()).turns[0].turn == 7
         await call.done_writing()
         assert await call.read() is grpc.aio.EOF
         await drained
@@ -127,8 +127,8 @@ async def test_draining_lets_a_running_call_end_and_refuses_new_ones() -> None:
 
 async def test_draining_cuts_off_what_outlives_the_grace_period() -> None:
     async with serving(ScriptedTarget()) as (server, channel):
-        call = target_pb2_grpc.TargetServiceStub(channel).Verify()
-        await call.write(target_pb2.VerifyRequest())
+        call = target_pb2_grpc.TargetServiceStub(channel).VerifyTurns()
+        await call.write(target_pb2.VerifyTurnsRequest())
         await call.read()
         await server.drain(0)
         with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):

@@ -67,8 +67,8 @@ async def test_the_signal_after_the_last_one_that_is_waited_for_ends_the_process
 
 async def test_asked_again_a_server_cuts_off_what_it_waits_for() -> None:
     async with serving(ScriptedTarget()) as (server, channel):
-        call = target_pb2_grpc.TargetServiceStub(channel).Verify()
-        await call.write(target_pb2.VerifyRequest())
+        call = target_pb2_grpc.TargetServiceStub(channel).VerifyTurns()
+        await call.write(target_pb2.VerifyTurnsRequest())
         await call.read()
         stop = Stop()
         ending = asyncio.create_task(stop.end(server.drain(300), server.cut_off))

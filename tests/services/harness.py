@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc
 import outrider
-from outrider.v1 import draft_pb2_grpc, session_pb2_grpc, target_pb2, target_pb2_grpc
+from outrider.v1 import draft_pb2_grpc, session_pb2_grpc, target_pb2_grpc
 from outrider_server.commands import wiring
 from outrider_server.config import DRAFT_WIDTH
 from outrider_server.draft.service import DraftServicer
@@ -30,6 +30,8 @@ from outrider_server.session.service import SessionServicer
 from outrider_server.session.sessions import Sessions
 from outrider_server.session.text.model import ServedModel
 from outrider_server.target.service import TargetServicer
+
+from .one_turn import OneTurn, opening
 
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 WAIT_SECONDS = 20.0
@@ -254,15 +256,12 @@ async def taken_slots(target_address: str, count: int) -> AsyncIterator[None]:
     """Turns of other sessions hold so many slots of the target; at the end they are over."""
     async with grpc.aio.insecure_channel(target_address) as channel:
         stub = target_pb2_grpc.TargetServiceStub(channel)
-        calls = [stub.Verify() for _ in range(count)]
-        for number, call in enumerate(calls):
-            opening = target_pb2.VerifyOpen(session_id=f"busy {number}", epoch=1)
-            await call.write(target_pb2.VerifyRequest(open=opening))
-            assert (await call.read()).HasField("opened")
+        turns = [OneTurn(stub) for _ in range(count)]
+        for number, turn in enumerate(turns):
+            assert (await turn.ask(opening(f"busy {number}"))).HasField("opened")
         yield
-        for call in calls:
-            await call.done_writing()
-            assert await call.read() is grpc.aio.EOF
+        for turn in turns:
+            await turn.leave()
 
 
 async def generate(

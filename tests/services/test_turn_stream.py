@@ -1,4 +1,4 @@
-"""Many turns on one stream to the target: each as if it had a stream of its own."""
+"""Many turns on one stream to the target: each as if it had it for itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from outrider_server.rpc.errors import from_status
 from outrider_server.session.peers.target_stream import TargetStream
 from outrider_server.target.turns import TurnStream
 
-from .test_wire import answers, opening, step
+from .one_turn import answers, opening, step
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ async def test_a_turn_that_fails_fails_alone(stub, stream):
     await answers(stub, opening("newer", 6))
     good, bad, old = (stream.open_line() for _ in range(3))
     await good.ask(opening("good"))
-    with pytest.raises(InvalidRequest, match="the first message of the stream must be open"):
+    with pytest.raises(InvalidRequest, match="the first message of a turn must be open"):
         await bad.ask(step(0, [1]))
     with pytest.raises(StaleEpoch) as stale:
         await old.ask(opening("newer", 5))

@@ -12,10 +12,10 @@ from outrider.v1 import draft_pb2, draft_pb2_grpc, target_pb2, target_pb2_grpc, 
 from outrider_server.core.types import tokens_digest
 
 from .harness import generate
+from .one_turn import GREEDY, OneTurn, TurnFailed, answers, opening, refused_turn, step
 from .tiny_models import CONTEXT_TOKENS, VOCABULARY_SIZE
-from .wire import raw_call, refusal
+from .wire import raw_call, read_refusal, refusal
 
-GREEDY = types_pb2.SamplingParams(temperature=0.0)
 INVALID = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
 JUNK = b"\xff\xfe\xfd"
 
@@ -41,31 +41,9 @@ def draft_stub(channels) -> draft_pb2_grpc.DraftServiceStub:
     return draft_pb2_grpc.DraftServiceStub(channels["DraftService"])
 
 
-def opening(session_id: str, epoch: int = 1, **fields) -> target_pb2.VerifyRequest:
-    message = target_pb2.VerifyOpen(session_id=session_id, epoch=epoch, sampling=GREEDY, **fields)
-    return target_pb2.VerifyRequest(open=message)
-
-
-def step(
-    start: int, context: list[int], proposed: list[int] = (), survival: list[float] = ()
-) -> target_pb2.VerifyRequest:
-    message = target_pb2.VerifyStep(
-        start_position=start,
-        context_tokens=context,
-        proposed_tokens=proposed,
-        survival=survival,
-    )
-    return target_pb2.VerifyRequest(step=message)
-
-
-async def answers(stub, *requests) -> list[target_pb2.VerifyResponse]:
-    return [answer async for answer in stub.Verify(iter(requests))]
-
-
 @pytest.mark.parametrize(
     "method",
     [
-        "TargetService/Verify",
         "TargetService/VerifyTurns",
         "TargetService/DescribeModel",
         "TargetService/Release",
@@ -82,18 +60,23 @@ async def test_bytes_that_are_no_message_are_refused_without_a_word_of_ours(chan
 
 
 async def test_bytes_that_are_no_message_in_the_middle_of_a_stream_are_refused(channels):
-    first = opening("junk").SerializeToString()
-    call = raw_call(channels["TargetService"], "TargetService/Verify", first, JUNK)
+    turn = target_pb2.TurnRequest(request=opening("junk"))
+    first = target_pb2.VerifyTurnsRequest(turns=[turn]).SerializeToString()
+    call = raw_call(channels["TargetService"], "TargetService/VerifyTurns", first, JUNK)
     assert (await refusal(call)).code is grpc.StatusCode.INVALID_ARGUMENT
 
 
-@pytest.mark.parametrize("method", ["TargetService/Verify", "DraftService/Draft"])
-async def test_a_stream_has_to_begin_with_open(channels, method):
-    channel = channels[method.partition("/")[0]]
-    for first in (b"", step(0, [1]).SerializeToString()):
-        refused = await refusal(raw_call(channel, method, first))
+async def test_a_turn_has_to_begin_with_open(target_stub):
+    for first in (target_pb2.VerifyRequest(), step(0, [1])):
+        refused = await refused_turn(target_stub, first)
         assert (refused.code, refused.reason, refused.field) == (*INVALID, "open")
-    assert (await refusal(raw_call(channel, method))).code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_stream_to_the_draft_has_to_begin_with_open(draft_stub):
+    commit = draft_pb2.DraftRequest(commit=draft_pb2.DraftCommit(tokens=[1]))
+    for first in ([], [draft_pb2.DraftRequest()], [commit]):
+        refused = await refusal(draft_stub.Draft(iter(first)))
+        assert (refused.code, refused.reason, refused.field) == (*INVALID, "open")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +95,7 @@ async def test_a_stream_has_to_begin_with_open(channels, method):
     ],
 )
 async def test_an_open_out_of_range_is_refused(target_stub, request_, field):
-    refused = await refusal(target_stub.Verify(iter([request_])))
+    refused = await refused_turn(target_stub, request_)
     assert (refused.code, refused.reason, refused.field) == (*INVALID, field)
 
 
@@ -134,14 +117,15 @@ async def test_an_open_out_of_range_is_refused(target_stub, request_, field):
     ],
 )
 async def test_a_step_out_of_range_is_refused(target_stub, request_, field):
-    refused = await refusal(target_stub.Verify(iter([opening("bad step"), request_])))
+    refused = await refused_turn(target_stub, opening("bad step"), request_)
     assert (refused.code, refused.reason, refused.field) == (*INVALID, field)
 
 
 async def test_a_step_beyond_the_slot_is_refused_with_the_position(target_stub):
     for start in (5, -1):
-        call = target_stub.Verify(iter([opening("gap"), step(0, [1, 2, 3]), step(start, [4])]))
-        refused = await refusal(call)
+        refused = await refused_turn(
+            target_stub, opening("gap"), step(0, [1, 2, 3]), step(start, [4])
+        )
         assert refused.code is grpc.StatusCode.OUT_OF_RANGE
         assert (refused.reason, refused.numbers) == ("POSITION_MISMATCH", {"position": "3"})
 
@@ -149,8 +133,10 @@ async def test_a_step_beyond_the_slot_is_refused_with_the_position(target_stub):
 async def test_an_old_epoch_is_refused_with_the_current_one(target_stub):
     await answers(target_stub, opening("owned", 7), step(0, [1]))
     release = target_pb2.ReleaseRequest(session_id="owned", epoch=6)
-    for call in (target_stub.Verify(iter([opening("owned", 6)])), target_stub.Release(release)):
-        refused = await refusal(call)
+    for refused in (
+        await refused_turn(target_stub, opening("owned", 6)),
+        await refusal(target_stub.Release(release)),
+    ):
         assert refused.code is grpc.StatusCode.ABORTED
         assert (refused.reason, refused.numbers) == ("STALE_EPOCH", {"current_epoch": "7"})
 
@@ -167,30 +153,23 @@ async def test_a_repeated_step_is_answered_alike(target_stub):
 
 
 async def test_the_session_that_is_opened_twice_belongs_to_the_later_stream(target_stub):
-    early = target_stub.Verify()
-    await early.write(opening("twice"))
-    await early.read()
-    late = target_stub.Verify()
-    await late.write(opening("twice"))
-    await late.read()
-    await early.write(step(0, [1]))
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await early.read()
-    assert caught.value.code() is grpc.StatusCode.ABORTED
-    await late.write(step(0, [1]))
-    assert (await late.read()).HasField("verdict")
-    late.cancel()
+    early, late = OneTurn(target_stub), OneTurn(target_stub)
+    await early.ask(opening("twice"))
+    await late.ask(opening("twice"))
+    with pytest.raises(TurnFailed) as caught:
+        await early.ask(step(0, [1]))
+    assert read_refusal(caught.value.status).code is grpc.StatusCode.ABORTED
+    assert (await late.ask(step(0, [1]))).HasField("verdict")
+    await late.leave()
 
 
 async def test_release_forgets_an_idle_session_and_refuses_an_open_one(target_stub):
     request = target_pb2.ReleaseRequest(session_id="released", epoch=1)
-    call = target_stub.Verify()
-    await call.write(opening("released"))
-    await call.read()
+    turn = OneTurn(target_stub)
+    await turn.ask(opening("released"))
     refused = await refusal(target_stub.Release(request))
     assert refused.code is grpc.StatusCode.FAILED_PRECONDITION
-    await call.done_writing()
-    assert await call.read() is grpc.aio.EOF
+    await turn.leave()
     for _ in range(2):
         await target_stub.Release(request)
 
@@ -331,7 +310,7 @@ async def test_a_verdict_says_how_much_was_verified_and_what_reading_took(target
 
 @pytest.mark.usefixtures("patient")
 async def test_after_all_that_the_services_still_serve(service, channels):
-    for method in ("TargetService/Verify", "DraftService/Draft"):
+    for method in ("TargetService/VerifyTurns", "DraftService/Draft"):
         await refusal(raw_call(channels[method.partition("/")[0]], method, JUNK))
     reply = await generate(
         service.client, "x", max_new_tokens=20, seed=1, draft="model", loop="run_ahead"

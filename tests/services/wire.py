@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
+from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 
@@ -26,15 +26,21 @@ async def refusal(call: Any) -> Refusal:
     """The failure of a call, which has to fail: a unary one, or one whose answers are all read."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await _read(call)
+    return read_refusal(rpc_status.from_call(caught.value))
+
+
+def read_refusal(status: status_pb2.Status) -> Refusal:
+    """What a status says."""
     reason, field, numbers = "", "", {}
-    for detail in rpc_status.from_call(caught.value).details:
+    for detail in status.details:
         info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
         if detail.Unpack(info):
             assert info.domain == "outrider"
             reason, numbers = info.reason, dict(info.metadata)
         if detail.Unpack(bad):
             field = bad.field_violations[0].field
-    return Refusal(caught.value.code(), reason, field, caught.value.details(), numbers)
+    (code,) = (code for code in grpc.StatusCode if code.value[0] == status.code)
+    return Refusal(code, reason, field, status.message, numbers)
 
 
 async def _read(call: Any) -> None:
@@ -48,7 +54,7 @@ async def _read(call: Any) -> None:
 def raw_call(channel: grpc.aio.Channel, method: str, *messages: bytes) -> Any:
     """A call of `Service/Method` that sends bytes as they are."""
     path = f"/outrider.v1.{method}"
-    if method.endswith(("/Verify", "/Draft")):
+    if method.endswith(("/VerifyTurns", "/Draft")):
         return channel.stream_stream(path)(iter(messages))
     if method.endswith(("/Generate", "/Attach")):
         return channel.unary_stream(path)(messages[0])

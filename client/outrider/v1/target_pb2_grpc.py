@@ -38,11 +38,6 @@ class TargetServiceStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.Verify = channel.stream_stream(
-                '/outrider.v1.TargetService/Verify',
-                request_serializer=outrider_dot_v1_dot_target__pb2.VerifyRequest.SerializeToString,
-                response_deserializer=outrider_dot_v1_dot_target__pb2.VerifyResponse.FromString,
-                _registered_method=True)
         self.VerifyTurns = channel.stream_stream(
                 '/outrider.v1.TargetService/VerifyTurns',
                 request_serializer=outrider_dot_v1_dot_target__pb2.VerifyTurnsRequest.SerializeToString,
@@ -77,28 +72,20 @@ class TargetServiceServicer:
     Errors carry a google.rpc.ErrorInfo of domain "outrider" whose reason names the failure.
     """
 
-    def Verify(self, request_iterator, context):
-        """One stream serves one turn. The first message opens a session; each step after it is answered by
-        one verdict, in order.
+    def VerifyTurns(self, request_iterator, context):
+        """Many turns on one stream. The first message of a turn opens a session; each step after it is answered by one
+        verdict, in order. What is ready at the same time travels in one message, so turns that share steps share the cost
+        of their messages too.
 
-        INVALID_ARGUMENT for parameters or token ids outside their range; FAILED_PRECONDITION with reason MODEL_MISMATCH for
-        a session, or a turn, of another model or arithmetic; ABORTED with reason STALE_EPOCH
+        A turn fails with INVALID_ARGUMENT for parameters or token ids outside their range; FAILED_PRECONDITION with reason
+        MODEL_MISMATCH for a session, or a turn, of another model or arithmetic; ABORTED with reason STALE_EPOCH
         when the session has a newer owner; OUT_OF_RANGE with reason POSITION_MISMATCH and the service's
         position when a step starts beyond the tokens that the slot holds; RESOURCE_EXHAUSTED with RetryInfo
         when every slot is taken by a running turn; INTERNAL with reason NON_FINITE_LOGITS when the model
         gave no number, with nothing decided. A step may be repeated: the answer is the same.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
 
-    def VerifyTurns(self, request_iterator, context):
-        """Many turns on one stream, each with the messages of `Verify`. What is ready at the same time travels in
-        one message, so turns that share steps share the cost of their messages too.
-
-        What ends a turn of `Verify` with a status ends the turn here, and the stream goes on. The stream itself
-        fails with INVALID_ARGUMENT for a message that is none; it ends when a service that is told to stop has
-        no turn left on it.
+        A turn that fails ends, and the stream goes on. The stream itself fails with INVALID_ARGUMENT for a message that is
+        none; it ends when a service that is told to stop has no turn left on it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,7 +100,7 @@ class TargetServiceServicer:
 
     def Release(self, request, context):
         """Forgets a session and frees its slot. Releasing an unknown session succeeds. FAILED_PRECONDITION
-        while a Verify stream has the session open.
+        while a turn has the session open.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -136,11 +123,6 @@ class TargetServiceServicer:
 
 def add_TargetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'Verify': grpc.stream_stream_rpc_method_handler(
-                    servicer.Verify,
-                    request_deserializer=outrider_dot_v1_dot_target__pb2.VerifyRequest.FromString,
-                    response_serializer=outrider_dot_v1_dot_target__pb2.VerifyResponse.SerializeToString,
-            ),
             'VerifyTurns': grpc.stream_stream_rpc_method_handler(
                     servicer.VerifyTurns,
                     request_deserializer=outrider_dot_v1_dot_target__pb2.VerifyTurnsRequest.FromString,
@@ -180,33 +162,6 @@ class TargetService:
 
     Errors carry a google.rpc.ErrorInfo of domain "outrider" whose reason names the failure.
     """
-
-    @staticmethod
-    def Verify(request_iterator,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.stream_stream(
-            request_iterator,
-            target,
-            '/outrider.v1.TargetService/Verify',
-            outrider_dot_v1_dot_target__pb2.VerifyRequest.SerializeToString,
-            outrider_dot_v1_dot_target__pb2.VerifyResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
 
     @staticmethod
     def VerifyTurns(request_iterator,

@@ -30,19 +30,8 @@ class TargetServicer(ModelServicer, target_pb2_grpc.TargetServiceServicer):
         self._closing = asyncio.Event()
 
     def refuse_turns(self) -> None:
-        """Takes no new turn on streams of many; each ends with its last turn."""
+        """Takes no new turn; each stream ends with its last turn."""
         self._closing.set()
-
-    async def Verify(
-        self,
-        requests: Requests,
-        context: grpc.aio.ServicerContext[target_pb2.VerifyRequest, target_pb2.VerifyResponse],
-    ) -> AsyncIterator[target_pb2.VerifyResponse]:
-        """One turn: `open`, then a verdict for every step."""
-        caller = telemetry.incoming_context(context.invocation_metadata())
-        async with aclosing(self._serve(requests, caller)) as responses:
-            async for response in responses:
-                yield response
 
     async def VerifyTurns(
         self,
@@ -51,7 +40,7 @@ class TargetServicer(ModelServicer, target_pb2_grpc.TargetServiceServicer):
             target_pb2.VerifyTurnsRequest, target_pb2.VerifyTurnsResponse
         ],
     ) -> AsyncIterator[target_pb2.VerifyTurnsResponse]:
-        """The turns of one caller, each as on a stream of its own."""
+        """The turns of one caller."""
         async with aclosing(TurnStream(self._serve, self._closing).run(requests)) as responses:
             async for response in responses:
                 yield response
@@ -59,9 +48,10 @@ class TargetServicer(ModelServicer, target_pb2_grpc.TargetServiceServicer):
     async def _serve(
         self, requests: Requests, caller: Context
     ) -> AsyncGenerator[target_pb2.VerifyResponse, None]:
-        opening = await anext(requests, None)
-        if opening is None or opening.WhichOneof("message") != "open":
-            raise InvalidRequest("open", "the first message of the stream must be open")
+        """One turn: `open`, then a verdict for every step."""
+        opening = await anext(requests)
+        if opening.WhichOneof("message") != "open":
+            raise InvalidRequest("open", "the first message of a turn must be open")
         message = opening.open
         self._host.engine.check_model(message.model_fingerprint, message.arithmetic)
         opened = await self._host.open(
