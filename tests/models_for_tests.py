@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from outrider_server.core.description import TokenizerFiles
+from outrider_server.core.types import Draw, SamplingParams
 from outrider_server.engine.attention.attention import NAME
 from outrider_server.engine.engine import Engine
 from outrider_server.engine.kernels import kernels_missing
@@ -114,6 +115,13 @@ def packed_engine(model: PreTrainedModel | None = None, limits: StepLimits | Non
 def tiny_engine(model: PreTrainedModel | None = None, limits: StepLimits | None = None) -> Engine:
     """An audited engine of eager steps."""
     return Engine(loaded(model or tiny_llama()), limits or tiny_limits(), compile_mode="off")
+
+
+def park_all(engine: Engine) -> None:
+    """Gives every slot to another session; those that had one are parked, as far as there is memory."""
+    for number in range(engine.limits.slots):
+        opened = engine.open(f"other {number}", 1, 0, Draw(SamplingParams(temperature=0.0), 0, 0))
+        engine.table.close(opened.slot, opened.lease)
 
 
 def save_folder(folder: Path, vocabulary_size: int = VOCABULARY_SIZE) -> Path:

@@ -12,7 +12,9 @@ REPEATS = 3
 
 
 def test_a_session_is_read_parked_and_restored_each_time() -> None:
-    engine = Engine(loaded(tiny_llama()), tiny_limits(), "off", park_bytes=1 << 20)
+    engine = Engine(
+        loaded(tiny_llama()), tiny_limits(slots=1, row_buckets=(1,)), "off", park_bytes=1 << 20
+    )
     found = measured(engine, range(40), REPEATS)
     assert found.tokens == 40
     # Keys and values of 2 layers, 2 key heads of 8 elements in float32.

@@ -13,7 +13,7 @@ from functools import partial
 
 import pytest
 import torch
-from models_for_tests import loaded
+from models_for_tests import loaded, park_all
 from outrider_server.engine.engine import Engine
 from outrider_server.engine.step import StepLimits
 from outrider_server.host.engine_host import EngineHost
@@ -136,7 +136,7 @@ async def test_three_turns_and_a_way_back_get_the_librarys_tokens(subject: Subje
         assert await subject.told(context, "turns"), number
         context += subject.wanted(context)
     assert len(context) > 2 * ORIGINAL
-    await subject.host.park("turns", 1)
+    await subject.host.device.call(park_all)
     for kept in (ORIGINAL + 10, ORIGINAL - 30):
         assert await subject.told(context[:kept], "turns"), kept
     await subject.host.fork("turns", "copy", ORIGINAL, 1)

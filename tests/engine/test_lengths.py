@@ -14,6 +14,7 @@ from models_for_tests import (
     llama_config,
     needs_kernels,
     packed_engine,
+    park_all,
     tiny_engine,
     tiny_limits,
     tiny_llama,
@@ -347,7 +348,7 @@ def test_keys_keep_what_they_were_read_at_wherever_they_go(leave: str) -> None:
     engine.prefill(slot, 0, PROMPT[:16])
     engine.table.close(slot, slot.lease)
     if leave == "park":
-        engine.park("a", 1)
+        park_all(engine)
         back = engine.open("a", 1, 16, draw).slot
     else:
         assert engine.fork("a", "b", 12, 1) == 12

@@ -6,7 +6,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from models_for_tests import loaded, needs_kernels, packable_llama, tiny_limits, tiny_llama
+from models_for_tests import (
+    loaded,
+    needs_kernels,
+    packable_llama,
+    park_all,
+    tiny_limits,
+    tiny_llama,
+)
 from outrider_server.core.errors import InvalidRequest, StaleEpoch, TurnRunning
 from outrider_server.core.types import Draw, SamplingParams, usable_length
 from outrider_server.engine.engine import Engine, OpenedSlot
@@ -125,16 +132,16 @@ def test_an_old_owner_cannot_open_or_release_a_parked_session() -> None:
     assert engine.open("a", 1, 0, GREEDY).length == 0
 
 
-def test_a_session_is_parked_on_request_and_never_in_a_turn() -> None:
+def test_a_session_that_gives_its_slot_up_is_parked_and_never_in_a_turn() -> None:
     engine = engine_of(2, PLENTY)
     held(engine, "a")
-    engine.park("a", 1)
-    engine.park("unknown", 1)
+    park_all(engine)
     assert not engine.table.holds("a")
     assert len(engine.parked) == 1
     assert engine.open("a", 1, 20, GREEDY).length == 20
-    with pytest.raises(TurnRunning):
-        engine.park("a", 1)
+    park_all(engine)
+    assert engine.table.holds("a")
+    assert len(engine.parked) == 0
 
 
 def test_rewinding_a_parked_session_keeps_what_is_left() -> None:
@@ -149,7 +156,7 @@ def test_a_fork_goes_on_like_the_session_it_was_copied_from(parked: bool) -> Non
     engine = engine_of(2, PLENTY)
     held(engine, "a")
     if parked:
-        engine.park("a", 1)
+        park_all(engine)
     assert engine.fork("a", "f", 12, 1) == 12
     assert engine.fork("a", "g", 99, 1) == 20
     text, own = [*prompt_of("a")[:12], 9], [*prompt_of("a")[:12], 9]

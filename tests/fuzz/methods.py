@@ -144,11 +144,6 @@ def _engine_calls(service: str) -> list[Method]:
             refused,
         ),
         Method(
-            f"{service}/Park",
-            _one(lambda draws, _: target_pb2.ParkRequest(**named(draws))),
-            refused,
-        ),
-        Method(
             f"{service}/Fork",
             _one(
                 lambda draws, _: target_pb2.ForkRequest(

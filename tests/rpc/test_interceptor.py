@@ -162,7 +162,7 @@ async def test_a_message_far_beyond_the_limit_is_refused_by_grpc_before_it_is_re
 
 async def test_a_method_that_is_only_generated_is_unimplemented() -> None:
     async with serving(ScriptedTarget()) as (_, channel):
-        error = await failing(channel.unary_unary(f"/{NAME}/Park")(b""))
+        error = await failing(channel.unary_unary(f"/{NAME}/Fork")(b""))
     assert error.code() is grpc.StatusCode.UNIMPLEMENTED
     assert type(from_rpc_error(error, "target")) is NotImplementedYet
 

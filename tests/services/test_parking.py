@@ -63,11 +63,11 @@ async def test_sessions_that_take_turns_in_few_slots_read_nothing_twice(narrow, 
     assert parking.engine.parked.restored >= 2 * (SESSIONS - SLOTS)
 
 
-async def test_a_session_that_is_parked_by_hand_comes_back(narrow, parking, target_stub):
+async def test_a_session_that_gave_up_its_slot_comes_back(narrow, parking, stack):
     session = await narrow.client.create_session()
     await session.generate("import os", max_new_tokens=8, seed=1).read()
-    await until_closed(parking)
-    await target_stub.Park(target_pb2.ParkRequest(session_id=session.id, epoch=1))
+    async with taken_slots(stack.target, SLOTS):
+        pass
     assert not parking.engine.table.holds(session.id)
     reply = await session.generate("\n", max_new_tokens=8, seed=2).read()
     assert reply.summary.prefilled_tokens <= 2

@@ -57,11 +57,6 @@ class DraftServiceStub:
                 request_serializer=outrider_dot_v1_dot_target__pb2.ForkRequest.SerializeToString,
                 response_deserializer=outrider_dot_v1_dot_target__pb2.ForkResponse.FromString,
                 _registered_method=True)
-        self.Park = channel.unary_unary(
-                '/outrider.v1.DraftService/Park',
-                request_serializer=outrider_dot_v1_dot_target__pb2.ParkRequest.SerializeToString,
-                response_deserializer=outrider_dot_v1_dot_target__pb2.ParkResponse.FromString,
-                _registered_method=True)
 
 
 class DraftServiceServicer:
@@ -104,13 +99,6 @@ class DraftServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Park(self, request, context):
-        """Moves the KV state of an idle session out of its slot, to host memory or, where that is full, nowhere.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
 
 def add_DraftServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -133,11 +121,6 @@ def add_DraftServiceServicer_to_server(servicer, server):
                     servicer.Fork,
                     request_deserializer=outrider_dot_v1_dot_target__pb2.ForkRequest.FromString,
                     response_serializer=outrider_dot_v1_dot_target__pb2.ForkResponse.SerializeToString,
-            ),
-            'Park': grpc.unary_unary_rpc_method_handler(
-                    servicer.Park,
-                    request_deserializer=outrider_dot_v1_dot_target__pb2.ParkRequest.FromString,
-                    response_serializer=outrider_dot_v1_dot_target__pb2.ParkResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -250,33 +233,6 @@ class DraftService:
             '/outrider.v1.DraftService/Fork',
             outrider_dot_v1_dot_target__pb2.ForkRequest.SerializeToString,
             outrider_dot_v1_dot_target__pb2.ForkResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def Park(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/outrider.v1.DraftService/Park',
-            outrider_dot_v1_dot_target__pb2.ParkRequest.SerializeToString,
-            outrider_dot_v1_dot_target__pb2.ParkResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -196,15 +196,3 @@ class ForkResponse(_message.Message):
     LENGTH_FIELD_NUMBER: _ClassVar[int]
     length: int
     def __init__(self, length: _Optional[int] = ...) -> None: ...
-
-class ParkRequest(_message.Message):
-    __slots__ = ("session_id", "epoch")
-    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
-    EPOCH_FIELD_NUMBER: _ClassVar[int]
-    session_id: str
-    epoch: int
-    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
-
-class ParkResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...

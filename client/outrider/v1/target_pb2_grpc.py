@@ -58,11 +58,6 @@ class TargetServiceStub:
                 request_serializer=outrider_dot_v1_dot_target__pb2.ForkRequest.SerializeToString,
                 response_deserializer=outrider_dot_v1_dot_target__pb2.ForkResponse.FromString,
                 _registered_method=True)
-        self.Park = channel.unary_unary(
-                '/outrider.v1.TargetService/Park',
-                request_serializer=outrider_dot_v1_dot_target__pb2.ParkRequest.SerializeToString,
-                response_deserializer=outrider_dot_v1_dot_target__pb2.ParkResponse.FromString,
-                _registered_method=True)
 
 
 class TargetServiceServicer:
@@ -113,13 +108,6 @@ class TargetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Park(self, request, context):
-        """Moves the KV state of an idle session out of its slot, to host memory or, where that is full, nowhere.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
 
 def add_TargetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -142,11 +130,6 @@ def add_TargetServiceServicer_to_server(servicer, server):
                     servicer.Fork,
                     request_deserializer=outrider_dot_v1_dot_target__pb2.ForkRequest.FromString,
                     response_serializer=outrider_dot_v1_dot_target__pb2.ForkResponse.SerializeToString,
-            ),
-            'Park': grpc.unary_unary_rpc_method_handler(
-                    servicer.Park,
-                    request_deserializer=outrider_dot_v1_dot_target__pb2.ParkRequest.FromString,
-                    response_serializer=outrider_dot_v1_dot_target__pb2.ParkResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -261,33 +244,6 @@ class TargetService:
             '/outrider.v1.TargetService/Fork',
             outrider_dot_v1_dot_target__pb2.ForkRequest.SerializeToString,
             outrider_dot_v1_dot_target__pb2.ForkResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def Park(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/outrider.v1.TargetService/Park',
-            outrider_dot_v1_dot_target__pb2.ParkRequest.SerializeToString,
-            outrider_dot_v1_dot_target__pb2.ParkResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -130,13 +130,6 @@ class Engine:
         self.table.release(session_id, epoch)
         self.parked.forget(session_id)
 
-    def park(self, session_id: str, epoch: int) -> None:
-        """Moves an idle session out of its slot. Raises StaleEpoch, or TurnRunning while it is open."""
-        slot = self.table.find_idle(session_id, epoch)
-        if slot is not None:
-            self._park_slot(slot)
-            self.table.release(session_id, epoch)
-
     def fork(self, session_id: str, fork_session_id: str, length: int, epoch: int) -> int:
         """Parks a copy of an idle session's first `length` tokens as another session.
 

@@ -114,11 +114,6 @@ class EngineHost:
         await self.device.call(lambda engine: engine.release(session_id, epoch))
         self.queue.call_next()
 
-    async def park(self, session_id: str, epoch: int) -> None:
-        """Moves an idle session out of its slot. Raises StaleEpoch or TurnRunning."""
-        await self.device.call(lambda engine: engine.park(session_id, epoch))
-        self.queue.call_next()
-
     async def fork(self, session_id: str, fork_session_id: str, length: int, epoch: int) -> int:
         """Copies an idle session's KV to a new session; returns the copy's length."""
         return await self.device.call(

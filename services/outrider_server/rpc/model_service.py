@@ -30,10 +30,6 @@ class ModelHost(Protocol):
         """Copies an idle session's KV to a new session; returns the copy's length. Raises OutriderError."""
         ...
 
-    async def park(self, session_id: str, epoch: int) -> None:
-        """Moves an idle session's KV out of its slot. Raises OutriderError."""
-        ...
-
 
 class ModelServicer:
     """Answers the calls that target and draft service share."""
@@ -75,12 +71,3 @@ class ModelServicer:
             request.session_id, request.fork_session_id, request.length, request.epoch
         )
         return target_pb2.ForkResponse(length=length)
-
-    async def Park(
-        self,
-        request: target_pb2.ParkRequest,
-        _: grpc.aio.ServicerContext[target_pb2.ParkRequest, target_pb2.ParkResponse],
-    ) -> target_pb2.ParkResponse:
-        """Moves an idle session out of its slot."""
-        await self._model.park(request.session_id, request.epoch)
-        return target_pb2.ParkResponse()
