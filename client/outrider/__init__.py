@@ -27,7 +27,6 @@ from outrider.errors import (
     ModelMismatchError,
     NonFiniteLogitsError,
     NotFoundError,
-    NotImplementedYetError,
     OutriderError,
     PositionMismatchError,
     ProtocolViolationError,
@@ -39,6 +38,7 @@ from outrider.errors import (
     TurnRunningError,
     UnavailableError,
     UnfinishedError,
+    UnimplementedError,
     UsageError,
     VocabularyMismatchError,
 )
@@ -91,7 +91,6 @@ __all__ = [
     "ModelMismatchError",
     "NonFiniteLogitsError",
     "NotFoundError",
-    "NotImplementedYetError",
     "OutriderError",
     "PositionMismatchError",
     "ProtocolViolationError",
@@ -111,6 +110,7 @@ __all__ = [
     "TurnRunningError",
     "UnavailableError",
     "UnfinishedError",
+    "UnimplementedError",
     "UsageError",
     "VocabularyMismatchError",
 ]

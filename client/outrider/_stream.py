@@ -22,7 +22,6 @@ from outrider._fork import Owned
 from outrider._wire import TurnMessage
 from outrider.errors import (
     CallCancelledError,
-    NotImplementedYetError,
     OutriderError,
     StaleEpochError,
     StoppedError,
@@ -30,6 +29,7 @@ from outrider.errors import (
     TryLaterError,
     TurnRunningError,
     UnavailableError,
+    UnimplementedError,
     UsageError,
 )
 from outrider.types import Event, Started, Summary
@@ -160,7 +160,7 @@ class TurnStream(Owned):
             if isinstance(error, StaleEpochError):
                 raise _taken_over(error) from error
             raise
-        except NotImplementedYetError:
+        except UnimplementedError:
             if self._lost is None:
                 raise
             raise self._lost from None  # a service that cannot resume

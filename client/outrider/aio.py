@@ -134,7 +134,7 @@ class AsyncSession(SessionHandle["AsyncReply"]):
         """Keeps the first `position` tokens and drops the rest.
 
         Raises `InvalidRequestError` beyond the end, `TurnRunningError` while a turn runs,
-        `NotImplementedYetError` from a service without it.
+        `UnimplementedError` from a service without it.
         """
         self._check_open()
         self._turn_to(None)

@@ -8,7 +8,7 @@
     │   ├── TurnRunningError         one turn at a time
     │   ├── ModelMismatchError       the session belongs to another target
     │   ├── VocabularyMismatchError  draft and target do not share a vocabulary
-    │   ├── NotImplementedYetError   the service does not offer this call
+    │   ├── UnimplementedError       the service does not offer this call
     │   └── AccessError              the service does not let this caller in
     ├── FencingError             somebody else moved on: look at the session again
     │   ├── StaleEpochError          the session has a newer owner
@@ -100,8 +100,8 @@ class VocabularyMismatchError(CallerError):
     """The draft's vocabulary is not the target's."""
 
 
-class NotImplementedYetError(CallerError):
-    """The contract has this call, the service has not."""
+class UnimplementedError(CallerError):
+    """The service does not offer this call: it is an older one, or none of sessions."""
 
     default_code = StatusCode.UNIMPLEMENTED
 

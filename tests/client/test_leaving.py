@@ -126,7 +126,7 @@ async def test_attaching_does_not_end_the_reply_before(client, service):
     session = await client.create_session()
     reply = session.generate("hi")
     await anext(reply)
-    with pytest.raises(outrider.NotImplementedYetError):  # the scripted service has no Attach
+    with pytest.raises(outrider.UnimplementedError):  # the scripted service has no Attach
         await session.attach()
     assert not service.cancelled.is_set()
 

@@ -140,6 +140,6 @@ async def test_what_was_lost_is_raised_when_patience_ends() -> None:
 
 
 async def test_a_service_that_cannot_resume_gives_what_was_lost() -> None:
-    calls = Calls([started(), token(0), LOST], [outrider.NotImplementedYetError("no Attach")])
+    calls = Calls([started(), token(0), LOST], [outrider.UnimplementedError("no Attach")])
     with pytest.raises(outrider.UnavailableError, match="the connection was lost"):
         await indexes(calls)

@@ -20,7 +20,6 @@ WIRE = [
     ("TURN_RUNNING", StatusCode.FAILED_PRECONDITION, outrider.TurnRunningError),
     ("MODEL_MISMATCH", StatusCode.FAILED_PRECONDITION, outrider.ModelMismatchError),
     ("VOCABULARY_MISMATCH", StatusCode.FAILED_PRECONDITION, outrider.VocabularyMismatchError),
-    ("NOT_IMPLEMENTED", StatusCode.UNIMPLEMENTED, outrider.NotImplementedYetError),
     ("STALE_EPOCH", StatusCode.ABORTED, outrider.StaleEpochError),
     ("POSITION_MISMATCH", StatusCode.OUT_OF_RANGE, outrider.PositionMismatchError),
     ("PROTOCOL_VIOLATION", StatusCode.INTERNAL, outrider.ProtocolViolationError),

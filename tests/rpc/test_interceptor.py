@@ -10,7 +10,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 from outrider.v1 import target_pb2, target_pb2_grpc
-from outrider_server.core.errors import InternalError, InvalidRequest, NotImplementedYet
+from outrider_server.core.errors import InternalError, InvalidRequest
 from outrider_server.rpc.errors import from_rpc_error
 
 from .service import NAME, ScriptedTarget, failing, serving
@@ -158,13 +158,6 @@ async def test_a_message_far_beyond_the_limit_is_refused_by_grpc_before_it_is_re
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert error.details() is not None
     assert "larger than max" in error.details()
-
-
-async def test_a_method_that_is_only_generated_is_unimplemented() -> None:
-    async with serving(ScriptedTarget()) as (_, channel):
-        error = await failing(channel.unary_unary(f"/{NAME}/Fork")(b""))
-    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert type(from_rpc_error(error, "target")) is NotImplementedYet
 
 
 async def test_an_unknown_method_is_unimplemented() -> None:

@@ -7,8 +7,7 @@
     │   ├── AlreadyExists            the request id was used before
     │   ├── TurnRunning              one turn at a time
     │   ├── ModelMismatch            the session belongs to another target
-    │   ├── VocabularyMismatch       draft and target do not share a vocabulary
-    │   └── NotImplementedYet        part of the contract, not of this version
+    │   └── VocabularyMismatch       draft and target do not share a vocabulary
     ├── FencingError             somebody else moved on: read the state again
     │   ├── StaleEpoch               the session has a newer owner
     │   └── PositionMismatch         the request starts where the service is not
@@ -72,10 +71,6 @@ class ModelMismatch(CallerError):
 
 class VocabularyMismatch(CallerError):
     """The draft's vocabulary is not the target's."""
-
-
-class NotImplementedYet(CallerError):
-    """The contract has this call, this version has not."""
 
 
 class FencingError(OutriderError):

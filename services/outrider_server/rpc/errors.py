@@ -39,7 +39,6 @@ TABLE = (
     _Entry(errors.TurnRunning, grpc.StatusCode.FAILED_PRECONDITION, "TURN_RUNNING"),
     _Entry(errors.ModelMismatch, grpc.StatusCode.FAILED_PRECONDITION, "MODEL_MISMATCH"),
     _Entry(errors.VocabularyMismatch, grpc.StatusCode.FAILED_PRECONDITION, "VOCABULARY_MISMATCH"),
-    _Entry(errors.NotImplementedYet, grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED"),
     _Entry(errors.StaleEpoch, grpc.StatusCode.ABORTED, "STALE_EPOCH"),
     _Entry(errors.PositionMismatch, grpc.StatusCode.OUT_OF_RANGE, "POSITION_MISMATCH"),
     _Entry(errors.ProtocolViolation, grpc.StatusCode.INTERNAL, "PROTOCOL_VIOLATION"),
@@ -60,7 +59,6 @@ _UNNAMED: dict[grpc.StatusCode, type[errors.OutriderError]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.Unavailable,
     grpc.StatusCode.CANCELLED: errors.Unavailable,
     grpc.StatusCode.RESOURCE_EXHAUSTED: errors.Exhausted,
-    grpc.StatusCode.UNIMPLEMENTED: errors.NotImplementedYet,
 }
 
 _SILENT = {

@@ -20,7 +20,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
-from ..core.errors import InvalidRequest, NotImplementedYet, OutriderError
+from ..core.errors import InvalidRequest, OutriderError
 from .errors import to_status
 
 log = logging.getLogger("outrider.rpc")
@@ -152,8 +152,6 @@ async def _abort(
         raise error
     if isinstance(error, grpc.aio.InternalError):  # the caller is gone: nothing can be sent
         raise asyncio.CancelledError from error
-    if isinstance(error, NotImplementedError):  # generated code, of a method that is missing
-        error = NotImplementedYet("this version of the service does not have this method")
     if not isinstance(error, OutriderError):
         log.exception("%s failed", method, exc_info=error)
     try:
