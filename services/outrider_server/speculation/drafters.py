@@ -26,6 +26,8 @@ class ComposedDrafter:
 
     Where the model's guesses end before the window does, n-grams go on.
     What they promise comes from the session's `Confidence`, which learns from every commit.
+    It serves the loops that are pinned: it chooses by tokens as a round begins and leaves the draft's pace
+    as it is, where `PacedDrafter` chooses by measured times as a round ends, and sets that pace.
     """
 
     def __init__(self, ngram: NgramDrafter, model: Drafter) -> None:
