@@ -1,6 +1,5 @@
 """Conversations in which templates and tokenizers have something to get wrong, and how they are compared."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from outrider_server.session.text.chat import ChatTemplate
@@ -59,25 +58,20 @@ def thinking(*, in_content: bool) -> Messages:
     ]
 
 
-def turns(messages: Messages) -> Iterator[tuple[Messages, bool]]:
-    """What is rendered before and after each reply, and whether a reply is to follow."""
-    for length, message in enumerate(messages, start=1):
-        yield messages[:length], message.role != "assistant"
-
-
 def check(
     chat: ChatTemplate, tokenizer: Tokenizer, peer: Any, messages: Messages, context: ChatContext
 ) -> None:
     """Compares text and tokens of every turn with those of transformers' tokenizer."""
-    for part, prompt in turns(messages):
+    for length in range(1, len(messages) + 1):
+        part = messages[:length]
         arguments = {
             "conversation": [message.as_json() for message in part],
             "tools": list(context.tools) or None,
             "documents": list(context.documents) or None,
-            "add_generation_prompt": prompt,
+            "add_generation_prompt": True,
             **context.options,
         }
-        rendered = chat.render(part, context, generation_prompt=prompt)
+        rendered = chat.render(part, context)
         assert rendered.text == peer.apply_chat_template(**arguments, tokenize=False)
         tokens = tokenizer.encode_rendered(rendered, begin=True)
         assert tokens == peer.apply_chat_template(**arguments)["input_ids"]

@@ -64,7 +64,7 @@ def test_in_no_family_a_user_writes_a_control_token(family: Family) -> None:
     """Whatever users write, the control tokens are those of the chat in which they write a word."""
     chat, tokenizer, raw = family.chat, family.tokenizer, family.raw
     controls = [*family.special.split(), *family.added.split()]
-    control_ids = {raw.token_to_id(text) for text in tokenizer.control_texts}
+    control_ids = {raw.token_to_id(text) for text in tokenizer._control.values()}
 
     def written(word: str) -> tuple[str, list[int]]:
         said = [

@@ -217,4 +217,4 @@ def test_a_token_costs_the_same_however_long_the_text_is(make, monkeypatch):
 def test_the_begin_tokens_text_is_never_shown():
     tokenizer = byte_level()
     assert pieces(tokenizer, [], [tokenizer.begin_token_id]) == ["", ""]
-    assert BEGIN in tokenizer.control_texts
+    assert BEGIN in tokenizer._control.values()

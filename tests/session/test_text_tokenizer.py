@@ -29,7 +29,7 @@ texts = st.one_of(st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
 def control_ids(tokenizer: Tokenizer) -> set[int]:
-    ids = {tokenizer._raw.token_to_id(text) for text in tokenizer.control_texts}
+    ids = {tokenizer._raw.token_to_id(text) for text in tokenizer._control.values()}
     return {token for token in ids if token is not None}
 
 

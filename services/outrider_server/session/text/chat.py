@@ -56,13 +56,9 @@ class ChatTemplate:
         self._tool_template = _Template(tool_source, tokens, now) if tool_source else self._template
 
     def render(
-        self,
-        messages: Sequence[ChatMessage],
-        context: ChatContext | None = None,
-        *,
-        generation_prompt: bool = True,
+        self, messages: Sequence[ChatMessage], context: ChatContext | None = None
     ) -> RenderedText:
-        """Renders the messages.
+        """Renders the messages, and what the assistant's reply begins with.
 
         Raises InvalidRequest for field "chat" when the template is missing, refuses the messages or
         fails.
@@ -73,7 +69,7 @@ class ChatTemplate:
         template = self._tool_template if context.tools else self._template
         parts = any(isinstance(message.content, tuple) for message in messages)
         readable = [_readable(entry, in_parts=parts and template.reads_parts) for entry in messages]
-        text = template.run(readable, context, generation_prompt=generation_prompt)
+        text = template.run(readable, context)
         shadow = shadow_of(text)
         return RenderedText(str.__str__(text), spans_of(shadow, USER), spans_of(shadow, ASSISTANT))
 
@@ -96,14 +92,12 @@ class _Template:
         """Whether it shows the text of a part; others fail, or show the part as Python does."""
         probe = _readable(ChatMessage("user", (PROBE,)), in_parts=True)
         try:
-            shown = self.run([probe], ChatContext(), generation_prompt=True)
+            shown = self.run([probe], ChatContext())
         except InvalidRequest:
             return False
         return PROBE in shown and repr(PROBE) not in shown
 
-    def run(
-        self, messages: list[dict[str, Any]], context: ChatContext, *, generation_prompt: bool
-    ) -> str:
+    def run(self, messages: list[dict[str, Any]], context: ChatContext) -> str:
         """The text, with authors. Raises InvalidRequest."""
         if self._compiled is None:
             raise InvalidRequest("chat", f"{self._problem}; send text instead")
@@ -113,7 +107,7 @@ class _Template:
             "messages": messages,
             "tools": written(list(context.tools), USER) or None,
             "documents": written(list(context.documents), USER) or None,
-            "add_generation_prompt": generation_prompt,
+            "add_generation_prompt": True,
         }
         try:
             return run_template(self._compiled, variables)

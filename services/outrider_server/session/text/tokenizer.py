@@ -84,11 +84,6 @@ class Tokenizer:
         """Number of token ids, added tokens included."""
         return self._raw.get_vocab_size(with_added_tokens=True)
 
-    @property
-    def control_texts(self) -> tuple[str, ...]:
-        """Texts of the control tokens."""
-        return tuple(self._control.values())
-
     def encode(self, text: str, *, begin: bool, parse_control_tokens: bool = False) -> list[int]:
         """Encodes what a user wrote.
 
