@@ -131,9 +131,9 @@ def test_a_verdict_survives_even_a_wrong_one(
 ) -> None:
     """The check of a verdict is its reader's; the wire only carries it. None verified is not 0 verified."""
     verdict = Verdict(start, agreed, tokens, logprobs, verified)
-    message = over_bytes(wire.verdict_to_proto(verdict, 3, 0.0123456, 0.5))
+    message = over_bytes(wire.verdict_to_proto(verdict, 0.0123456, 0.5))
     assert wire.verdict_from_proto(message) == verdict
-    assert (message.batch_rows, message.step_us, message.prefill_us) == (3, 12346, 500_000)
+    assert (message.step_us, message.prefill_us) == (12346, 500_000)
 
 
 def description(findings: tuple[ShapeFinding, ...], buckets: tuple[int, ...]) -> ModelDescription:

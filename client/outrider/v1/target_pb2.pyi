@@ -118,12 +118,11 @@ class VerifyOpened(_message.Message):
     def __init__(self, length: _Optional[int] = ..., digest: _Optional[bytes] = ..., arithmetic: _Optional[str] = ...) -> None: ...
 
 class Verdict(_message.Message):
-    __slots__ = ("start_position", "agreed", "tokens", "logprobs", "batch_rows", "step_us", "verified", "prefill_us")
+    __slots__ = ("start_position", "agreed", "tokens", "logprobs", "step_us", "verified", "prefill_us")
     START_POSITION_FIELD_NUMBER: _ClassVar[int]
     AGREED_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
-    BATCH_ROWS_FIELD_NUMBER: _ClassVar[int]
     STEP_US_FIELD_NUMBER: _ClassVar[int]
     VERIFIED_FIELD_NUMBER: _ClassVar[int]
     PREFILL_US_FIELD_NUMBER: _ClassVar[int]
@@ -131,11 +130,10 @@ class Verdict(_message.Message):
     agreed: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
     logprobs: _containers.RepeatedCompositeFieldContainer[TokenLogprobs]
-    batch_rows: int
     step_us: int
     verified: int
     prefill_us: int
-    def __init__(self, start_position: _Optional[int] = ..., agreed: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., batch_rows: _Optional[int] = ..., step_us: _Optional[int] = ..., verified: _Optional[int] = ..., prefill_us: _Optional[int] = ...) -> None: ...
+    def __init__(self, start_position: _Optional[int] = ..., agreed: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., step_us: _Optional[int] = ..., verified: _Optional[int] = ..., prefill_us: _Optional[int] = ...) -> None: ...
 
 class TokenLogprobs(_message.Message):
     __slots__ = ("logprob", "top")

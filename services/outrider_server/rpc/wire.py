@@ -107,7 +107,7 @@ def verdict_from_proto(message: target_pb2.Verdict) -> Verdict:
 
 
 def verdict_to_proto(
-    verdict: Verdict, batch_rows: int, seconds: float, prefill_seconds: float
+    verdict: Verdict, seconds: float, prefill_seconds: float
 ) -> target_pb2.Verdict:
     """A verdict and what its step cost."""
     return target_pb2.Verdict(
@@ -115,7 +115,6 @@ def verdict_to_proto(
         agreed=verdict.agreed,
         tokens=verdict.tokens,
         logprobs=[logprobs_to_proto(entry) for entry in verdict.logprobs],
-        batch_rows=batch_rows,
         step_us=round(seconds * 1e6),
         verified=verdict.verified,
         prefill_us=round(prefill_seconds * 1e6),

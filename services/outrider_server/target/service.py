@@ -88,4 +88,4 @@ class TargetServicer(ModelServicer, target_pb2_grpc.TargetServiceServicer):
                     telemetry.BATCH_ROWS: done.batch_rows,
                 }
             )
-        return verdict_to_proto(done.verdict, done.batch_rows, done.seconds, done.prefill_seconds)
+        return verdict_to_proto(done.verdict, done.seconds, done.prefill_seconds)
