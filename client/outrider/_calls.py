@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 import uuid
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from outrider import _chat, _request, _wire
 from outrider._channel import Channel
 from outrider._ending import AGAIN_SECONDS, EndingTurns
 from outrider._settings import Metadata, checked_metadata, timeout_seconds
-from outrider._stream import TurnStream
+from outrider._stream import Patience, TurnStream
 from outrider.errors import TurnRunningError
 from outrider.types import ChatMessage, Description, SessionInfo, Started
 from outrider.v1 import session_pb2
@@ -21,10 +22,21 @@ from outrider.v1 import session_pb2
 class Calls:
     """One method a call, over one channel."""
 
-    def __init__(self, channel: Channel, resume_seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        resume_seconds: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+        uniform: Callable[[float, float], float] = random.uniform,
+        new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+    ) -> None:
+        """`uniform` draws a number between two."""
         self._channel = channel
         self._resume_seconds = resume_seconds
-        self._ending = EndingTurns()
+        self._clock = clock
+        self._uniform = uniform
+        self._new_id = new_id
+        self._ending = EndingTurns(clock)
 
     async def create(self, ttl_seconds: int | None) -> SessionInfo:
         answer = await self._channel.call("CreateSession", _request.create_request(ttl_seconds))
@@ -96,8 +108,8 @@ class Calls:
         if metadata is not None:
             checked_metadata(metadata)
         if not request.request_id:  # what a lost turn is asked for again by
-            request.request_id = uuid.uuid4().hex
-        left = _TimeLeft(timeout)
+            request.request_id = self._new_id()
+        left = _TimeLeft(timeout, self._clock)
 
         def start(from_index: int | None) -> Any:
             if from_index is None:
@@ -117,7 +129,7 @@ class Calls:
         """The stream of a turn that was begun before, from an index on."""
         timeout = timeout_seconds(timeout_ms)
         request = _request.attach_request(session_id, request_id, from_index)
-        left = _TimeLeft(timeout)
+        left = _TimeLeft(timeout, self._clock)
 
         def start(index: int | None) -> Any:
             request.from_index = request.from_index if index is None else index
@@ -130,7 +142,7 @@ class Calls:
     ) -> TurnStream:
         return TurnStream(
             start,
-            self._resume_seconds,
+            Patience(self._resume_seconds, self._clock, self._uniform),
             first_index,
             session_id,
             self._ending,
@@ -151,13 +163,14 @@ class Calls:
 class _TimeLeft:
     """What is left of a timeout, in seconds, from the first question on; None where there is none."""
 
-    def __init__(self, timeout: float | None) -> None:
+    def __init__(self, timeout: float | None, clock: Callable[[], float]) -> None:
         self._timeout = timeout
+        self._clock = clock
         self._ends_at: float | None = None
 
     def seconds(self) -> float | None:
         if self._timeout is None:
             return None
-        now = time.monotonic()
+        now = self._clock()
         self._ends_at = now + self._timeout if self._ends_at is None else self._ends_at
         return max(self._ends_at - now, 0.001)

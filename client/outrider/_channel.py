@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
@@ -48,11 +48,13 @@ class Channel(Owned):
         credentials: grpc.ChannelCredentials | None,
         metadata: MetadataSource | None,
         away_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`away_seconds`: how long a call waits for a service that was reached before and is away."""
         self._target = _settings.checked_target(target)
         self._timeout_seconds = _settings.timeout_seconds(timeout_ms)
         self._away_seconds = away_seconds
+        self._clock = clock
         self._options = dict(_settings.channel_options(options))
         if _proxy.is_local(self._target):
             self._options.setdefault(USES_PROXY, 0)
@@ -132,17 +134,17 @@ class Channel(Owned):
 
         The call that follows then goes to who answers, or has the cause to tell and a tenth of its time.
         """
-        timeout, began = self._timeout_seconds, time.monotonic()
+        timeout, began = self._timeout_seconds, self._clock()
         longest = self._away_seconds if timeout is None else min(self._away_seconds, 0.9 * timeout)
         while (  # noqa: ASYNC110 - a watch of gRPC's would outlive its waiter
             self._grpc is not None
             and self._grpc.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.READY
-            and time.monotonic() - began < longest
+            and self._clock() - began < longest
         ):
             await asyncio.sleep(LOOK_SECONDS)
         if self._grpc is None:
             raise CallCancelledError("the client was closed during the call")
-        return None if timeout is None else timeout - (time.monotonic() - began)
+        return None if timeout is None else timeout - (self._clock() - began)
 
     def _connected(self) -> grpc.aio.Channel:
         options = list(self._options.items())

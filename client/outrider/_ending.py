@@ -6,6 +6,7 @@ A session runs one turn at a time, so who meets such a turn waits for its end, w
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 WAIT_SECONDS = 10.0
@@ -18,11 +19,12 @@ AGAIN_SECONDS = 0.02
 class EndingTurns:
     """By session, until when."""
 
+    clock: Callable[[], float] = time.monotonic
     _until: dict[str, float] = field(default_factory=dict)
 
     def ended(self, session_id: str) -> None:
         """A turn was ended here before its time."""
-        now = time.monotonic()
+        now = self.clock()
         self._until = {key: until for key, until in self._until.items() if until > now}
         self._until[session_id] = now + WAIT_SECONDS
 
@@ -32,4 +34,4 @@ class EndingTurns:
 
     def may_run(self, session_id: str) -> bool:
         """True where a turn that runs on the service may be one that was ended here."""
-        return self._until.get(session_id, 0.0) > time.monotonic()
+        return self._until.get(session_id, 0.0) > self.clock()

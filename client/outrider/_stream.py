@@ -45,8 +45,15 @@ LONGEST_DELAY_SECONDS = 1.0
 class Patience:
     """How long a turn that makes no progress is asked for again, and when next. A token is progress."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(
+        self,
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
         self._seconds = seconds
+        self._clock = clock
+        self._uniform = uniform
         self._since: float | None = None
         self._delay = FIRST_DELAY_SECONDS
 
@@ -61,9 +68,9 @@ class Patience:
 
     def delay(self, wanted_seconds: float) -> float | None:
         """Seconds to wait before the next attempt, at least those that the service wants; None to give up."""
-        now = time.monotonic()
+        now = self._clock()
         self._since = now if self._since is None else self._since
-        delay = max(wanted_seconds, self._delay * random.uniform(0.5, 1.0))
+        delay = max(wanted_seconds, self._delay * self._uniform(0.5, 1.0))
         self._delay = min(2 * self._delay, LONGEST_DELAY_SECONDS)
         return delay if now + delay - self._since < self._seconds else None
 
@@ -71,21 +78,21 @@ class Patience:
         """Seconds until an attempt to resume is given up; None where none is made."""
         if self._since is None:
             return None
-        return max(0.0, self._since + self._seconds - time.monotonic())
+        return max(0.0, self._since + self._seconds - self._clock())
 
 
 class TurnStream(Owned):
     """An async iterator of a turn's messages.
 
     `start` makes the call, on the event loop: for the whole turn, given None, or from an index on. A turn
-    without progress is resumed for `resume_seconds`. `ending` knows of the session's turns before, and
-    `translated` raises what a caller is to see.
+    without progress is resumed while there is `patience`, by default not at all. `ending` knows of the
+    session's turns before, and `translated` raises what a caller is to see.
     """
 
     def __init__(
         self,
         start: Callable[[int | None], Any],
-        resume_seconds: float = 0.0,
+        patience: Patience | None = None,
         first_index: int = 0,
         session_id: str = "",
         ending: EndingTurns | None = None,
@@ -95,7 +102,7 @@ class TurnStream(Owned):
         self._session_id = session_id
         self._translated = translated
         self._ending = EndingTurns() if ending is None else ending
-        self._patience = Patience(resume_seconds)
+        self._patience = Patience(0.0) if patience is None else patience
         self._loop: asyncio.AbstractEventLoop | None = None
         self._call: Any = None
         self._messages: AsyncIterator[Any] | None = None

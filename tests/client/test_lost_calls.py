@@ -55,7 +55,7 @@ def stream(
         asked.append(index)
         return Call(left.pop(0))
 
-    return _stream.TurnStream(start, resume_seconds=3600), asked
+    return _stream.TurnStream(start, _stream.Patience(3600)), asked
 
 
 async def test_a_stream_lost_after_its_summary_is_whole(monkeypatch) -> None:

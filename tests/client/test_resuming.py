@@ -9,7 +9,7 @@ from typing import Any
 
 import outrider
 import pytest
-from outrider._stream import TurnStream
+from outrider._stream import Patience, TurnStream
 
 from .fake_service import started, summary, token
 
@@ -48,7 +48,7 @@ class Calls:
 
 async def indexes(calls: Calls, resume_seconds: float = 10.0) -> list[int]:
     """The indexes of the tokens of a whole turn."""
-    stream = TurnStream(calls.start, resume_seconds)
+    stream = TurnStream(calls.start, Patience(resume_seconds))
     return [message.index async for message in stream if isinstance(message, outrider.Event)]
 
 
@@ -77,7 +77,9 @@ async def test_a_turn_that_starts_and_brings_no_token_is_given_up_in_time() -> N
     asked: list[int | None] = []
     began = time.monotonic()
     with pytest.raises(outrider.StreamBrokenError, match="connection was lost"):
-        await anext(message async for message in TurnStream(start, 0.5) if not_started(message))
+        await anext(
+            message async for message in TurnStream(start, Patience(0.5)) if not_started(message)
+        )
     assert len(asked) > 2
     assert time.monotonic() - began < 60, "patience does not begin anew with each start"
 
@@ -93,7 +95,9 @@ async def test_an_attempt_that_hangs_before_it_starts_ends_with_the_patience() -
 
     calls = iter([Call([started(), token(0), LOST]), Hanging([])])
     news = (
-        message async for message in TurnStream(lambda _: next(calls), 0.5) if not_started(message)
+        message
+        async for message in TurnStream(lambda _: next(calls), Patience(0.5))
+        if not_started(message)
     )
     assert (await anext(news)).index == 0
     with pytest.raises(outrider.StreamBrokenError, match="connection was lost"):

@@ -11,6 +11,7 @@ from typing import Any
 from unittest import mock
 
 import outrider
+from outrider._calls import Calls
 from outrider.v1 import draft_pb2_grpc, session_pb2_grpc, target_pb2_grpc
 from outrider_server.core.errors import LedgerUnavailable
 from outrider_server.draft.service import DraftServicer
@@ -159,10 +160,12 @@ class Cluster:
             return last
 
         channel = Channel(self.network, process, resolve, CLIENT_KEEPALIVE_SECONDS)
-        client = outrider.AsyncClient("unix:simulated", resume_ms=resume_ms)
-        connected: Any = client._channel
+        client: Any = outrider.AsyncClient("unix:simulated", resume_ms=resume_ms)
+        connected, clock = client._channel, self._loop.time
         connected._grpc, connected._loop = channel, asyncio.get_running_loop()
         connected._stub = session_pb2_grpc.SessionServiceStub(channel)
+        connected._clock = clock
+        client._calls = Calls(connected, resume_ms / 1000, clock, random.uniform)
         return process, client
 
     def schedule(self) -> None:
