@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from outrider_server.core.errors import SPREAD, Exhausted, InvalidRequest
+from outrider_server.core.surroundings import CHANCE
 from outrider_server.host.admission import FIRST_HOLD_SECONDS, AdmissionQueue
 
 
@@ -14,7 +15,7 @@ class Slots:
 
     def __init__(self, slots: int, limit: int) -> None:
         self.free = slots
-        self.queue = AdmissionQueue(limit, slots)
+        self.queue = AdmissionQueue(limit, slots, CHANCE)
         self.entered: list[str] = []
 
     async def enter(self, name: str, in_place: bool = False) -> str:
@@ -75,7 +76,7 @@ async def test_a_newcomer_does_not_pass_those_who_wait() -> None:
 
 async def test_a_slot_that_frees_while_a_newcomer_is_refused_is_that_ones() -> None:
     """Between the refusal on the device and the place in the queue the newcomer hears nothing."""
-    free, queue = False, AdmissionQueue(8, 1)
+    free, queue = False, AdmissionQueue(8, 1, CHANCE)
 
     async def attempt() -> str:
         nonlocal free

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -63,6 +64,7 @@ class RecordingEngine:
 
     def __init__(self, rows: int = 2) -> None:
         self.rows = rows
+        self.clock = time.monotonic
         self.steps: list[tuple[str, tuple[str, ...]]] = []
 
     def plan_rows(self, demands: Sequence[Demand]) -> list[int]:

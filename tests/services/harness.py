@@ -18,6 +18,7 @@ import outrider
 from outrider.v1 import draft_pb2_grpc, session_pb2_grpc, target_pb2_grpc
 from outrider_server.commands import wiring
 from outrider_server.config import DRAFT_WIDTH
+from outrider_server.core.surroundings import Surroundings
 from outrider_server.draft.service import DraftServicer
 from outrider_server.engine.options import EngineOptions
 from outrider_server.host.engine_host import EngineHost
@@ -137,9 +138,10 @@ async def serving_session(
     """A session service over running services. With leases others may share its ledger. `served` may make
     another tokenizer or chat template of the target's."""
     async with AsyncExitStack() as stack:
-        target_link = Targets(target.split(","))
+        around = Surroundings()
+        target_link = wiring.targets_at(target.split(","), around)
         stack.push_async_callback(target_link.close)
-        draft_link = Drafts([draft]) if draft else None
+        draft_link = wiring.drafts_at([draft], around) if draft else None
         if draft_link is not None:
             stack.push_async_callback(draft_link.aclose)
         ledger = SqliteLedger(ledger_path)
@@ -148,7 +150,13 @@ async def serving_session(
         defaults = {"defaults_of_model": True} if defaults_of_model else {}
         model = served(*described, **defaults)
         sessions = Sessions(
-            model, target_link, draft_link, ledger, settings or LoopSettings(), lease_seconds
+            model,
+            target_link,
+            draft_link,
+            ledger,
+            settings or LoopSettings(),
+            around,
+            lease_seconds,
         )
         stack.push_async_callback(sessions.settle)
         server = await stack.enter_async_context(

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from outrider.v1 import draft_pb2, draft_pb2_grpc
 from outrider_server.core.types import Draw, SamplingParams
+from outrider_server.rpc.channels import open_channel
 from outrider_server.session.peers.draft_link import DraftedTurn, DraftLink, RemoteDrafter
 
 from .fake_drafts import opened, proposal
@@ -66,7 +68,7 @@ async def drafting(
     draft = ListeningDraft()
     address = f"unix:{folder}/draft"
     async with serving_draft(draft, address):
-        link = DraftLink(address)
+        link = DraftLink(open_channel(address), time.monotonic)
         draw = Draw(SamplingParams(), 1, len(TOKENS))
         turn = DraftedTurn("session", 1, TOKENS, 2, draw, lead, 1, "vocabulary", 100)
         drafter = link.open_turn(turn)

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 from outrider.v1 import session_pb2
+from outrider_server.core.surroundings import CHANCE, random_id
 from outrider_server.core.types import FinishReason, Round
 from outrider_server.session.drafting import Drafting
 from outrider_server.session.requests import parse_turn
@@ -35,7 +36,7 @@ def request_of(session_id: str, request_id: str = "turn", **fields: Any) -> Any:
 
 
 def running(service: SessionService, session_id: str) -> RunningTurn:
-    turn = parse_turn(request_of(session_id), service.sessions.model)
+    turn = parse_turn(request_of(session_id), service.sessions.model, CHANCE, random_id)
     return service.sessions.generate(turn, True, ())
 
 

@@ -12,6 +12,7 @@ import pytest
 from outrider.v1 import session_pb2
 from outrider_server.core.description import TokenizerFiles
 from outrider_server.core.errors import InvalidRequest
+from outrider_server.core.surroundings import CHANCE, random_id
 from outrider_server.core.types import FinishReason
 from outrider_server.session.conversation import Held, messages_of, prompt_for, turn_text
 from outrider_server.session.ledger.ledger import TurnRecord
@@ -61,7 +62,7 @@ async def held_of(ledger: SqliteLedger, session_id: str) -> Held:
 def asking(text: str, model: ServedModel, **options: Any) -> Any:
     request = session_pb2.GenerateRequest(session_id="s", **options)
     request.chat.messages.add(role="user", content=text)
-    return parse_turn(request, model)
+    return parse_turn(request, model, CHANCE, random_id)
 
 
 @pytest.mark.parametrize("raw", TOKENIZERS.values(), ids=TOKENIZERS)
@@ -180,7 +181,9 @@ def test_a_message_that_no_context_holds_is_refused_before_the_template_reads_it
 ) -> None:
     model = served(byte_level_raw(), template="{{ raise_exception('it was read') }}")
     chat = session_pb2.ChatInput(messages=[session_pb2.ChatMessage(**said)])
-    request = parse_turn(session_pb2.GenerateRequest(session_id="s", chat=chat), model)
+    request = parse_turn(
+        session_pb2.GenerateRequest(session_id="s", chat=chat), model, CHANCE, random_id
+    )
     with pytest.raises(InvalidRequest, match="more tokens than the context of 400 holds"):
         prompt_for(request.input, Held((), (), ()), model)
 
@@ -193,6 +196,8 @@ def test_what_an_assistant_said_may_be_of_any_length_where_the_template_leaves_i
         session_pb2.ChatMessage(role="user", content="is it?"),
     ]
     chat = session_pb2.ChatInput(messages=messages)
-    request = parse_turn(session_pb2.GenerateRequest(session_id="s", chat=chat), model)
+    request = parse_turn(
+        session_pb2.GenerateRequest(session_id="s", chat=chat), model, CHANCE, random_id
+    )
     prompt = prompt_for(request.input, Held((), (), ()), model)
     assert model.tokenizer.decode(prompt.tokens, special=False) == "is it?"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import tokenizers
 from outrider_server.core.errors import Exhausted, InvalidRequest
+from outrider_server.core.surroundings import CHANCE
 from outrider_server.models import TARGET_FOLDER
 from outrider_server.session.text import reading as readings
 from outrider_server.session.text.encoding import encode
@@ -23,7 +24,7 @@ SHORT, MIDDLE = AT_ONCE, AT_ONCE + 1
 
 @pytest.fixture
 def reading() -> Iterator[Reading]:
-    opened = Reading()
+    opened = Reading(CHANCE)
     yield opened
     opened.close()
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from random import Random
 from typing import Any
 
 import pytest
 from outrider.v1 import session_pb2
 from outrider_server.core.errors import InvalidRequest
+from outrider_server.core.surroundings import CHANCE, random_id
 from outrider_server.core.types import Draw
 from outrider_server.session.ledger.ledger import TurnRecord
 from outrider_server.session.requests import TurnRequest, parse_turn, recorded_request, what_differs
@@ -20,7 +22,7 @@ ENDS = {"stop_token_ids": [5, 3], "ignore_end_tokens": True, "min_new_tokens": 4
 
 def parsed(**fields: Any) -> TurnRequest:
     message = session_pb2.GenerateRequest(text="x", seed=1, request_id="one", **fields)
-    return parse_turn(message, served((7,), END))
+    return parse_turn(message, served((7,), END), CHANCE, random_id)
 
 
 def record_of(request: TurnRequest, *left_out: str) -> TurnRecord:
@@ -106,4 +108,10 @@ CHAT = session_pb2.ChatInput(
 )
 def test_what_is_still_to_be_read_is_counted_in_characters(asked: dict[str, Any], size: int):
     message = session_pb2.GenerateRequest(seed=1, **asked)
-    assert parse_turn(message, served((7,), END)).size == size
+    assert parse_turn(message, served((7,), END), CHANCE, random_id).size == size
+
+
+def test_a_seed_and_an_id_that_are_left_open_are_what_the_process_draws() -> None:
+    message = session_pb2.GenerateRequest(text="x")
+    turn = parse_turn(message, served((7,), END), Random(3), lambda: "drawn")
+    assert (turn.seed, turn.request_id) == (Random(3).getrandbits(53), "drawn")

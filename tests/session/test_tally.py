@@ -17,7 +17,7 @@ def a_round(start: int, cost: RoundCost) -> Round:
 
 
 def test_what_the_turn_spent_reaches_the_message_under_its_own_name() -> None:
-    tally = Tally(TurnMetrics())
+    tally = Tally(TurnMetrics(), lambda: 0.0)
     guesses = (GuessCost(3, 6.0, 9.0), GuessCost(1, 2.0, None))
     tally.add(a_round(5, RoundCost(100.0, 20.0, 30.0, None, 16.0, guesses)))
     tally.add(a_round(7, RoundCost(25.0, 20.0, 0.0, 40.0, 4.0, (GuessCost(1, 2.0, 5.0),))))
@@ -28,7 +28,7 @@ def test_what_the_turn_spent_reaches_the_message_under_its_own_name() -> None:
 
 def test_only_what_was_verified_counts_as_proposed() -> None:
     """A round says what of its proposal the target took; the sum is the summary's."""
-    tally = Tally(TurnMetrics())
+    tally = Tally(TurnMetrics(), lambda: 0.0)
     for start in (5, 7):
         tally.add(a_round(start, RoundCost()))
     summary = tally.summary(FinishReason.LENGTH, STARTED, "the draft went away")
@@ -36,6 +36,14 @@ def test_only_what_was_verified_counts_as_proposed() -> None:
     assert (summary.position, summary.degraded) == (9, True)
 
 
+def test_times_are_the_clocks_since_the_request_arrived() -> None:
+    times = iter((100.0, 100.25, 101.5))
+    tally = Tally(TurnMetrics(), lambda: next(times))
+    tally.add(a_round(5, RoundCost()))
+    summary = tally.summary(FinishReason.LENGTH, STARTED, "")
+    assert (summary.ttft_ms, summary.duration_ms) == (250.0, 1500.0)
+
+
 def test_a_turn_that_was_only_told_again_spent_nothing() -> None:
-    summary = Tally(TurnMetrics()).summary(FinishReason.LENGTH, STARTED, "")
+    summary = Tally(TurnMetrics(), lambda: 0.0).summary(FinishReason.LENGTH, STARTED, "")
     assert (summary.target_ms, summary.verify_ms, summary.guessed) == (0.0, 0.0, 0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,34 +16,31 @@ from outrider_server.core.errors import (
     ProtocolViolation,
     Unavailable,
 )
-from outrider_server.session.peers import targets as module
 from outrider_server.session.peers.targets import FULL_SECONDS, Targets, _worth_telling
 
 
 @dataclass
 class Clock:
-    """Stands where the system's clock stands."""
+    """Goes on when a test says so."""
 
     now: float = 1000.0
 
-    def monotonic(self) -> float:
+    def __call__(self) -> float:
         return self.now
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(module, "time", clock)
-    return clock
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture
-async def full(clock: Clock) -> Any:
+def full(clock: Clock) -> Any:
     """Two targets, each with three turns, that have just refused another one."""
-    targets: Any = Targets(["127.0.0.1:1", "127.0.0.1:2"])
-    await targets.close()
+    link: Any = SimpleNamespace(turns=3)
+    addresses = ["127.0.0.1:1", "127.0.0.1:2"]
+    targets: Any = Targets(addresses, lambda _: copy(link), clock, Random(1))
     for place in targets._pool.members:
-        place.link = SimpleNamespace(turns=3)
         place.refused(Exhausted("every slot runs a turn", 70), clock.now)
     return targets
 

@@ -15,13 +15,13 @@ import heapq
 import logging
 import random
 import sys
-import time
 import uuid
 import warnings
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
-from unittest import mock
+
+from outrider_server.core.surroundings import Surroundings
 
 PROCESS: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)
 EPOCH_NS = 1_700_000_000_000_000_000
@@ -148,41 +148,30 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 then()
 
 
-@contextlib.contextmanager
-def virtual_time(seed: int) -> Iterator[VirtualLoop]:
-    """A virtual loop, while all clocks of this process show its time and `random` starts from the seed.
+def surroundings(loop: VirtualLoop, seed: int) -> Surroundings:
+    """Those of all processes of a run: the loop's time, and chance that starts from the seed."""
+    chance = random.Random(seed)
+    return Surroundings(
+        loop.time,
+        lambda: EPOCH_NS + round(loop.time() * 1e9),
+        chance,
+        lambda: uuid.UUID(int=chance.getrandbits(128), version=4).hex,
+    )
 
-    The collector of cycles runs at fixed virtual times only: it closes generators, which is an event.
-    """
-    loop = VirtualLoop()
-    clocks = {
-        "monotonic": loop.time,
-        "perf_counter": loop.time,
-        "time": lambda: EPOCH_NS / 1e9 + loop.time(),
-        "time_ns": lambda: EPOCH_NS + round(loop.time() * 1e9),
-    }
-    real = {name: getattr(time, name) for name in clocks}
-    names = mock.patch.object(uuid, "uuid4", _drawn_name)
-    collecting, state = gc.isenabled(), random.getstate()
+
+@contextlib.contextmanager
+def virtual_time() -> Iterator[VirtualLoop]:
+    """A virtual loop. The collector of cycles runs at fixed virtual times only: it closes generators, which
+    is an event."""
+    collecting = gc.isenabled()
     gc.disable()
     gc.freeze()  # what was there before is not looked at again and again
-    random.seed(seed)
-    for name, clock in clocks.items():
-        setattr(time, name, clock)
     try:
-        with names:
-            yield loop
+        yield VirtualLoop()
     finally:
-        for name, clock in real.items():
-            setattr(time, name, clock)
-        random.setstate(state)
         gc.unfreeze()
         if collecting:
             gc.enable()
-
-
-def _drawn_name() -> uuid.UUID:
-    return uuid.UUID(int=random.getrandbits(128), version=4)
 
 
 @contextlib.contextmanager

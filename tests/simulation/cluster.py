@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
-from unittest import mock
 
 import outrider
 from outrider._calls import Calls
@@ -17,15 +14,16 @@ from outrider_server.core.errors import LedgerUnavailable
 from outrider_server.draft.service import DraftServicer
 from outrider_server.host.engine_host import EngineHost
 from outrider_server.session.drafting import LoopSettings
-from outrider_server.session.peers import draft_link, target_link
 from outrider_server.session.peers.drafts import Drafts
+from outrider_server.session.peers.target_link import TargetLink
 from outrider_server.session.peers.targets import Targets
 from outrider_server.session.service import SessionServicer
 from outrider_server.session.sessions import Sessions
 from outrider_server.target.service import TargetServicer
 
-from .clock import PROCESS, Process, VirtualLoop
+from .clock import PROCESS, Process, VirtualLoop, surroundings
 from .device import VirtualDevice
+from .guesses import WatchedLink
 from .ledger import MemoryStore, SimulatedLedger
 from .model import ModelSettings, build_engine, served_model
 from .network import CLIENT_KEEPALIVE_SECONDS, Network
@@ -54,7 +52,8 @@ class Cluster:
     def __init__(self, loop: VirtualLoop, scenario: Scenario, watch: Watch) -> None:
         self.scenario = scenario
         self.watch = watch
-        self.store = MemoryStore()
+        self._around = surroundings(loop, scenario.seed)
+        self.store = MemoryStore(lambda: self._around.wall_ns() // 1000)
         self.processes: list[Process] = []
         self.hosts: dict[Process, EngineHost] = {}
         self.sessions: dict[Process, SessionService] = {}
@@ -65,21 +64,6 @@ class Cluster:
         self._ledger_down = 0
         self._answers_lost = 0
         self._ledger_hangs: dict[str, float] = {}
-
-    @contextlib.contextmanager
-    def wired(self) -> Iterator[None]:
-        """The services' channels are the simulation's."""
-
-        def open_channel(address: str) -> Channel:
-            process = PROCESS.get()
-            assert process is not None, "channels are opened by services"
-            return Channel(self.network, process, lambda: address)
-
-        with (
-            mock.patch.object(target_link, "open_channel", open_channel),
-            mock.patch.object(draft_link, "open_channel", open_channel),
-        ):
-            yield
 
     def start_all(self) -> None:
         """Starts every service."""
@@ -107,9 +91,9 @@ class Cluster:
         return process
 
     def _build_model(self, process: Process, settings: ModelSettings) -> None:
-        engine = build_engine(settings, self._loop.spend)
+        engine = build_engine(settings, self._loop.spend, self._around.clock)
         device = VirtualDevice(engine, self._random, self.scenario.step_seconds)
-        host = EngineHost(device, self.scenario.queue)
+        host = EngineHost(device, self.scenario.queue, chance=self._around.chance)
         self.hosts[process] = host
         if settings.agreement is None:
             target_pb2_grpc.add_TargetServiceServicer_to_server(
@@ -120,13 +104,28 @@ class Cluster:
         process.spawn(device.run())
 
     def _build_session(self, process: Process) -> None:
-        scenario = self.scenario
-        targets = Targets(scenario.targets_of[process.name])
+        scenario, around = self.scenario, self._around
+        agreement = scenario.draft.agreement or 0.0
+
+        def channel(address: str) -> Any:
+            return Channel(self.network, process, lambda: address)
+
+        def draft_at(address: str) -> WatchedLink:
+            return WatchedLink(channel(address), around.clock, agreement, self.watch)
+
+        targets = Targets(
+            scenario.targets_of[process.name],
+            lambda address: TargetLink(channel(address)),
+            around.clock,
+            around.chance,
+        )
         targets._model = MODEL.description  # as after asking for it at the start
-        drafts = Drafts(scenario.drafts) if scenario.drafts else None
+        drafts = Drafts(scenario.drafts, draft_at, around.clock) if scenario.drafts else None
         ledger = SimulatedLedger(self.store, self.watch, self._reach_ledger, self._leave_ledger)
         settings = LoopSettings(scenario.window, max(scenario.lead, scenario.window))
-        sessions = Sessions(MODEL, targets, drafts, ledger, settings, scenario.lease_seconds)
+        sessions = Sessions(
+            MODEL, targets, drafts, ledger, settings, around, scenario.lease_seconds
+        )
         self.sessions[process] = SessionService(sessions, targets, drafts)
         session_pb2_grpc.add_SessionServiceServicer_to_server(
             SessionServicer(sessions), process.server
@@ -161,11 +160,13 @@ class Cluster:
 
         channel = Channel(self.network, process, resolve, CLIENT_KEEPALIVE_SECONDS)
         client: Any = outrider.AsyncClient("unix:simulated", resume_ms=resume_ms)
-        connected, clock = client._channel, self._loop.time
+        connected, around = client._channel, self._around
         connected._grpc, connected._loop = channel, asyncio.get_running_loop()
         connected._stub = session_pb2_grpc.SessionServiceStub(channel)
-        connected._clock = clock
-        client._calls = Calls(connected, resume_ms / 1000, clock, random.uniform)
+        connected._clock = around.clock
+        client._calls = Calls(
+            connected, resume_ms / 1000, around.clock, around.chance.uniform, around.new_id
+        )
         return process, client
 
     def schedule(self) -> None:

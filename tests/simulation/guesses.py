@@ -5,10 +5,10 @@ A wrong guess changes no token, so nothing else would show that a stale one is p
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
-from unittest import mock
+from collections.abc import Sequence
+from typing import Any
 
+from outrider_server.core.surroundings import Clock
 from outrider_server.session.peers.draft_link import DraftedTurn, DraftLink, RemoteDrafter
 from outrider_server.speculation.guesses import Guesses
 
@@ -56,15 +56,16 @@ class WatchedGuesses(Guesses):
         return len(tokens)
 
 
-@contextlib.contextmanager
-def watched_guesses(agreement: float, watch: Watch) -> Iterator[None]:
-    """Every turn's drafter uses `WatchedGuesses`."""
-    real = DraftLink.open_turn
+class WatchedLink(DraftLink):
+    """The real link to a draft, each turn of which has its guesses watched."""
 
-    def open_turn(link: DraftLink, turn: DraftedTurn) -> RemoteDrafter:
-        drafter = real(link, turn)
-        drafter._guesses = WatchedGuesses(turn, agreement, watch)
+    def __init__(self, channel: Any, clock: Clock, agreement: float, watch: Watch) -> None:
+        super().__init__(channel, clock)
+        self._agreement = agreement
+        self._watch = watch
+
+    def open_turn(self, turn: DraftedTurn) -> RemoteDrafter:
+        """As the real one."""
+        drafter = super().open_turn(turn)
+        drafter._guesses = WatchedGuesses(turn, self._agreement, self._watch)
         return drafter
-
-    with mock.patch.object(DraftLink, "open_turn", open_turn):
-        yield

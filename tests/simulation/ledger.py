@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -50,15 +49,10 @@ class Watcher(Protocol):
     def forked(self, session_id: str, copy: SessionRecord, held: Sequence[int]) -> None: ...
 
 
-def virtual_now_us() -> int:
-    """The time of the simulation, which all clocks show."""
-    return time.time_ns() // 1000
-
-
 class MemoryStore:
-    """All sessions of a cluster."""
+    """All sessions of a cluster. `now_us` counts microseconds since 1970."""
 
-    def __init__(self, now_us: Callable[[], int] = virtual_now_us) -> None:
+    def __init__(self, now_us: Callable[[], int]) -> None:
         self._connection = sqlite_file._open(Path(":memory:"), MIGRATIONS, 0, {"now_us": now_us})
         self._numbers = itertools.count(1)
 

@@ -215,7 +215,9 @@ class SimulatedEngine(Engine):
         return "hash"
 
 
-def build_engine(settings: ModelSettings, spend: Callable[[float], None]) -> Engine:
+def build_engine(
+    settings: ModelSettings, spend: Callable[[float], None], clock: Callable[[], float]
+) -> Engine:
     """An engine that holds nothing. `spend` is told how long each step computes."""
     loaded = SimpleNamespace(
         model=(settings, spend),
@@ -226,4 +228,4 @@ def build_engine(settings: ModelSettings, spend: Callable[[float], None]) -> Eng
     )
     buckets = (1, 2) if settings.slots > 1 else (1,)
     limits = StepLimits(settings.slots, CONTEXT, WIDTH, PREFILL_WIDTH, buckets)
-    return SimulatedEngine(cast(Any, loaded), limits, park_bytes=settings.park_bytes)
+    return SimulatedEngine(cast(Any, loaded), limits, park_bytes=settings.park_bytes, clock=clock)

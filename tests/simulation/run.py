@@ -11,7 +11,6 @@ from typing import Any
 from .clients import SimulatedClient
 from .clock import Process, Stuck, VirtualLoop, bury, unheard, virtual_time
 from .cluster import Cluster
-from .guesses import watched_guesses
 from .scenario import Scenario, draw_scenario
 from .watch import Watch
 
@@ -41,7 +40,7 @@ def run_seed(seed: int) -> Outcome:
 
 def run(scenario: Scenario) -> Outcome:
     """Runs a scenario to its end, or to the first violation."""
-    with virtual_time(scenario.seed) as loop:
+    with virtual_time() as loop:
         outcome = _run_on(loop, scenario)
         with unheard():
             gc.collect()  # what the run's own names still held
@@ -56,9 +55,7 @@ def _run_on(loop: VirtualLoop, scenario: Scenario) -> Outcome:
     log.addHandler(watch)
     propagates, log.propagate = log.propagate, False
     try:
-        agreement = scenario.draft.agreement or 0.0
-        with cluster.wired(), watched_guesses(agreement, watch):
-            loop.run_until_complete(_play(cluster))
+        loop.run_until_complete(_play(cluster))
     except Stuck as stuck:
         watch.violate(str(stuck))
     except RuntimeError:

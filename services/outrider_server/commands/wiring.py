@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from outrider.v1 import session_pb2, target_pb2
@@ -19,15 +19,18 @@ from outrider.v1.draft_pb2 import DESCRIPTOR as DRAFT_FILE
 from ..address import Listen
 from ..config import DraftConfig, SessionConfig, TargetConfig, is_database
 from ..core.errors import StartupError, Unavailable
+from ..core.surroundings import Surroundings
 from ..engine.options import EngineOptions
 from ..rpc import telemetry
 from ..rpc.binding import check_free
+from ..rpc.channels import open_channel
 from ..rpc.serve import Server
 from ..stopping import Stop
 
 if TYPE_CHECKING:
     from ..host.engine_host import EngineHost
     from ..session.ledger.ledger import Ledger
+    from ..session.peers.drafts import Drafts
     from ..session.peers.targets import Targets
 
 log = logging.getLogger("outrider.session")
@@ -104,15 +107,14 @@ async def _run_session(config: SessionConfig, ledger: Ledger) -> None:
     from ..session.drafting import LoopSettings
     from ..session.ledger.sweeper import Sweeper
     from ..session.peers.addresses import Addresses
-    from ..session.peers.drafts import Drafts
-    from ..session.peers.targets import Targets
     from ..session.service import SessionServicer
     from ..session.sessions import Sessions
     from ..session.text.model import ServedModel
 
+    around = Surroundings()
     targets, drafts = Addresses(config.targets), Addresses(config.drafts)
     try:
-        target = Targets(await targets.first(config.target_timeout_ms / 1000))
+        target = targets_at(await targets.first(config.target_timeout_ms / 1000), around)
     except Unavailable as error:
         raise StartupError(f"no target at {', '.join(config.targets)}: {error}") from error
     telling = asyncio.create_task(_tell_what_is_waited_for(target))
@@ -125,7 +127,7 @@ async def _run_session(config: SessionConfig, ledger: Ledger) -> None:
         raise StartupError(f"no target answers ({await target.troubles()})") from error
     finally:
         telling.cancel()
-    draft = Drafts(await drafts.look_up()) if config.drafts else None
+    draft = drafts_at(await drafts.look_up(), around) if config.drafts else None
     beside = [
         asyncio.create_task(Sweeper(ledger, config.sweep_seconds).run()),
         asyncio.create_task(targets.follow(target.move_to, target.failures)),
@@ -134,7 +136,7 @@ async def _run_session(config: SessionConfig, ledger: Ledger) -> None:
         beside.append(asyncio.create_task(drafts.follow(draft.move_to, draft.failures)))
     settings = LoopSettings(config.window, config.lead, config.loop)
     lease_seconds = config.lease_seconds if is_database(str(config.ledger)) else None
-    sessions = Sessions(model, target, draft, ledger, settings, lease_seconds)
+    sessions = Sessions(model, target, draft, ledger, settings, around, lease_seconds)
 
     async def stop() -> None:
         for task in beside:
@@ -149,6 +151,28 @@ async def _run_session(config: SessionConfig, ledger: Ledger) -> None:
         SessionServicer(sessions), server.grpc
     )
     await _serve(server, config.listen, config.drain_seconds, stop)
+
+
+def targets_at(addresses: Sequence[str], around: Surroundings) -> Targets:
+    """The targets of a session service."""
+    from ..session.peers.target_link import TargetLink
+    from ..session.peers.targets import Targets
+
+    def link_to(address: str) -> TargetLink:
+        return TargetLink(open_channel(address))
+
+    return Targets(addresses, link_to, around.clock, around.chance)
+
+
+def drafts_at(addresses: Sequence[str], around: Surroundings) -> Drafts:
+    """The drafts of a session service."""
+    from ..session.peers.draft_link import DraftLink
+    from ..session.peers.drafts import Drafts
+
+    def link_to(address: str) -> DraftLink:
+        return DraftLink(open_channel(address), around.clock)
+
+    return Drafts(addresses, link_to, around.clock)
 
 
 async def _tell_what_is_waited_for(target: Targets) -> None:

@@ -31,7 +31,7 @@ sentence that a user can act on; it is all that leaves the process.
 
 from __future__ import annotations
 
-import random
+from random import Random
 
 
 class OutriderError(Exception):
@@ -113,9 +113,9 @@ SPREAD = 0.5
 """The share of a time to wait that is added at random, so that who is refused together comes back apart."""
 
 
-def spread_ms(least_ms: float) -> int:
+def spread_ms(least_ms: float, chance: Random) -> int:
     """A time to wait of at least so many milliseconds, and of one."""
-    return max(1, round(least_ms * random.uniform(1.0, 1.0 + SPREAD)))
+    return max(1, round(least_ms * chance.uniform(1.0, 1.0 + SPREAD)))
 
 
 class Exhausted(TryLater):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from ..core.description import ModelDescription, ShapeAudit
 from ..core.errors import InvalidRequest, ModelMismatch, OutriderError, VocabularyMismatch
+from ..core.surroundings import Clock
 from ..core.types import Draw, tokens_digest
 from ..pacing.estimates import CostEstimate
 from .attention.attention_choice import AUTO
@@ -48,7 +49,7 @@ class OpenedSlot:
     length: int
     digest: bytes
     opened_seconds: float
-    """When, by `time.monotonic`."""
+    """When, by the engine's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ class Engine:
     """Host memory for sessions that gave up their slot."""
     group: Group | None = None
     """The ranks that share the model, where there are several; this is rank 0."""
+    clock: Clock = time.monotonic
     counters: EngineCounters = field(default_factory=EngineCounters)
     runner: StepRunner = field(init=False)
     table: SlotTable = field(init=False)
@@ -90,9 +92,9 @@ class Engine:
         self._costs = {rows: CostEstimate() for rows in self.audit.row_buckets}
         for rows, cost in self._costs.items():
             for _ in range(TIMED_STEPS):
-                started = time.perf_counter()
+                started = self.clock()
                 self.runner.decide([Row(0, 0, (0,))], rows)
-                cost.observe((time.perf_counter() - started) * 1000)
+                cost.observe((self.clock() - started) * 1000)
 
     def open(self, session_id: str, epoch: int, committed_length: int, draw: Draw) -> OpenedSlot:
         """Opens a session for one turn. KV beyond `committed_length` is dropped.
@@ -122,7 +124,7 @@ class Engine:
         slot.generated_from = draw.generated_from
         self.runner.draws.write(slot.index, draw)
         digest = tokens_digest(slot.tokens)
-        return OpenedSlot(slot, slot.lease, len(slot.tokens), digest, time.monotonic())
+        return OpenedSlot(slot, slot.lease, len(slot.tokens), digest, self.clock())
 
     def release(self, session_id: str, epoch: int) -> None:
         """Forgets a session, in its slot or parked. Raises StaleEpoch, or TurnRunning while it is open."""
@@ -271,19 +273,19 @@ class Engine:
 
     def prefill(self, slot: Slot, start_position: int, tokens: tuple[int, ...]) -> float:
         """Reads at most `prefill_width` tokens into a slot; returns the seconds that it took."""
-        started = time.perf_counter()
+        started = self.clock()
         del slot.tokens[start_position:]  # a step that fails may have written over their KV
         self.runner.prefill(Row(slot.index, start_position, tokens, slot.reading))
         slot.write(start_position, tokens)
         self.counters.prefill_steps += 1
         self.counters.prefilled_tokens += len(tokens)
-        seconds = time.perf_counter() - started
+        seconds = self.clock() - started
         self.counters.device_seconds += seconds
         return seconds
 
     def decide(self, rows: Sequence[tuple[Slot, int, tuple[int, ...]]]) -> BatchResult:
         """One step over (slot, start position, tokens) rows of at most `width` tokens, which must fit."""
-        started = time.perf_counter()
+        started = self.clock()
         count = self.runner.layout.tokens([len(tokens) for _, _, tokens in rows])
         width = self.limits.width
         bucket = next(size for size in self.audit.row_buckets if size * width >= count)
@@ -294,7 +296,7 @@ class Engine:
         )
         for slot, start, tokens in rows:
             slot.write(start, tokens)
-        seconds = time.perf_counter() - started
+        seconds = self.clock() - started
         self._costs[bucket].observe(seconds * 1000)
         self.counters.verify_steps += 1
         self.counters.verify_rows += len(rows)

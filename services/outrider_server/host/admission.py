@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from random import Random
 from typing import TypeVar
 
 from ..core.errors import Exhausted, spread_ms
@@ -22,7 +23,8 @@ WEIGHT = 0.2
 class AdmissionQueue:
     """At most `limit` turns wait; the next one is refused and told when to come back."""
 
-    def __init__(self, limit: int, slots: int) -> None:
+    def __init__(self, limit: int, slots: int, chance: Random) -> None:
+        self._chance = chance
         self._limit = limit
         self._slots = slots
         self._waiting: deque[asyncio.Event] = deque()
@@ -79,4 +81,4 @@ class AdmissionQueue:
     def _retry_after_ms(self) -> int:
         """Until the queue has moved by one: turns end one after the other, a slot each."""
         turns = (len(self._waiting) + 1) / self._slots
-        return spread_ms(1000 * self._hold_seconds * turns)
+        return spread_ms(1000 * self._hold_seconds * turns, self._chance)

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
@@ -99,7 +98,7 @@ class DeviceThread:
             ready = self._ready()
             batch, has_waited = None, False
             while ready and batch is None:
-                decision = scheduler.next(ready, time.perf_counter(), has_waited=has_waited)
+                decision = scheduler.next(ready, self._engine.clock(), has_waited=has_waited)
                 if isinstance(decision, Batch):
                     batch = decision
                 elif self._await_change(decision.seconds):
@@ -157,7 +156,7 @@ class DeviceThread:
             failure = InternalError("the step failed; the service's log says why")
             self._fail([job for job, _ in batch.entries], failure)
         else:
-            scheduler.ran(batch, seconds, time.perf_counter())
+            scheduler.ran(batch, seconds, engine.clock())
         self._jobs = in_turn(self._jobs, batch)
 
     def _fail(self, jobs: Sequence[Job], error: OutriderError) -> None:

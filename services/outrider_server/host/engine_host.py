@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
+from random import Random
 
 from ..core.description import ModelDescription, TokenizerFiles
+from ..core.surroundings import CHANCE
 from ..core.types import Draw, Step
 from ..engine.engine import Engine, OpenedSlot
 from ..engine.verifying import Verified, VerifyJob
@@ -23,11 +24,12 @@ class EngineHost:
         device: DeviceThread,
         most_waiting: int = 0,
         stop_ranks: Callable[[], None] | None = None,
+        chance: Random = CHANCE,
     ) -> None:
         """So many turns may wait for a slot. `stop_ranks` ends the other ranks, where some share the model,
         after the last step."""
         self.device = device
-        self.queue = AdmissionQueue(most_waiting, device.engine.limits.slots)
+        self.queue = AdmissionQueue(most_waiting, device.engine.limits.slots, chance)
         self._stop_ranks = stop_ranks
 
     @classmethod
@@ -94,7 +96,7 @@ class EngineHost:
 
         def close() -> None:
             self.engine.table.close(opened.slot, opened.lease)
-            held_seconds = time.monotonic() - opened.opened_seconds
+            held_seconds = self.engine.clock() - opened.opened_seconds
             tell(loop, self.queue.left, held_seconds)
 
         self.device.wake(close)

@@ -58,14 +58,18 @@ def set_up(service_name: str) -> Callable[[], None]:
     return lambda: end_within(STOP_SECONDS, stops)
 
 
-def end_within(seconds: float, stops: Sequence[Callable[[], object]]) -> None:
+def end_within(
+    seconds: float,
+    stops: Sequence[Callable[[], object]],
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
     """Calls all at once, and leaves those behind that take longer."""
     ending = [threading.Thread(target=each, daemon=True) for each in stops]
-    deadline = time.monotonic() + seconds
+    deadline = clock() + seconds
     for thread in ending:
         thread.start()
     for thread in ending:
-        thread.join(max(0.0, deadline - time.monotonic()))
+        thread.join(max(0.0, deadline - clock()))
 
 
 def _exporting(service_name: str) -> list[Callable[[], object]]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
 from ..core.errors import OutriderError, StaleEpoch, TryLater, TurnRunning
+from ..core.surroundings import random_id
 from .ledger.ledger import Ledger, SessionRecord
 
 SETTLE_SECONDS = 5.0
@@ -38,12 +38,13 @@ class LiveSessions:
         ledger: Ledger,
         lease_seconds: float | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        new_id: Callable[[], str] = random_id,
     ) -> None:
         """`lease_seconds` None is for a ledger that serves this process alone."""
         self._ledger = ledger
         self._lease_seconds = lease_seconds
         self._sleep = sleep
-        self._holder = uuid.uuid4().hex
+        self._holder = new_id()
         self._running: dict[str, Claim] = {}
         self._epochs: dict[str, int] = {}
         self._keepers: dict[str, asyncio.Task[None]] = {}

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import secrets
-import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from random import Random
 
 from outrider.v1 import session_pb2
 
@@ -149,8 +148,16 @@ def what_differs(asked: TurnRequest, seed_is_given: bool, recorded: TurnRecord) 
     return sorted(name for name, value in wanted.items() if held.get(name) != value)
 
 
-def parse_turn(message: session_pb2.GenerateRequest, model: ServedModel) -> TurnRequest:
-    """Checks a request against everything but its session. Raises InvalidRequest naming the field."""
+def parse_turn(
+    message: session_pb2.GenerateRequest,
+    model: ServedModel,
+    chance: Random,
+    new_id: Callable[[], str],
+) -> TurnRequest:
+    """Checks a request against everything but its session. Raises InvalidRequest naming the field.
+
+    A seed that was left open is drawn, and a turn without a request id is given one.
+    """
     description = model.description
     sampling = sampling_from_proto(message.sampling, model.defaults)
     sampling.check_vocabulary(description.vocabulary_size)
@@ -189,12 +196,12 @@ def parse_turn(message: session_pb2.GenerateRequest, model: ServedModel) -> Turn
         input=asked,
         max_new_tokens=max_new_tokens,
         sampling=sampling,
-        seed=message.seed if message.HasField("seed") else secrets.randbits(53),
+        seed=message.seed if message.HasField("seed") else chance.getrandbits(53),
         stop=stop,
         draft=_DRAFT_MODES[message.draft],
         max_window=max_window,
         logprobs=logprobs,
-        request_id=message.request_id or uuid.uuid4().hex,
+        request_id=message.request_id or new_id(),
         loop=_LOOP_MODES[message.loop],
         stop_token_ids=tuple(message.stop_token_ids),
         ignore_end_tokens=message.ignore_end_tokens,

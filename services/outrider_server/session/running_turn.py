@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from ..core.errors import Exhausted, LedgerUnavailable, OutriderError, TryLater, Unavailable
+from ..core.surroundings import Clock
 from ..core.types import FinishReason, LoopMode, Round
 from ..rpc.telemetry import TURN_STATE, TurnMetrics
 from ..speculation.decoder import decode_ahead, decode_synchronously
@@ -50,8 +51,8 @@ class TurnParts:
     live: LiveSessions
     metrics: TurnMetrics
     max_context_tokens: int
-    clock: Callable[[], float]
-    """In seconds; what rounds cost is measured with it."""
+    clock: Clock
+    """What rounds cost is measured with it."""
 
 
 class RunningTurn:
@@ -72,7 +73,7 @@ class RunningTurn:
         self._parts = parts
         self._trace = trace
         self._life = Lifecycle()
-        self._tally = Tally(parts.metrics)
+        self._tally = Tally(parts.metrics, parts.clock)
         self._watch = ReaderWatch()
         self._held = ExitStack()
         self._opened: OpenTurn | EndedTurn | None = None

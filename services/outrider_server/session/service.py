@@ -104,7 +104,8 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
 
     async def Generate(self, request: session_pb2.GenerateRequest, context: Context) -> None:
         """Runs one turn; one that was begun before under the same request id is told again and goes on."""
-        turn = parse_turn(request, self._sessions.model)
+        around = self._sessions.surroundings
+        turn = parse_turn(request, self._sessions.model, around.chance, around.new_id)
         running = self._sessions.generate(
             turn, request.HasField("seed"), context.invocation_metadata()
         )

@@ -6,11 +6,11 @@ Owns the parts that turns share. Knows no protobuf. Sessions are told of as (rec
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterable
 
 from ..core.description import ModelDescription
 from ..core.errors import Exhausted, InvalidRequest, OutriderError
+from ..core.surroundings import Surroundings
 from ..rpc.telemetry import TurnMetrics
 from .conversation import Held
 from .drafting import Drafting, LoopSettings
@@ -44,13 +44,15 @@ class Sessions:
         drafts: Drafts | None,
         ledger: Ledger,
         settings: LoopSettings,
+        surroundings: Surroundings,
         lease_seconds: float | None = None,
     ) -> None:
         """`lease_seconds` None is for a ledger that serves this process alone."""
         self.model = model
         self.targets = targets
-        self.live = LiveSessions(ledger, lease_seconds)
-        self.reading = Reading()
+        self.surroundings = surroundings
+        self.live = LiveSessions(ledger, lease_seconds, new_id=surroundings.new_id)
+        self.reading = Reading(surroundings.chance)
         self.max_window = min(settings.window, model.description.width - 1)
         self._drafts = drafts
         self._ledger = ledger
@@ -65,7 +67,7 @@ class Sessions:
             self.live,
             TurnMetrics(),
             model.description.max_context_tokens,
-            time.perf_counter,
+            surroundings.clock,
         )
 
     async def settle(self) -> None:
@@ -139,7 +141,7 @@ class Sessions:
     ) -> RunningTurn:
         """A turn; one that was begun before under the same request id is told again and goes on."""
         self._check_room(request.session_id)
-        trace = TurnTrace(request.session_id, metadata)
+        trace = TurnTrace(request.session_id, metadata, self.surroundings.wall_ns)
         return RunningTurn(
             lambda: self._opener.generate(request, seed_is_given, trace), self._parts, trace
         )
@@ -148,7 +150,7 @@ class Sessions:
         self, session_id: str, request_id: str, from_index: int, metadata: Metadata | None
     ) -> RunningTurn:
         """A turn that was begun, here or elsewhere, from an index on. Whoever ran it loses the session."""
-        trace = TurnTrace(session_id, metadata)
+        trace = TurnTrace(session_id, metadata, self.surroundings.wall_ns)
         return RunningTurn(
             lambda: self._opener.attach(session_id, request_id, from_index, trace),
             self._parts,

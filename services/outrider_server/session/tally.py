@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 
 from ..core.costs import RoundCost
+from ..core.surroundings import Clock
 from ..core.types import FinishReason, Round, TokenSource
 from ..rpc.telemetry import SOURCE, TurnMetrics
 from .ledger.ledger import TurnRecord
@@ -63,10 +63,11 @@ class TurnSummary:
 
 @dataclass(slots=True)
 class Tally:
-    """Counts a turn's rounds. `started_at` is the request's arrival on the monotonic clock, in seconds."""
+    """Counts a turn's rounds. `started_at` is the request's arrival, on the clock."""
 
     metrics: TurnMetrics
-    started_at: float = field(default_factory=time.monotonic)
+    clock: Clock
+    started_at: float = field(init=False)
     tokens_before: int = 0
     """Tokens of the turn that were committed before this run of it."""
     rounds: int = 0
@@ -80,6 +81,9 @@ class Tally:
     draft_ms: float = 0.0
     guessed: int = 0
     draft_wait_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.started_at = self.clock()
 
     def add(self, decided: Round) -> None:
         """Counts a recorded round."""
@@ -110,7 +114,7 @@ class Tally:
 
     def elapsed_ms(self) -> float:
         """Milliseconds since the request arrived."""
-        return (time.monotonic() - self.started_at) * 1000
+        return (self.clock() - self.started_at) * 1000
 
     def summary(
         self, finish_reason: FinishReason, started: TurnStarted, trouble: str

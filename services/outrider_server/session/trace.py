@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from opentelemetry import trace
@@ -17,13 +16,17 @@ class TurnTrace:
     """Starts the turn's span; does next to nothing when nobody records."""
 
     def __init__(
-        self, session_id: str, caller_metadata: Iterable[tuple[str, str | bytes]] | None
+        self,
+        session_id: str,
+        caller_metadata: Iterable[tuple[str, str | bytes]] | None,
+        wall_ns: Callable[[], int],
     ) -> None:
+        self._wall_ns = wall_ns
         self._tracer = telemetry.tracer()
         caller = telemetry.incoming_context(caller_metadata)
         self._span = self._tracer.start_span(telemetry.TURN_SPAN, caller)
         self._span.set_attribute(telemetry.SESSION_ID, session_id)
-        self._round_started_ns = time.time_ns()
+        self._round_started_ns = wall_ns()
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -49,7 +52,7 @@ class TurnTrace:
             }
         )
         span.end()
-        self._round_started_ns = time.time_ns()
+        self._round_started_ns = self._wall_ns()
 
     def end(self, tokens: int, state: TurnState) -> None:
         """Ends the turn's span."""

@@ -26,7 +26,7 @@ async def decode_synchronously(
     drafter: Drafter,
     recorder: Recorder,
     meter: Meter | None = None,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] = time.monotonic,
 ) -> AsyncGenerator[Round]:
     """Yields the turn's rounds, each recorded before it is yielded. Waits for a full window each time.
 
@@ -51,7 +51,7 @@ async def decode_ahead(
     drafter: Drafter,
     recorder: Recorder,
     meter: Meter | None = None,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] = time.monotonic,
 ) -> AsyncGenerator[Round]:
     """Yields the turn's rounds, each recorded before it is yielded, while the next is being verified.
 

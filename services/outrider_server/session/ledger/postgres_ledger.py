@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from outrider_server.core.surroundings import random_id
+
 from . import postgres_pool
 from .ledger import LedgerToken
 from .postgres_pool import PostgresPool
-from .sql_ledger import SqlLedger, random_id
+from .sql_ledger import SqlLedger
 from .sql_rows import CHUNK_COLUMNS, generated_chunk
 from .sql_work import STILL_THERE, MakeWork, Statement
 

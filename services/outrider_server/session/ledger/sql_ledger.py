@@ -6,7 +6,6 @@ in a subclass how it runs work.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -18,11 +17,6 @@ from .sql_rows import generated_chunk
 from .sql_work import MakeWork, read_session
 
 Found = TypeVar("Found")
-
-
-def random_id() -> str:
-    """An id that nobody can guess."""
-    return uuid.uuid4().hex
 
 
 class SqlLedger:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from outrider_server.core.errors import OutriderError
+from outrider_server.core.surroundings import random_id
 
 from . import sql_owners
-from .sql_ledger import SqlLedger, random_id
+from .sql_ledger import SqlLedger
 from .sql_work import MakeWork, Outcome, Work
 from .sqlite_file import SqliteFile
 from .sqlite_schema import MIGRATIONS

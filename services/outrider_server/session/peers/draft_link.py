@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,9 +17,9 @@ from outrider.v1 import draft_pb2, draft_pb2_grpc, target_pb2
 from ...core.costs import GuessCost
 from ...core.description import ModelDescription
 from ...core.errors import OutriderError, ProtocolViolation
+from ...core.surroundings import Clock
 from ...core.types import Draw, Proposal, usable_length
 from ...rpc import telemetry
-from ...rpc.channels import open_channel
 from ...rpc.errors import from_rpc_error
 from ...rpc.wire import description_from_proto, sampling_to_proto
 from ...speculation.guesses import Guesses
@@ -61,10 +60,11 @@ class _Pace:
 
 
 class DraftLink:
-    """One draft service."""
+    """One draft service, over a channel that is the link's from now on."""
 
-    def __init__(self, address: str) -> None:
-        self._channel = open_channel(address)
+    def __init__(self, channel: grpc.aio.Channel, clock: Clock) -> None:
+        self._channel = channel
+        self._clock = clock
         self._stub = draft_pb2_grpc.DraftServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     async def describe(self, timeout_ms: int) -> ModelDescription:
@@ -80,7 +80,7 @@ class DraftLink:
     def open_turn(self, turn: DraftedTurn) -> RemoteDrafter:
         """A drafter that opens the session in the background."""
         call: DraftStream = self._stub.Draft(metadata=telemetry.outgoing_metadata())
-        return RemoteDrafter(call, turn)
+        return RemoteDrafter(call, turn, self._clock)
 
     async def release(self, session_id: str, epoch: int) -> None:
         """Frees the session's slot. Raises OutriderError."""
@@ -98,7 +98,7 @@ class DraftLink:
 class RemoteDrafter:
     """Drafter over one Draft stream. `trouble` tells what went wrong, if anything did."""
 
-    def __init__(self, call: DraftStream, turn: DraftedTurn) -> None:
+    def __init__(self, call: DraftStream, turn: DraftedTurn, clock: Clock) -> None:
         self.trouble = ""
         self.proposed = False
         """True once any proposal has come."""
@@ -106,6 +106,7 @@ class RemoteDrafter:
         """The draft's, once it has opened the session."""
         self._call = call
         self._turn = turn
+        self._clock = clock
         self._spent: list[GuessCost] = []
         self._ahead = turn.ahead
         self._guesses = Guesses(turn.tokens)
@@ -125,14 +126,14 @@ class RemoteDrafter:
         """Takes guesses. After a wait in vain it does not wait again until as many have come."""
         waited_ms = 0.0
         if len(self._guesses) < minimum and not self._over and not self._late:
-            began = time.perf_counter()
+            began = self._clock()
             try:
                 async with asyncio.timeout(PATIENCE_MS / 1000):
                     await self._wait_for(minimum)
             except TimeoutError:
                 self._late, self._missed = True, minimum
                 self.trouble = f"the draft did not propose within {PATIENCE_MS} ms"
-            waited_ms = (time.perf_counter() - began) * 1000
+            waited_ms = (self._clock() - began) * 1000
         guesses = self._guesses.peek(maximum)
         return Proposal(position, guesses, waited_ms=waited_ms, spent=self.spent())
 
@@ -255,7 +256,7 @@ class RemoteDrafter:
     def _measure(self, proposal: draft_pb2.Proposal) -> None:
         answered_ms = None
         if self._asked is not None and proposal.branch == self._guesses.branch:
-            answered_ms = (time.perf_counter() - self._asked) * 1000
+            answered_ms = (self._clock() - self._asked) * 1000
             self._asked = None
         cost = GuessCost(len(proposal.tokens), proposal.draft_us / 1000, answered_ms)
         self._spent.append(cost)
@@ -278,7 +279,7 @@ class RemoteDrafter:
                 # A draft that rested has to catch up first, and one that is ahead may be guessing already.
                 idle = not self._ahead or self._guesses.branch != self._asked_branch
                 if not self._guesses and pace.lead and told.lead and idle:
-                    self._asked = time.perf_counter()
+                    self._asked = self._clock()
                 self._asked_branch = self._guesses.branch
                 await self._call.write(draft_pb2.DraftRequest(commit=commit))
         except (grpc.RpcError, asyncio.InvalidStateError):

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ...core.description import ModelDescription
 from ...core.errors import Unavailable
+from ...core.surroundings import Clock
 from .draft_link import DraftedTurn, DraftLink, RemoteDrafter
 from .pool import Pool
 
@@ -72,11 +72,6 @@ class _Draft:
     model_fingerprint: str = ""
     """The last one that it told."""
 
-    @classmethod
-    def at(cls, address: str) -> _Draft:
-        """The one at an address."""
-        return cls(address, DraftLink(address))
-
     async def close(self) -> None:
         """Closes the channel."""
         await self.link.close()
@@ -92,12 +87,15 @@ class _Draft:
 
 
 class Drafts:
-    """Several drafts behind the calls of one."""
+    """Several drafts behind the calls of one. `link_to` makes the way to the one at an address."""
 
-    def __init__(self, addresses: Sequence[str]) -> None:
+    def __init__(
+        self, addresses: Sequence[str], link_to: Callable[[str], DraftLink], clock: Clock
+    ) -> None:
         self.failures = asyncio.Event()
         """Set when a draft fails; whoever looks for others clears it."""
-        self._pool = Pool(_Draft.at, addresses)
+        self._clock = clock
+        self._pool = Pool(lambda address: _Draft(address, link_to(address)), addresses)
         self._open: dict[RemoteDrafter, _Draft] = {}
 
     async def describe(self, timeout_ms: int) -> ModelDescription:
@@ -115,7 +113,7 @@ class Drafts:
 
         None while every draft rests. Give it back to `close`.
         """
-        now = time.monotonic()
+        now = self._clock()
         usable = [draft for draft in self._pool.members if draft.breaker.lets_through(now)]
         if not usable:
             return None
@@ -136,7 +134,7 @@ class Drafts:
         if drafter.proposed:
             draft.breaker.succeeded()
         elif drafter.is_late:
-            draft.breaker.failed(time.monotonic())
+            draft.breaker.failed(self._clock())
         else:
             draft.breaker.left()
         drafter.close()

@@ -14,7 +14,6 @@ from outrider.v1 import target_pb2, target_pb2_grpc
 from ...core.description import ModelDescription, TokenizerFiles
 from ...core.errors import ProtocolViolation, Unavailable
 from ...core.types import Draw, Step, Verdict, usable_length
-from ...rpc.channels import open_channel
 from ...rpc.errors import from_rpc_error
 from ...rpc.wire import (
     description_from_proto,
@@ -38,10 +37,10 @@ class Wanted:
 
 
 class TargetLink:
-    """One target service."""
+    """One target service, over a channel that is the link's from now on."""
 
-    def __init__(self, address: str) -> None:
-        self._channel = open_channel(address)
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
         self._stub = target_pb2_grpc.TargetServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._stream: TargetStream | None = None
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from random import Random
 
 from ...core.description import ModelDescription, TokenizerFiles
 from ...core.errors import (
@@ -21,6 +21,7 @@ from ...core.errors import (
     Unavailable,
     spread_ms,
 )
+from ...core.surroundings import Clock
 from ...core.types import Draw
 from .model_differences import differences, how_it_differs
 from .pool import Pool
@@ -59,11 +60,6 @@ class _Target:
     trouble: str = ""
     """Why it failed last; empty where it has taken a turn since."""
 
-    @classmethod
-    def at(cls, address: str) -> _Target:
-        """The one at an address."""
-        return cls(address, TargetLink(address))
-
     @property
     def turns(self) -> int:
         """Turns of this process that run there, or wait to."""
@@ -92,9 +88,12 @@ class _Target:
 
 @dataclass(slots=True)
 class Targets:
-    """Several targets behind the calls of one."""
+    """Several targets behind the calls of one. `link_to` makes the way to the one at an address."""
 
     addresses: Sequence[str]
+    link_to: Callable[[str], TargetLink]
+    clock: Clock
+    chance: Random
     failures: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a target fails; whoever looks for others clears it."""
     _pool: Pool[_Target] = field(init=False)
@@ -102,7 +101,7 @@ class Targets:
     _model: ModelDescription | None = None
 
     def __post_init__(self) -> None:
-        self._pool = Pool(_Target.at, self.addresses)
+        self._pool = Pool(lambda address: _Target(address, self.link_to(address)), self.addresses)
 
     async def describe(self, timeout_ms: int) -> tuple[ModelDescription, TokenizerFiles]:
         """The model and its tokenizer, of the first target that answers.
@@ -172,13 +171,13 @@ class Targets:
 
         So what cannot run costs neither a read, a write nor a call.
         """
-        now, refusal = time.monotonic(), None
+        now, refusal = self.clock(), None
         for target in self._pool.members:
             refusal = target.refusal_that_stands(now)
             if refusal is None:
                 return
         if refusal is not None and session_id not in self._homes:
-            raise Exhausted(str(refusal), spread_ms(refusal.retry_after_ms))
+            raise Exhausted(str(refusal), spread_ms(refusal.retry_after_ms, self.chance))
 
     async def open_turn(
         self,
@@ -204,7 +203,7 @@ class Targets:
                 errors.append(error)
                 continue
             except Exhausted as error:
-                target.refused(error, time.monotonic())
+                target.refused(error, self.clock())
                 errors.append(error)
                 continue
             except ModelMismatch:
@@ -243,7 +242,7 @@ class Targets:
 
     def _in_order(self, session_id: str) -> list[_Target]:
         """The targets, the best first."""
-        home, now = self._homes.get(session_id), time.monotonic()
+        home, now = self._homes.get(session_id), self.clock()
         return sorted(
             self._pool.members,
             key=lambda target: (
@@ -257,7 +256,7 @@ class Targets:
     async def _check_model(self, target: _Target) -> None:
         """Raises ModelMismatch for a target that serves another model than the first."""
         if target.description is None:
-            rests = target.rests_until > time.monotonic()
+            rests = target.rests_until > self.clock()
             timeout_ms = RESTING_CHECK_TIMEOUT_MS if rests else CHECK_TIMEOUT_MS
             target.description, _ = await target.link.describe(timeout_ms)
         model = self._model
@@ -289,7 +288,7 @@ class Targets:
                 error,
                 REST_SECONDS,
             )
-        target.rests_until = time.monotonic() + REST_SECONDS
+        target.rests_until = self.clock() + REST_SECONDS
         self.failures.set()
         target.description = None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from random import Random
 from typing import TypeVar
 
 from ...core.errors import Exhausted, spread_ms
@@ -26,7 +27,8 @@ RETRY_AFTER_MS = 2_000
 class Reading:
     """Two threads, one for what is long. Sizes are characters, or tokens where text is made of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, chance: Random) -> None:
+        self._chance = chance
         self._lanes = {
             is_long: ThreadPoolExecutor(1, thread_name_prefix="reading")
             for is_long in (False, True)
@@ -40,7 +42,8 @@ class Reading:
             return work()
         if self._waiting and self._waiting + size > MOST_WAITING:
             raise Exhausted(
-                "too many long inputs wait to be read; try again later", spread_ms(RETRY_AFTER_MS)
+                "too many long inputs wait to be read; try again later",
+                spread_ms(RETRY_AFTER_MS, self._chance),
             )
         self._waiting += size
         try:
