@@ -163,6 +163,108 @@ def code_lines(function: Function) -> int:
     return (function.end_lineno or 0) - function.lineno + 1 - docstring
 
 
+# Time, chance and channels
+
+
+CHECKED = (
+    *(
+        f"services/outrider_server/{package}/**/*.py"
+        for package in ("core", "session", "speculation", "pacing", "draft", "target", "rpc")
+    ),
+    "services/outrider_server/engine/*.py",
+    "services/outrider_server/engine/scheduling/*.py",
+    "client/outrider/*.py",
+)
+"""What the simulation runs; below the engine's host are also those who time devices and ranks."""
+SOURCES = ("time", "random", "uuid", "secrets")
+OPENERS = ("open_channel", "insecure_channel", "secure_channel")
+NAMES_THE_REAL = {
+    "services/outrider_server/core/surroundings.py": SOURCES,
+    "services/outrider_server/rpc/channels.py": OPENERS,
+    "client/outrider/_channel.py": OPENERS,
+}
+
+
+def test_clocks_chance_and_channels_are_arguments() -> None:
+    paths = sorted(path for pattern in CHECKED for path in REPOSITORY.glob(pattern))
+    names = [path.relative_to(REPOSITORY).as_posix() for path in paths]
+    uses = [
+        f"{name}:{line} uses {what}"
+        for name, path in zip(names, paths, strict=True)
+        for line, what in taken_from_outside(path.read_text())
+        if what not in NAMES_THE_REAL.get(name, ())
+    ]
+    assert set(NAMES_THE_REAL) < set(names)
+    assert uses == []
+
+
+def taken_from_outside(source: str) -> Iterator[tuple[int, str]]:
+    """(line, name) of real time, chance or channels, but as the type or the default of an argument."""
+    tree, names = ast.parse(source), set(OPENERS)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {each.asname or each.name for each in node.names if each.name in SOURCES}
+        if isinstance(node, ast.ImportFrom) and node.module in SOURCES and not node.level:
+            names |= {each.asname or each.name for each in node.names}
+    left = {below for each in replaceable(tree) for below in ast.walk(each)}
+    for node in ast.walk(tree):
+        if node in left:
+            continue
+        if isinstance(node, ast.Name) and node.id in names:
+            yield node.lineno, node.id
+        if isinstance(node, ast.Attribute) and node.attr in OPENERS:
+            yield node.lineno, node.attr
+
+
+def replaceable(tree: ast.Module) -> Iterator[ast.AST]:
+    """Types, and the defaults of arguments and fields, where they call nothing by themselves."""
+    defaults: list[ast.AST | None] = []
+    for node in ast.walk(tree):
+        types = getattr(node, "annotation", None), getattr(node, "returns", None)
+        yield from (each for each in types if isinstance(each, ast.AST))
+        if isinstance(node, ast.arguments):
+            defaults += [*node.defaults, *node.kw_defaults]
+        if isinstance(node, ast.ClassDef):
+            defaults += [each.value for each in node.body if isinstance(each, ast.AnnAssign)]
+    yield from (
+        each for each in defaults if isinstance(each, ast.Name | ast.Attribute | ast.Lambda)
+    )
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import time\ndef now(): return time.monotonic()",
+        "import time as clock\nnow = clock.time()",
+        "from time import monotonic\ndef now(): return monotonic()",
+        "def draw():\n    import random\n    return random.random()",
+        "from random import Random\nCHANCE = Random(1)",
+        "import uuid\ndef make(name=uuid.uuid4()): return name",
+        "import time\nclass Turn:\n    at: float = field(default_factory=time.monotonic)",
+        "import time\ndef now(): clock: Clock = time.monotonic",
+        "import secrets\nseeds = map(secrets.randbits, [1])",
+        "from .rpc.channels import open_channel\ndef link(at): return open_channel(at)",
+        "import grpc\ndef link(at): return grpc.aio.insecure_channel(at)",
+    ],
+)
+def test_what_is_taken_from_outside_is_seen(source: str) -> None:
+    assert len(list(taken_from_outside(source))) == 1
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import time\ndef wait(clock=time.monotonic): return clock()",
+        "import time\nclass Turn:\n    clock: Clock = time.monotonic",
+        "import time\ndef wait(*, wall_us=lambda: time.time_ns() // 1000): return wall_us()",
+        "from random import Random\ndef draw(chance: Random) -> Random: return chance",
+        "def wait(loop, chance): return loop.time() + chance.random()",
+    ],
+)
+def test_what_an_argument_replaces_is_not_taken_from_outside(source: str) -> None:
+    assert list(taken_from_outside(source)) == []
+
+
 # True documents
 
 

@@ -9,6 +9,7 @@ the SDK down to its channel, with the resuming stream.
 Stand-ins: the event loop's clock and its idle wait (`clock.py`); gRPC below the generated stubs, with its
 network (`rpc.py`, `network.py`); the thread of the device thread and its wait for sessions that may return
 (`device.py`); the model and its tensors (`model.py`); the ledger's disk and the way there (`ledger.py`).
+Clock, chance, ids and channels are the product's arguments; only `planted.py` replaces what is its own.
 Not simulated: HTTP/2 flow control by bytes, TLS, start-up, drain on SIGTERM, expiry of sessions.
 
 A crash drops all tasks and memory of a process between two steps of its loop and runs no `finally`. What
