@@ -121,7 +121,7 @@ def park_all(engine: Engine) -> None:
     """Gives every slot to another session; those that had one are parked, as far as there is memory."""
     for number in range(engine.limits.slots):
         opened = engine.open(f"other {number}", 1, 0, Draw(SamplingParams(temperature=0.0), 0, 0))
-        engine.table.close(opened.slot, opened.lease)
+        engine.table.close(opened.slot, opened.opening)
 
 
 def save_folder(folder: Path, vocabulary_size: int = VOCABULARY_SIZE) -> Path:

@@ -61,14 +61,14 @@ def test_the_mirror_follows_the_targets_own_table(
             continue
         if len(opened) == slots:
             for each, slot in opened.items():
-                table.close(slot, slot.lease)
+                table.close(slot, slot.opening)
                 mirror.close(each)
             opened.clear()
         had = table.holds(str(session))
         slot = table.open(str(session), 1)
         assert mirror.open(session) == had
         if closes_at_once:
-            table.close(slot, slot.lease)
+            table.close(slot, slot.opening)
             mirror.close(session)
         else:
             opened[session] = slot

@@ -39,7 +39,7 @@ class Conversation:
         self.lead = lead
         self._wrong = wrong
         self._taken: tuple[int, ...] = ()
-        slot = Slot(0, "session", 1, list(slot_tokens), open=True, lease=1)
+        slot = Slot(0, "session", 1, list(slot_tokens), open=True, opening=1)
         limits = tiny_limits(max_context_tokens=LENGTH, width=2, prefill_width=8)
         engine = SimpleNamespace(
             limits=limits,

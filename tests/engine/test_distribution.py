@@ -181,7 +181,7 @@ def verified_pairs(seeds: range, proposal: Callable[[int], tuple[int, ...]]) -> 
             jobs = []
             for seed in waiting:
                 step = Step(len(tokens[seed]) - 1, tuple(tokens[seed][-1:]), proposal(seed))
-                jobs.append(VerifyJob(engine, opened[seed].slot, opened[seed].lease, step))
+                jobs.append(VerifyJob(engine, opened[seed].slot, opened[seed].opening, step))
             works = [job.work() for job in jobs]
             rows_of = [
                 (job.slot, work.start_position, work.tokens)

@@ -44,7 +44,7 @@ class Stream:
         self.job = DraftJob(
             engine,
             opened.slot,
-            opened.lease,
+            opened.opening,
             length,
             lead,
             self.emit,
@@ -71,7 +71,7 @@ class Stream:
 
     def close(self) -> None:
         self.job.end()
-        self.engine.table.close(self.slot, self.slot.lease)
+        self.engine.table.close(self.slot, self.slot.opening)
 
 
 def drafted(tokens: Sequence[int], count: int) -> tuple[int, ...]:

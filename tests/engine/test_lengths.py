@@ -295,7 +295,7 @@ def test_a_draft_waits_at_the_border_and_then_reads_all_anew_once() -> None:
     job = DraftJob(
         engine,
         opened.slot,
-        opened.lease,
+        opened.opening,
         len(PROMPT),
         lead=40,
         emit=lambda branch, proposal, seconds: emitted.append(proposal),
@@ -346,7 +346,7 @@ def test_keys_keep_what_they_were_read_at_wherever_they_go(leave: str) -> None:
     slot = engine.open("a", 1, 0, draw).slot
     assert engine.turn_to(slot, BORDER + 8)
     engine.prefill(slot, 0, PROMPT[:16])
-    engine.table.close(slot, slot.lease)
+    engine.table.close(slot, slot.opening)
     if leave == "park":
         park_all(engine)
         back = engine.open("a", 1, 16, draw).slot

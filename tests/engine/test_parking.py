@@ -44,7 +44,7 @@ def turn(engine: Engine, session: str, tokens: list[int], draw: Draw, count: int
     for _ in range(count):
         row = (opened.slot, len(tokens) - 1, (tokens[-1],))
         tokens += engine.decide([row]).rows[0].tokens
-    engine.table.close(opened.slot, opened.lease)
+    engine.table.close(opened.slot, opened.opening)
     return known
 
 
@@ -55,7 +55,7 @@ def held(engine: Engine, session: str, tokens: int = 20) -> OpenedSlot:
         engine.prefill(
             opened.slot, start, tuple(prompt_of(session)[start : min(start + 8, tokens)])
         )
-    engine.table.close(opened.slot, opened.lease)
+    engine.table.close(opened.slot, opened.opening)
     return opened
 
 
@@ -120,7 +120,7 @@ def test_an_old_owner_cannot_open_or_release_a_parked_session() -> None:
     engine = engine_of(1, PLENTY)
     opened = engine.open("a", 5, 0, GREEDY)
     engine.prefill(opened.slot, 0, (1, 2, 3))
-    engine.table.close(opened.slot, opened.lease)
+    engine.table.close(opened.slot, opened.opening)
     held(engine, "b")
     for refused in (lambda: engine.open("a", 4, 3, GREEDY), lambda: engine.release("a", 4)):
         with pytest.raises(StaleEpoch) as error:

@@ -12,7 +12,7 @@ from outrider_server.engine.slots import Slot, SlotTable
 def idle(table: SlotTable, session_id: str, epoch: int = 1) -> Slot:
     slot = table.open(session_id, epoch)
     slot.tokens = [1, 2, 3]
-    table.close(slot, slot.lease)
+    table.close(slot, slot.opening)
     return slot
 
 
@@ -45,33 +45,33 @@ def test_a_refusal_for_want_of_slots_changes_nothing() -> None:
     for _ in range(2):
         with pytest.raises(Exhausted):
             table.open("b", 1)
-    table.close(slot, slot.lease)
+    table.close(slot, slot.opening)
     assert table.open("b", 1).index == slot.index
 
 
 def test_a_newer_stream_takes_over_and_the_older_can_do_nothing_more() -> None:
     table = SlotTable(1)
     slot = table.open("a", 1)
-    old = slot.lease
+    old = slot.opening
     assert table.open("a", 1) is slot
     with pytest.raises(StaleEpoch, match="another stream"):
-        slot.check_lease(old)
-    slot.check_lease(slot.lease)
+        slot.check_opening(old)
+    slot.check_opening(slot.opening)
     table.close(slot, old)
     assert slot.open, "the one taken over closes nothing"
-    table.close(slot, slot.lease)
+    table.close(slot, slot.opening)
     assert not slot.open
 
 
 def test_an_old_epoch_is_refused_with_the_newer_one() -> None:
     table = SlotTable(1)
     slot = table.open("a", 4)
-    lease = slot.lease
+    opening = slot.opening
     for refused in (lambda: table.open("a", 3), lambda: table.release("a", 3)):
         with pytest.raises(StaleEpoch) as error:
             refused()
         assert error.value.current_epoch == 4
-    assert (slot.epoch, slot.lease, slot.open) == (4, lease, True)
+    assert (slot.epoch, slot.opening, slot.open) == (4, opening, True)
     assert table.open("a", 9).epoch == 9
 
 
@@ -89,7 +89,7 @@ def test_release_frees_an_idle_slot_only() -> None:
     slot = table.open("a", 1)
     with pytest.raises(TurnRunning):
         table.release("a", 1)
-    table.close(slot, slot.lease)
+    table.close(slot, slot.opening)
     table.release("a", 1)
     table.release("a", 1)
     assert table.session_count == 0
@@ -129,7 +129,7 @@ def test_no_two_sessions_ever_share_a_slot(events: list[tuple[str, int]], size: 
             if event == "open":
                 held[name] = table.open(name, 1)
             elif event == "close" and name in held:
-                table.close(held[name], held[name].lease)
+                table.close(held[name], held[name].opening)
             elif event == "release":
                 table.release(name, 1)
         except (Exhausted, TurnRunning):

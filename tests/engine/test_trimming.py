@@ -23,13 +23,13 @@ DRAWS = {
 
 def opened(name: str, length: int, draw: Draw) -> OpenedSlot:
     slot = ENGINE.open(name, 1, length, draw)
-    ENGINE.table.close(slot.slot, slot.lease)
+    ENGINE.table.close(slot.slot, slot.opening)
     return slot
 
 
 def verify(slot: OpenedSlot, step: Step, kept: int | None = None) -> Verified:
     """Runs a step as the device thread does, whose verify row keeps `kept` tokens."""
-    job = VerifyJob(ENGINE, slot.slot, slot.lease, step)
+    job = VerifyJob(ENGINE, slot.slot, slot.opening, step)
     while not job.done:
         try:
             work = job.work()
@@ -120,7 +120,7 @@ def test_prefill_is_told_apart_from_the_step() -> None:
 
 def test_the_chances_of_a_step_reach_whoever_plans_it() -> None:
     slot = opened("f", 0, DRAWS["greedy"])
-    job = VerifyJob(ENGINE, slot.slot, slot.lease, Step(0, (1,), (2, 3), (0.5,)))
+    job = VerifyJob(ENGINE, slot.slot, slot.opening, Step(0, (1,), (2, 3), (0.5,)))
     work = job.work()
     assert (work.tokens, work.survival) == ((1, 2, 3), (0.5,))
     job.outcome.cancel()

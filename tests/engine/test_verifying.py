@@ -27,13 +27,13 @@ DRAW = Draw(SamplingParams(temperature=1.0, top_p=0.95, frequency_penalty=0.2), 
 
 def opened(name: str, length: int = 96, engine: Engine = ENGINE, draw: Draw = DRAW) -> OpenedSlot:
     slot = engine.open(name, 1, length, draw)
-    engine.table.close(slot.slot, slot.lease)
+    engine.table.close(slot.slot, slot.opening)
     return slot
 
 
 def run(slot: OpenedSlot, step: Step, engine: Engine = ENGINE) -> Verified:
     """Runs a job as the device thread does. Raises what it fails with."""
-    job = VerifyJob(engine, slot.slot, slot.lease, step)
+    job = VerifyJob(engine, slot.slot, slot.opening, step)
     while not job.done:
         try:
             work = job.work()
@@ -149,7 +149,7 @@ def test_a_context_may_end_exactly_at_the_limit() -> None:
 
 def test_a_cancelled_outcome_ends_the_job_quietly() -> None:
     slot = opened("h", 0)
-    job = VerifyJob(ENGINE, slot.slot, slot.lease, Step(0, (1,)))
+    job = VerifyJob(ENGINE, slot.slot, slot.opening, Step(0, (1,)))
     work = job.work()
     result = ENGINE.decide([(slot.slot, 0, work.tokens)]).rows[0]
     assert job.outcome.cancel()

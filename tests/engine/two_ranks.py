@@ -58,7 +58,7 @@ def decided(engine: Engine) -> dict[str, list[int]]:
         engine.wipe(slot)
         tokens += engine.decide([(slot, 0, TOKENS[:3])]).rows[0].tokens
         out[name] = tokens
-        engine.table.close(slot, slot.lease)
+        engine.table.close(slot, slot.opening)
         engine.table.release(name, 1)
     return out
 

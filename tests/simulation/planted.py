@@ -217,7 +217,7 @@ PLANTED: dict[str, Bug] = {
     "the client takes the first token after a resume for a repeat": _bug(
         (_stream._Order, "resume", _resume_and_skip), (_stream._Order, "check", _check_and_skip)
     ),
-    "a slot's lease is not checked": _bug((Slot, "check_lease", _nothing)),
+    "a slot's opening is not checked": _bug((Slot, "check_opening", _nothing)),
     "a guess from before a correction is used": _bug((Guesses, "receive", _receive_any)),
     "the draft counts a branch twice": _bug((DraftJob, "commit", _count_twice)),
     "the draft does not count branches": _bug((DraftJob, "commit", _count_none)),

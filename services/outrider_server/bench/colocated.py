@@ -76,7 +76,7 @@ class ColocatedPair:
             SamplingParams(temperature=question["temperature"]), question["seed"], len(prompt)
         )
         window, synchronous = question["window"], question["loop"] == "synchronous"
-        lead, burst = (window, window) if synchronous else (2 * window, 1)
+        lead, burst = (max(1, window),) * 2 if synchronous else (2 * window, 1)
         decode = decode_synchronously if synchronous else decode_ahead
         tokens: list[int] = []
         started = time.perf_counter()

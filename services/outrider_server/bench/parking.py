@@ -99,13 +99,13 @@ def measured(engine: Engine, tokens: Sequence[int], repeats: int) -> Parking:
         started = time.perf_counter()
         other = engine.open(OTHER, 1, 0, _draw())
         park.append(time.perf_counter() - started)
-        engine.table.close(other.slot, other.lease)
+        engine.table.close(other.slot, other.opening)
         byte_count = engine.parked.byte_count
         started = time.perf_counter()
         opened = engine.open(SESSION, 1, len(tokens), _draw())
         restore.append(time.perf_counter() - started)
         assert opened.length == len(tokens), "the session has come back whole"
-        engine.table.close(opened.slot, opened.lease)
+        engine.table.close(opened.slot, opened.opening)
         engine.release(SESSION, 1)
     return Parking(
         len(tokens),
@@ -136,7 +136,7 @@ def _timed_prefill(engine: Engine, tokens: Sequence[int]) -> float:
     for start in range(0, len(tokens), width):
         engine.prefill(opened.slot, start, tuple(tokens[start : start + width]))
     seconds = time.perf_counter() - started
-    engine.table.close(opened.slot, opened.lease)
+    engine.table.close(opened.slot, opened.opening)
     return seconds
 
 

@@ -32,7 +32,7 @@ class DraftJob:
         self,
         engine: Engine,
         slot: Slot,
-        lease: int,
+        opening: int,
         committed_length: int,
         lead: int,
         emit: Emit,
@@ -42,7 +42,7 @@ class DraftJob:
         self.slot = slot
         self.done = False
         self._engine = engine
-        self._lease = lease
+        self._opening = opening
         self._wanted_length = committed_length
         self._lead = lead
         self._burst = burst
@@ -92,7 +92,7 @@ class DraftJob:
 
     def work(self) -> Work | None:
         """A prefill chunk or the next guess; None at the lead's end or before the context is complete."""
-        self.slot.check_lease(self._lease)
+        self.slot.check_opening(self._opening)
         length = len(self._tokens)
         told = self._told and self._committed >= max(self._wanted_length, 1)
         if not told or length >= self._end():
@@ -133,7 +133,7 @@ class DraftJob:
         Guesses left in the slot would stand where the next turn's input belongs; the digest would then deny
         every token, and the whole session be sent again.
         """
-        if not self.done and self.slot.lease == self._lease:
+        if not self.done and self.slot.opening == self._opening:
             del self.slot.tokens[self._committed :]
         self.done = True
 

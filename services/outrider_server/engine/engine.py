@@ -45,7 +45,7 @@ class OpenedSlot:
     """A slot opened for a turn, and what its KV holds of the session's committed tokens."""
 
     slot: Slot
-    lease: int
+    opening: int
     length: int
     digest: bytes
     opened_seconds: float
@@ -124,7 +124,7 @@ class Engine:
         slot.generated_from = draw.generated_from
         self.runner.draws.write(slot.index, draw)
         digest = tokens_digest(slot.tokens)
-        return OpenedSlot(slot, slot.lease, len(slot.tokens), digest, self.clock())
+        return OpenedSlot(slot, slot.opening, len(slot.tokens), digest, self.clock())
 
     def release(self, session_id: str, epoch: int) -> None:
         """Forgets a session, in its slot or parked. Raises StaleEpoch, or TurnRunning while it is open."""

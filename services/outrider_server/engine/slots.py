@@ -25,8 +25,8 @@ class Slot:
     """Where the tokens that the turn generates begin."""
     reading: int = 0
     """At what length the tokens were read: see `lengths.py`."""
-    lease: int = 0
-    """Counts openings: a stream whose lease is not the latest has been taken over."""
+    opening: int = 0
+    """Counts openings: a stream whose opening is not the latest has been taken over."""
 
     def write(self, start_position: int, tokens: Sequence[int]) -> None:
         """Notes tokens written at `start_position`; what stood there and after is gone."""
@@ -42,9 +42,9 @@ class Slot:
                 len(self.tokens),
             )
 
-    def check_lease(self, lease: int) -> None:
+    def check_opening(self, opening: int) -> None:
         """Raises StaleEpoch when another stream has opened the session since."""
-        if lease != self.lease:
+        if opening != self.opening:
             raise StaleEpoch("the session was opened by another stream", self.epoch)
 
 
@@ -72,12 +72,12 @@ class SlotTable:
         self._sessions[session_id] = slot
         slot.epoch = epoch
         slot.open = True
-        slot.lease += 1
+        slot.opening += 1
         return slot
 
-    def close(self, slot: Slot, lease: int) -> None:
+    def close(self, slot: Slot, opening: int) -> None:
         """Ends a turn; the KV stays. A turn that was taken over closes nothing."""
-        if slot.lease == lease:
+        if slot.opening == opening:
             slot.open = False
 
     def find_idle(self, session_id: str, epoch: int) -> Slot | None:

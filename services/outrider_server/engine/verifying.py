@@ -31,11 +31,11 @@ class VerifyJob:
     token passes through do not depend on the proposal.
     """
 
-    def __init__(self, engine: Engine, slot: Slot, lease: int, step: Step) -> None:
+    def __init__(self, engine: Engine, slot: Slot, opening: int, step: Step) -> None:
         self.slot = slot
         self.outcome: Future[Verified] = Future()
         self._engine = engine
-        self._lease = lease
+        self._opening = opening
         self._step = step
         self._start = step.start_position
         self._context = step.context_tokens
@@ -50,7 +50,7 @@ class VerifyJob:
 
     def work(self) -> Work:
         """The next prefill chunk, or the verify row. Raises OutriderError for a step that cannot run."""
-        self.slot.check_lease(self._lease)
+        self.slot.check_opening(self._opening)
         if not self._checked:
             self._check()
         context = self._context

@@ -44,7 +44,7 @@ class DraftTurn:
         self._job = DraftJob(
             device.engine,
             opened.slot,
-            opened.lease,
+            opened.opening,
             task.committed_length,
             task.lead,
             self._outbox.put,

@@ -95,7 +95,7 @@ class EngineHost:
         loop = asyncio.get_running_loop()
 
         def close() -> None:
-            self.engine.table.close(opened.slot, opened.lease)
+            self.engine.table.close(opened.slot, opened.opening)
             held_seconds = self.engine.clock() - opened.opened_seconds
             tell(loop, self.queue.left, held_seconds)
 
@@ -103,7 +103,7 @@ class EngineHost:
 
     async def verify(self, opened: OpenedSlot, step: Step) -> Verified:
         """Runs one step of an opened session. Raises OutriderError, with nothing decided."""
-        job = VerifyJob(self.engine, opened.slot, opened.lease, step)
+        job = VerifyJob(self.engine, opened.slot, opened.opening, step)
         self.device.submit(job)
         return await asyncio.wrap_future(job.outcome)
 
