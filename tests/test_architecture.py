@@ -132,8 +132,8 @@ def elements(file: descriptor_pb2.FileDescriptorProto) -> Iterator[tuple[tuple[i
 
 
 def own_files() -> Iterator[Path]:
-    """The Python files of SDK and services, without generated code and the training of the bundled pair."""
-    for folder in ("client", "services"):
+    """The project's own Python files, without generated code and the training of the bundled pair."""
+    for folder in ("client", "services", "bench"):
         for path in sorted((REPOSITORY / folder).rglob("*.py")):
             name = path.as_posix()
             if "/outrider/v1/" not in name and "/models/training/" not in name:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from outrider_server.bench.tasks import Measurement, Outcome, Task
+from outrider_bench.tasks import Measurement, Outcome, Task
 
 
 def task(name: str = "text 1", temperature: float = 0.0, tokens: int = 4) -> Task:

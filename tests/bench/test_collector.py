@@ -10,8 +10,8 @@ from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
-from outrider_server.bench import collector as module
-from outrider_server.bench.collector import running_collector
+from outrider_bench import collector as module
+from outrider_bench.collector import running_collector
 from outrider_server.core.errors import StartupError
 
 

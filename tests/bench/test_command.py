@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from outrider_server.bench.run import SUITES as RUNNABLE
-from outrider_server.bench.run import prepare_output
-from outrider_server.bench.settings import SUITES, BenchSettings
+from outrider_bench.run import SUITES as RUNNABLE
+from outrider_bench.run import prepare_output
+from outrider_bench.settings import SUITES, BenchSettings
 from outrider_server.core.errors import StartupError
 from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from outrider_server.bench.crowd import CrowdSettings, Phase, counts, next_budget, problems, table
-from outrider_server.bench.visits import Kind, Taken
+from outrider_bench.crowd import CrowdSettings, Phase, counts, next_budget, problems, table
+from outrider_bench.visits import Kind, Taken
 from outrider_server.core.errors import StartupError
 
 TURNS = [

@@ -8,17 +8,17 @@ from pathlib import Path
 import outrider
 import pytest
 from models_for_tests import save_folder
-from outrider_server.bench.decode import interleave, outrider_systems
-from outrider_server.bench.fleet import (
+from outrider_bench.decode import interleave, outrider_systems
+from outrider_bench.fleet import (
     Fleet,
     FleetOptions,
     OutriderSystem,
     running_fleet,
     running_session,
 )
-from outrider_server.bench.proxy import delaying_proxy
-from outrider_server.bench.results import count_differences
-from outrider_server.bench.tasks import Task
+from outrider_bench.proxy import delaying_proxy
+from outrider_bench.results import count_differences
+from outrider_bench.tasks import Task
 
 pytestmark = pytest.mark.processes
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from outrider_server.bench.formula import (
+from outrider_bench.formula import (
     RUN_AHEAD,
     SYNCHRONOUS,
     FixedPace,

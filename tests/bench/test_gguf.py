@@ -6,7 +6,7 @@ from pathlib import Path
 
 import gguf
 import torch
-from outrider_server.bench.gguf_file import gguf_of, interleaved
+from outrider_bench.gguf_file import gguf_of, interleaved
 from outrider_server.models import DRAFT_FOLDER
 from safetensors.torch import load_file
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from outrider_server.bench.idle import (
+from outrider_bench.idle import (
     Idle,
     IdleSettings,
     Memory,

@@ -3,7 +3,7 @@
 from contextlib import aclosing
 from pathlib import Path
 
-from outrider_server.bench import ledger as bench
+from outrider_bench import ledger as bench
 from outrider_server.session.ledger.sqlite_ledger import SqliteLedger
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from outrider_server.bench.decode_lines import decode_lines, draw_series
-from outrider_server.bench.formula import SYNCHRONOUS, FixedPace
-from outrider_server.bench.load import SESSIONS, load_lines, speed_together
-from outrider_server.bench.network import ROUND_TRIPS_MS, network_lines
-from outrider_server.bench.prefill import Gaps, gap_lines
-from outrider_server.bench.results import Line
-from outrider_server.bench.spread import Spread
-from outrider_server.bench.step import cache_lines, step_lines
-from outrider_server.bench.tasks import Measurement
-from outrider_server.bench.turns import memory_lines
+from outrider_bench.decode_lines import decode_lines, draw_series
+from outrider_bench.formula import SYNCHRONOUS, FixedPace
+from outrider_bench.load import SESSIONS, load_lines, speed_together
+from outrider_bench.network import ROUND_TRIPS_MS, network_lines
+from outrider_bench.prefill import Gaps, gap_lines
+from outrider_bench.results import Line
+from outrider_bench.spread import Spread
+from outrider_bench.step import cache_lines, step_lines
+from outrider_bench.tasks import Measurement
+from outrider_bench.turns import memory_lines
 
 from .measured import measurement, summary, task
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import outrider
 import pytest
-from outrider_server.bench.arrivals import End, Load, TurnEnd, load_between, poisson_arrivals
-from outrider_server.bench.clients import Clients, Clock, OverloadSettings, Phase, has_retry_info
-from outrider_server.bench.overload import Series, cpu_table, problems, table
-from outrider_server.bench.prompts import Prompts
+from outrider_bench.arrivals import End, Load, TurnEnd, load_between, poisson_arrivals
+from outrider_bench.clients import Clients, Clock, OverloadSettings, Phase, has_retry_info
+from outrider_bench.overload import Series, cpu_table, problems, table
+from outrider_bench.prompts import Prompts
 from outrider_server.core.errors import StartupError
 
 FINISHED = TurnEnd(End.FINISHED, (0.5, 1.0, 1.5, 2.0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from models_for_tests import loaded, tiny_limits, tiny_llama
-from outrider_server.bench.parking import Parking, ParkingSettings, measured, table
+from outrider_bench.parking import Parking, ParkingSettings, measured, table
 from outrider_server.core.errors import StartupError
 from outrider_server.engine.engine import Engine
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from models_for_tests import save_folder
-from outrider_server.bench.colocated import ColocatedPair
-from outrider_server.bench.peer_process import PeerProcess, PeerSystem
-from outrider_server.bench.peers import Contestant
-from outrider_server.bench.step_peer import EngineBench
-from outrider_server.bench.tasks import Outcome, Task
-from outrider_server.bench.transformers_peer import TransformersPeer
+from outrider_bench.colocated import ColocatedPair
+from outrider_bench.peer_process import PeerProcess, PeerSystem
+from outrider_bench.peers import Contestant
+from outrider_bench.step_peer import EngineBench
+from outrider_bench.tasks import Outcome, Task
+from outrider_bench.transformers_peer import TransformersPeer
 from outrider_server.core.errors import StartupError
 from safetensors.torch import load_file
 
@@ -120,7 +120,7 @@ async def test_the_engine_times_prefill_and_guesses(engines: EngineBench) -> Non
 
 async def test_a_peer_answers_in_a_process_of_its_own(folder: Path) -> None:
     peer = await PeerProcess.start(
-        "co-located", "outrider_server.bench.colocated", [f"--target={folder}", f"--draft={folder}"]
+        "co-located", "outrider_bench.colocated", [f"--target={folder}", f"--draft={folder}"]
     )
     system = PeerSystem("co-located", peer, {"loop": "synchronous", "window": 3})
     outcome = await system.run(Task("text", tuple(PROMPT), 9, 0.0, 1))
@@ -134,4 +134,4 @@ async def test_a_peer_that_cannot_start_says_why_in_one_line(tmp_path: Path) -> 
     missing = tmp_path / "missing"
     arguments = [f"--target={missing}", f"--draft={missing}"]
     with pytest.raises(StartupError, match=f"co-located cannot go on: model folder {missing} does"):
-        await PeerProcess.start("co-located", "outrider_server.bench.colocated", arguments)
+        await PeerProcess.start("co-located", "outrider_bench.colocated", arguments)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from outrider_server.bench.prompts import SHORTEST, Prompts
+from outrider_bench.prompts import SHORTEST, Prompts
 from outrider_server.core.errors import StartupError
 from outrider_server.models import TARGET_FOLDER, held_out_prompts
 

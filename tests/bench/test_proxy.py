@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
-from outrider_server.bench.proxy import delaying_proxy
+from outrider_bench.proxy import delaying_proxy
 
 ROUND_TRIP_MS = 50.0
 

@@ -8,17 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from outrider_server.bench.charts import CHARTS, draw_charts
-from outrider_server.bench.machine import caption, machine_facts
-from outrider_server.bench.report import RESULTS, table_of, write_results
-from outrider_server.bench.results import (
+from outrider_bench.charts import CHARTS, draw_charts
+from outrider_bench.machine import caption, machine_facts
+from outrider_bench.report import RESULTS, table_of, write_results
+from outrider_bench.results import (
     Line,
     SuiteResult,
     common_start,
     count_differences,
     degraded_notes,
 )
-from outrider_server.bench.spread import spread
+from outrider_bench.spread import spread
 from rich.console import Console
 
 from .measured import measurement, task

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from outrider_server.bench.clients import OverloadSettings
-from outrider_server.bench.crowd import CrowdSettings
-from outrider_server.bench.idle import IdleSettings
-from outrider_server.bench.parking import ParkingSettings
-from outrider_server.bench.sessions import SUITES, parsed, settings_of
+from outrider_bench.clients import OverloadSettings
+from outrider_bench.crowd import CrowdSettings
+from outrider_bench.idle import IdleSettings
+from outrider_bench.parking import ParkingSettings
+from outrider_bench.sessions import SUITES, parsed, settings_of
 
 
 @pytest.mark.parametrize("suite", SUITES)
@@ -49,7 +49,7 @@ def test_options_are_settings(words: str, settings: object) -> None:
     ],
 )
 def test_bad_input_ends_in_one_line(words: str, message: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "outrider_server.bench.sessions", *words.split()]
+    command = [sys.executable, "-m", "outrider_bench.sessions", *words.split()]
     outcome = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert outcome.returncode == 2
     (line,) = outcome.stderr.splitlines()

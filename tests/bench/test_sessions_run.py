@@ -10,16 +10,16 @@ from pathlib import Path
 import outrider
 import pytest
 import pytest_asyncio
-from outrider_server.bench.arrivals import End
-from outrider_server.bench.clients import Clients, OverloadSettings
-from outrider_server.bench.collector import MetricsCollector, running_collector
-from outrider_server.bench.crowd import CrowdSettings, problems, run_phase
-from outrider_server.bench.fleet import Fleet, FleetOptions, running_fleet
-from outrider_server.bench.idle import AT_ONCE, IdleSettings, measure_idle
-from outrider_server.bench.idle import problems as idle_problems
-from outrider_server.bench.prompts import Prompts
-from outrider_server.bench.talks import Talk, make_talks, rehearsed
-from outrider_server.bench.visits import Kind
+from outrider_bench.arrivals import End
+from outrider_bench.clients import Clients, OverloadSettings
+from outrider_bench.collector import MetricsCollector, running_collector
+from outrider_bench.crowd import CrowdSettings, problems, run_phase
+from outrider_bench.fleet import Fleet, FleetOptions, running_fleet
+from outrider_bench.idle import AT_ONCE, IdleSettings, measure_idle
+from outrider_bench.idle import problems as idle_problems
+from outrider_bench.prompts import Prompts
+from outrider_bench.talks import Talk, make_talks, rehearsed
+from outrider_bench.visits import Kind
 from services.tiny_models import save_model
 
 pytestmark = [pytest.mark.processes, pytest.mark.asyncio(loop_scope="module")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from outrider_server.bench.spread import Spread, best, ratios, spread
+from outrider_bench.spread import Spread, best, ratios, spread
 
 
 def test_quartiles_include_the_extremes() -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from outrider_server.bench.visits import Kind, SlotMirror, classify, plan_visits
+from outrider_bench.visits import Kind, SlotMirror, classify, plan_visits
 from outrider_server.engine.slots import SlotTable
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from models_for_tests import llama_config
-from outrider_server.bench.prompts import Prompts
-from outrider_server.bench.widening import Shape, lengthened, shape_for, widened
+from outrider_bench.prompts import Prompts
+from outrider_bench.widening import Shape, lengthened, shape_for, widened
 from outrider_server.core.errors import StartupError
 from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER
 from safetensors.torch import load_file

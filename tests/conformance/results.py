@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
-from outrider_server.bench.machine import machine_facts
+from outrider_bench.machine import machine_facts
 
 from .architectures import Architecture
 from .outcome import PROMPTS, Outcome, bfloat16_ratio

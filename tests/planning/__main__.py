@@ -7,9 +7,9 @@ compiler and libraries in it and lacks pages of the cache that nothing was writt
 
 from __future__ import annotations
 
-from outrider_server.bench.machine import machine_facts
-from outrider_server.bench.model_cache import cache_folder
-from outrider_server.bench.widening import widened
+from outrider_bench.machine import machine_facts
+from outrider_bench.model_cache import cache_folder
+from outrider_bench.widening import widened
 from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER
 
 from .comparing import WIDENED_MILLIONS, Comparison, compare

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from outrider_server.bench.machine import resident_bytes
+from outrider_bench.machine import resident_bytes
 from outrider_server.core.types import Draw, SamplingParams
 from outrider_server.engine.layout import Row
 from outrider_server.engine.model.loading import load_model

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from models_for_tests import packable_llama, packed_runner, tiny_limits, tiny_llama, tiny_runner
-from outrider_server.bench.widening import widened
+from outrider_bench.widening import widened
 from outrider_server.engine.kernels import kernels_missing
 from outrider_server.engine.model.packing import PackedLinear
 from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from outrider_bench.command import bench
 
 from .. import address
 from .. import config as configuration
-from ..bench.command import bench
 from ..core.errors import StartupError
 from ..engine.options import CompileMode, EngineOptions
 from ..logs import set_up_logs

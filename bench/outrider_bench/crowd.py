@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import outrider
+from outrider_server.core.errors import StartupError
+from outrider_server.planning.units import format_bytes, parse_bytes
 
-from ..core.errors import StartupError
-from ..planning.units import format_bytes, parse_bytes
 from .collector import MetricsCollector, running_collector
 from .fleet import FleetOptions, running_fleet
 from .models import Models

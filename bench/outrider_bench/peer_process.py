@@ -14,8 +14,9 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .. import lifeline
-from ..core.errors import StartupError
+from outrider_server import lifeline
+from outrider_server.core.errors import StartupError
+
 from .tasks import Outcome, Task
 
 STOP_SECONDS = 10.0

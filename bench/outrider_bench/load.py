@@ -12,8 +12,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 
 import outrider
+from outrider_server.core.errors import StartupError
 
-from ..core.errors import StartupError
 from .decode import SETTLE_SECONDS, TRIES, Report
 from .fleet import FleetOptions, OutriderSystem, running_fleet
 from .models import Models

@@ -1,7 +1,7 @@
 """The co-located baseline: both models in one process, the same decode loop, no wire and no ledger.
 
 What the services add to it is their price. Runs as a process:
-`python -m outrider_server.bench.colocated --target DIR --draft DIR`.
+`python -m outrider_bench.colocated --target DIR --draft DIR`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..commands.engines import started_host
-from ..config import DRAFT_WIDTH
-from ..core.types import Accepted, Draw, FinishReason, Round, SamplingParams
-from ..engine.options import EngineOptions
-from ..host.engine_host import EngineHost
-from ..host.local import LocalDrafter, LocalVerifier
-from ..speculation.decoder import decode_ahead, decode_synchronously
-from ..speculation.turn import Turn
+from outrider_server.commands.engines import started_host
+from outrider_server.config import DRAFT_WIDTH
+from outrider_server.core.types import Accepted, Draw, FinishReason, Round, SamplingParams
+from outrider_server.host.local import LocalDrafter, LocalVerifier
+from outrider_server.engine.options import EngineOptions
+from outrider_server.host.engine_host import EngineHost
+from outrider_server.speculation.decoder import decode_ahead, decode_synchronously
+from outrider_server.speculation.turn import Turn
+
 from .peer_process import Answer, serve_peer
 
 SLOTS = 2

@@ -1,6 +1,6 @@
 """Sessions in numbers: more than slots, more than can run, more than are used.
 
-    python -m outrider_server.bench.sessions crowd|parking|overload|idle [OPTIONS]
+    python -m outrider_bench.sessions crowd|parking|overload|idle [OPTIONS]
 
 Each prints tables in Markdown. Status 0; 1 where something is not as promised, which is a defect; 2 with one
 line where it cannot run.
@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import outrider
 import uvloop
+from outrider_server.core.errors import StartupError
+from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER
 
-from ..core.errors import StartupError
-from ..models import DRAFT_FOLDER, TARGET_FOLDER
 from . import crowd, idle, overload, parking
 from .clients import OverloadSettings
 from .machine import caption, machine_facts
@@ -57,7 +57,7 @@ def main() -> None:
 def parsed(words: Sequence[str]) -> argparse.Namespace:
     """The suite, the models, and one option for each field of the suite's settings."""
     parser = argparse.ArgumentParser(
-        prog="python -m outrider_server.bench.sessions", description="Sessions in numbers."
+        prog="python -m outrider_bench.sessions", description="Sessions in numbers."
     )
     suites = parser.add_subparsers(dest="suite", required=True)
     for name, (settings, text) in SUITES.items():
@@ -103,7 +103,7 @@ def _run(arguments: argparse.Namespace) -> int:
         lines, found = uvloop.run(RUNNERS[arguments.suite](settings, models))
     facts = machine_facts()
     words = " ".join(sys.argv[1:])
-    command = f"python -m outrider_server.bench.sessions {words}"
+    command = f"python -m outrider_bench.sessions {words}"
     print(caption(facts | {"command": command}), *lines, sep="\n\n")
     for problem in found:
         print(f"NOT AS PROMISED: {problem}")

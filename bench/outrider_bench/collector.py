@@ -16,8 +16,7 @@ from opentelemetry.proto.collector.metrics.v1 import (
     metrics_service_pb2_grpc,
 )
 from opentelemetry.proto.metrics.v1 import metrics_pb2
-
-from ..core.errors import StartupError
+from outrider_server.core.errors import StartupError
 
 EXPORT_INTERVAL_MS = 500
 SILENCE_SECONDS = 60.0

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..pacing.window import Costs, ahead_ms, plain_ms, synchronous_ms
+from outrider_server.pacing.window import Costs, ahead_ms, plain_ms, synchronous_ms
 
 if TYPE_CHECKING:
     from outrider import LoopMode

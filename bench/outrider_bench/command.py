@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER
 
-from ..models import DRAFT_FOLDER, TARGET_FOLDER
 from .settings import SUITES, BenchSettings
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from outrider_server.core.errors import StartupError
+from outrider_server.models import held_out_prompts
 from tokenizers import Tokenizer
-
-from ..core.errors import StartupError
-from ..models import held_out_prompts
 
 SHIFT = 16
 """Tokens dropped from the front of a text each time the texts have all been used."""

@@ -1,6 +1,6 @@
 """The peer `transformers`: the library's own `generate`, in every mode that could be faster than plain.
 
-Runs as a process: `python -m outrider_server.bench.transformers_peer --target DIR --draft DIR`.
+Runs as a process: `python -m outrider_bench.transformers_peer --target DIR --draft DIR`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from outrider_server.engine.cache_argument import cache_argument
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -22,7 +23,6 @@ from transformers import (
 )
 from transformers.utils import logging as library_logging
 
-from ..engine.cache_argument import cache_argument
 from .peer_process import serve_peer
 
 if TYPE_CHECKING:

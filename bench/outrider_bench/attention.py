@@ -1,6 +1,6 @@
 """Attention kernels beside each other: time and peak memory at a long context, and whether tokens differ.
 
-`python -m outrider_server.bench.attention` prints a table in Markdown. Each kernel gets a process of its
+`python -m outrider_bench.attention` prints a table in Markdown. Each kernel gets a process of its
 own, so that no one's memory is another's. A prompt is read in chunks, then tokens are generated one by one.
 """
 
@@ -17,16 +17,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import lifeline
-from ..core.errors import StartupError
-from ..engine.options import ATTENTIONS, Attention
-from ..models import TARGET_FOLDER
+from outrider_server import lifeline
+from outrider_server.core.errors import StartupError
+from outrider_server.engine.options import ATTENTIONS
+from outrider_server.models import TARGET_FOLDER
+
 from .model_cache import cache_folder
 from .prompts import Prompts
 from .widening import LONGEST_POSITIONS, lengthened, widened
 
 if TYPE_CHECKING:
-    from ..engine.engine import Engine
+    from outrider_server.engine.engine import Engine
 
 GENERATED = 32
 FULL_STEPS = 24
@@ -48,10 +49,10 @@ class Measured:
 
 def measure(folder: Path, kernel: Attention, arguments: argparse.Namespace) -> Measured:
     """Builds an engine and runs it. Raises StartupError where the kernel cannot run here."""
-    from ..engine.audit import GREEDY
-    from ..engine.layout import Row
-    from ..engine.options import EngineOptions
-    from ..host.building import engine_builder
+    from outrider_server.engine.audit import GREEDY
+    from outrider_server.host.building import engine_builder
+    from outrider_server.engine.layout import Row
+    from outrider_server.engine.options import EngineOptions
 
     build: Callable[[], Engine] = engine_builder(
         EngineOptions(

@@ -1,6 +1,6 @@
 """What a ledger costs: time of an append, and what idle sessions take.
 
-    python -m outrider_server.bench.ledger FOLDER/ledger.db postgresql://...
+    python -m outrider_bench.ledger FOLDER/ledger.db postgresql://...
 
 Each ledger is a new file or an empty database, and keeps what is written. An append is what the
 decode loop waits for: four tokens of one round, durable when it returns.
@@ -15,10 +15,10 @@ import time
 from dataclasses import dataclass
 
 import uvloop
+from outrider_server.core.types import TokenSource
+from outrider_server.ledger_place import open_ledger
+from outrider_server.session.ledger.ledger import Ledger, LedgerToken, NewTurn
 
-from ..core.types import TokenSource
-from ..ledger_place import open_ledger
-from ..session.ledger.ledger import Ledger, LedgerToken, NewTurn
 from .machine import caption, machine_facts, resident_bytes
 
 ROUND = [LedgerToken(number, TokenSource.DRAFT) for number in range(4)]
@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--idle", type=int, default=10_000, help="idle sessions")
     arguments = parser.parse_args()
     # Not the command line, which may hold a password.
-    print(caption(machine_facts() | {"command": "python -m outrider_server.bench.ledger"}))
+    print(caption(machine_facts() | {"command": "python -m outrider_bench.ledger"}))
     for place in arguments.ledgers:
         uvloop.run(_report(place, arguments.appends, arguments.idle))
 

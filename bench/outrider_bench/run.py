@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import outrider
+from outrider_server.core.errors import StartupError
 from rich.console import Console
 
-from ..core.errors import StartupError
 from .charts import draw_charts
 from .decode import Report, run_decode
 from .llama_cpp import find_binary

@@ -1,6 +1,6 @@
 """The engine alone, in a process of its own, for the suite `step`: device times without wire, loop or ledger.
 
-Runs as a process: `python -m outrider_server.bench.step_peer --target DIR --draft DIR`.
+Runs as a process: `python -m outrider_bench.step_peer --target DIR --draft DIR`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from outrider_server.commands.engines import started_host
+from outrider_server.config import DRAFT_WIDTH
+from outrider_server.core.types import Draw, SamplingParams, Step
+from outrider_server.host.local import LocalDrafter, LocalVerifier
+from outrider_server.engine.options import EngineOptions
+from outrider_server.host.engine_host import EngineHost
 
-from ..commands.engines import started_host
-from ..config import DRAFT_WIDTH
-from ..core.types import Draw, SamplingParams, Step
-from ..engine.options import EngineOptions
-from ..host.engine_host import EngineHost
-from ..host.local import LocalDrafter, LocalVerifier
 from .peer_process import Answer, serve_peer
 
 BUFFER_BYTES = 1 << 29

@@ -11,8 +11,8 @@ import statistics
 from collections.abc import Callable
 
 import outrider
+from outrider_server.core.errors import StartupError
 
-from ..core.errors import StartupError
 from .arrivals import End
 from .clients import Clients, OverloadSettings, Phase
 from .fleet import FleetOptions, running_fleet

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import StartupError
+from outrider_server.core.errors import StartupError
+
 from .tasks import Outcome, Task
 
 BINARY = "llama-server"

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .. import user_folders
-from ..core.errors import StartupError
+from outrider_server import user_folders
+from outrider_server.core.errors import StartupError
 
 RECIPE = "1"
 """Part of the key: grows when the same source and settings would give other files."""

@@ -17,8 +17,8 @@ import grpc
 import outrider
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+from outrider_server.core.errors import StartupError
 
-from ..core.errors import StartupError
 from .arrivals import End, Load, TurnEnd, load_between, poisson_arrivals
 from .fleet import Fleet, OutriderSystem, warm_up
 from .prompts import Prompts

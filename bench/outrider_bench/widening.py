@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import StartupError
+from outrider_server.core.errors import StartupError
+
 from .model_cache import kept, read_config
 
 LONGEST_POSITIONS = 4096

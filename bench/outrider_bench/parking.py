@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core.errors import StartupError
-from ..core.types import Draw, SamplingParams
-from ..engine.options import CompileMode
+from outrider_server.core.errors import StartupError
+from outrider_server.core.types import Draw, SamplingParams
+
 from .model_cache import cache_folder
 from .prompts import Prompts
 from .widening import LONGEST_POSITIONS, lengthened, widened
 
 if TYPE_CHECKING:
-    from ..engine.engine import Engine
+    from outrider_server.engine.engine import Engine
 
 PARK_BYTES = 1 << 30
 PREFILL_WIDTH = 64
@@ -58,8 +58,8 @@ class Parking:
 
 def run_parking(target: Path, widen: float, settings: ParkingSettings) -> list[Parking]:
     """Measures each length on the model in `target`, made so large. Raises StartupError."""
-    from ..engine.options import EngineOptions
-    from ..host.building import engine_builder
+    from outrider_server.host.building import engine_builder
+    from outrider_server.engine.options import EngineOptions
 
     folder = (
         widened(target, widen, cache_folder())

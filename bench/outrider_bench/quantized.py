@@ -1,6 +1,6 @@
 """Quantized weights against plain ones: bytes, time of a step, perplexity, and agreement as draft and target.
 
-`python -m outrider_server.bench.quantized` prints tables in Markdown, by default of the bundled pair.
+`python -m outrider_bench.quantized` prints tables in Markdown, by default of the bundled pair.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from outrider_server.host.building import engine_builder
+from outrider_server.engine.engine import Engine
+from outrider_server.engine.layout import Row
+from outrider_server.engine.model.loading import load_model
+from outrider_server.engine.options import QUANTIZATIONS, EngineOptions
+from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER, held_out_prompts
+from outrider_server.models.training.evaluate import measure_agreement
 from tokenizers import Tokenizer
 from torch.nn import functional
 from transformers import PreTrainedModel
-
-from ..engine.engine import Engine
-from ..engine.layout import Row
-from ..engine.model.loading import load_model
-from ..engine.options import QUANTIZATIONS, CompileMode, EngineOptions, Quantization
-from ..host.building import engine_builder
-from ..models import DRAFT_FOLDER, TARGET_FOLDER, held_out_prompts
-from ..models.training.evaluate import measure_agreement
 
 STEPS = 24
 WIDTH = 8

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import outrider
+from outrider_server.core.errors import StartupError
+from outrider_server.planning.units import parse_bytes
 
-from ..core.errors import StartupError
-from ..planning.units import parse_bytes
 from .fleet import Fleet, FleetOptions, running_fleet
 from .models import Models
 from .prompts import Prompts

@@ -6,7 +6,7 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.errors import StartupError
+from outrider_server.core.errors import StartupError
 
 SUITES = ("decode", "load", "network", "prefill", "turns", "step")
 

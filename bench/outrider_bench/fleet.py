@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import outrider
+from outrider_server.commands.up import Child, socket_folder
 
-from ..commands.up import Child, socket_folder
 from .machine import cpu_seconds, resident_bytes
 from .tasks import Outcome, Task
 

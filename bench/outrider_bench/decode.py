@@ -11,8 +11,8 @@ import random
 from collections.abc import Callable, Sequence
 
 import outrider
+from outrider_server.core.errors import StartupError
 
-from ..core.errors import StartupError
 from .decode_lines import decode_lines, draw_series
 from .fleet import FleetOptions, OutriderSystem, running_fleet
 from .formula import RUN_AHEAD, SYNCHRONOUS, FixedPace

@@ -1,0 +1,1 @@
+"""The benchmarks: services, their parts and their peers, measured on this machine. No service imports it."""

@@ -1,1 +1,0 @@
-"""The benchmark: services, their parts and their peers, measured on this machine. No service imports it."""
