@@ -7,8 +7,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 import typer
 from google.protobuf import descriptor_pb2
@@ -68,6 +70,16 @@ def test_a_fresh_import_stays_inside_its_boundary(module: str, unwanted: str) ->
     outcome = run_python("-c", script)
     assert outcome.returncode == 0, outcome.stderr
     assert outcome.stdout.split() == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports inside functions and those for types alone count too."""
+    graph = grimp.build_graph("outrider", "outrider_server", "outrider_bench", cache_dir=None)
+    imported = {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
+    try:
+        TopologicalSorter(imported).prepare()
+    except CycleError as found:
+        pytest.fail("imported by the next one: " + ", ".join(found.args[1]))
 
 
 # The contract

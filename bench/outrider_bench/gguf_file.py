@@ -15,7 +15,7 @@ from gguf.constants import TokenType
 from safetensors.torch import load_file
 
 from .model_cache import kept, read_config
-from .widening import Shape
+from .shape import Shape
 
 _LAYER_NAMES = {
     "input_layernorm": "attn_norm",

@@ -24,9 +24,9 @@ from .prefill import run_prefill
 from .report import print_report, write_results
 from .results import SuiteResult
 from .settings import BenchSettings
+from .shape import Shape
 from .step import run_step
 from .turns import run_turns
-from .widening import Shape
 
 Suite = Callable[[BenchSettings, Models, Report], Awaitable[SuiteResult]]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from .widening import Shape
+from .shape import Shape
 
 SEED = 20240521
 _WRITES = ("self_attn.o_proj", "mlp.down_proj")

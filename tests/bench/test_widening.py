@@ -9,7 +9,8 @@ import pytest
 import torch
 from models_for_tests import llama_config
 from outrider_bench.prompts import Prompts
-from outrider_bench.widening import Shape, lengthened, shape_for, widened
+from outrider_bench.shape import Shape
+from outrider_bench.widening import lengthened, shape_for, widened
 from outrider_server.core.errors import StartupError
 from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER
 from safetensors.torch import load_file
