@@ -3,26 +3,57 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from outrider_server.commands.options import Compile as CompileMode
+from outrider_server.commands.options import CompileOption, Device, Dtype, DtypeOption, PrefillWidth
+from outrider_server.core.errors import StartupError
 from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER
 
+from .ending import end
+from .options import Draft, Target, Threads, Widen
+from .sessions_command import sessions
 from .settings import SUITES, BenchSettings
 
+DEFAULT = "speed"
 
-def bench(
+
+class Benchmarks(typer.core.TyperGroup):
+    """The benchmarks by their names. Words that begin with none of them are for the default one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Puts the default one's name before its suites and options."""
+        if not args or args[0] not in (*self.commands, "--help"):
+            args = [DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs one. Raises StartupError where a package that it needs is not installed."""
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            raise StartupError(
+                f"the package {error.name} is missing: pip install 'outrider[bench]'"
+            ) from error
+
+
+bench = typer.Typer(
+    cls=Benchmarks,
+    help=f"Measure Outrider on this machine. Where no command is named, options and suites are of {DEFAULT}.",
+)
+bench.add_typer(sessions, name="sessions")
+
+
+@bench.command(DEFAULT)
+def speed(
     suites: Annotated[
         list[str] | None, typer.Argument(help=f"Any of {', '.join(SUITES)}; all by default.")
     ] = None,
-    target: Annotated[Path, typer.Option(help="Folder of the target model.")] = TARGET_FOLDER,
-    draft: Annotated[Path, typer.Option(help="Folder of the draft model.")] = DRAFT_FOLDER,
-    widen: Annotated[
-        float, typer.Option(help="Make the target cost what so many million weights cost; 0: not.")
-    ] = 0.0,
+    target: Target = TARGET_FOLDER,
+    draft: Draft = DRAFT_FOLDER,
+    widen: Widen = 0.0,
     tokens: Annotated[int, typer.Option(help="Tokens of each measured turn.")] = 256,
     prompts: Annotated[int, typer.Option(help="Prompts for each temperature.")] = 5,
     repeats: Annotated[int, typer.Option(help="Repeats of what is no turn per prompt.")] = 5,
@@ -37,7 +68,7 @@ def bench(
     ),
     peers: Annotated[bool, typer.Option(help="Compare with other software.")] = True,
 ) -> None:
-    """Measure Outrider on this machine, beside other software, on prompts that never repeat."""
+    """Measure turns beside other software, on prompts that never repeat. Its name may be left out."""
     settings = BenchSettings(
         suites=tuple(suites or SUITES),
         target=target,
@@ -53,9 +84,57 @@ def bench(
     )
     from .run import run_bench
 
-    # Unlike a service it ends what is not bound to it: other software's servers.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        sys.exit(asyncio.run(run_bench(settings)))
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        sys.exit(130)
+    end(lambda: asyncio.run(run_bench(settings)))
+
+
+@bench.command()
+def ledger(
+    ledgers: Annotated[
+        list[str], typer.Argument(help="Files that are not there, or postgresql://USER@HOST/EMPTY.")
+    ],
+    appends: Annotated[int, typer.Option(help="Appends in each session.", min=1)] = 2000,
+    idle: Annotated[int, typer.Option(help="Idle sessions.", min=1)] = 10_000,
+) -> None:
+    """Measure appends and idle sessions of ledgers, which keep what is written."""
+    from .ledger import run_ledgers
+
+    end(lambda: run_ledgers(ledgers, appends, idle))
+
+
+@bench.command()
+def attention(
+    model: Annotated[Path, typer.Option(help="Folder of the model.")] = TARGET_FOLDER,
+    widen: Widen = 0.0,
+    tokens: Annotated[int, typer.Option(help="Tokens of the prompt.", min=2)] = 2000,
+    dtype: DtypeOption = Dtype.FLOAT32,
+    device: Device = "cpu",
+    compile: CompileOption = CompileMode.AUTO,
+    threads: Threads = 1,
+    prefill_width: PrefillWidth = 64,
+) -> None:
+    """Measure the attention kernels: time, peak memory, and whether tokens differ."""
+    from .attention import AttentionSettings, run_attention
+
+    settings = AttentionSettings(
+        model=model,
+        widen=widen,
+        tokens=tokens,
+        dtype=dtype.value,
+        device=device,
+        compile=compile.value,
+        threads=threads,
+        prefill_width=prefill_width,
+    )
+    end(lambda: run_attention(settings))
+
+
+@bench.command()
+def quantized(
+    target: Target = TARGET_FOLDER,
+    draft: Draft = DRAFT_FOLDER,
+    threads: Annotated[int, typer.Option(help="CPU threads of the models.", min=1)] = 1,
+) -> None:
+    """Measure quantized weights beside plain ones: bytes, steps, perplexity and agreement."""
+    from .quantized import run_quantized
+
+    end(lambda: run_quantized(target, draft, threads))

@@ -1,17 +1,15 @@
 """What a ledger costs: time of an append, and what idle sessions take.
 
-    python -m outrider_bench.ledger FOLDER/ledger.db postgresql://...
-
 Each ledger is a new file or an empty database, and keeps what is written. An append is what the
 decode loop waits for: four tokens of one round, durable when it returns.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import uvloop
@@ -124,18 +122,10 @@ async def _report(place: str, appends: int, idle: int) -> None:
     await ledger.aclose()
 
 
-def main() -> None:
-    """The command's entry point."""
-    parser = argparse.ArgumentParser(description="What a ledger costs.")
-    parser.add_argument("ledgers", nargs="+", help="a file that is not there, or postgresql://...")
-    parser.add_argument("--appends", type=int, default=2000, help="appends in each session")
-    parser.add_argument("--idle", type=int, default=10_000, help="idle sessions")
-    arguments = parser.parse_args()
+def run_ledgers(places: Sequence[str], appends: int, idle: int) -> int:
+    """Measures one after the other and prints the figures; 0. Raises StartupError."""
     # Not the command line, which may hold a password.
-    print(caption(machine_facts() | {"command": "python -m outrider_bench.ledger"}))
-    for place in arguments.ledgers:
-        uvloop.run(_report(place, arguments.appends, arguments.idle))
-
-
-if __name__ == "__main__":
-    main()
+    print(caption(machine_facts() | {"command": "outrider-server bench ledger"}))
+    for place in places:
+        uvloop.run(_report(place, appends, idle))
+    return 0

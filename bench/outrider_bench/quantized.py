@@ -1,11 +1,10 @@
 """Quantized weights against plain ones: bytes, time of a step, perplexity, and agreement as draft and target.
 
-`python -m outrider_bench.quantized` prints tables in Markdown, by default of the bundled pair.
+Prints tables in Markdown.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -17,11 +16,13 @@ from outrider_server.engine.engine import Engine
 from outrider_server.engine.layout import Row
 from outrider_server.engine.model.loading import load_model
 from outrider_server.engine.options import QUANTIZATIONS, EngineOptions
-from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER, held_out_prompts
+from outrider_server.models import held_out_prompts
 from outrider_server.models.training.evaluate import measure_agreement
 from tokenizers import Tokenizer
 from torch.nn import functional
 from transformers import PreTrainedModel
+
+from .model_folder import check_model_folder
 
 STEPS = 24
 WIDTH = 8
@@ -133,21 +134,15 @@ def agreement_table(target: Path, draft: Path, prompts: torch.Tensor) -> list[st
     return lines
 
 
-def main() -> None:
-    """Prints both tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--target", type=Path, default=TARGET_FOLDER)
-    parser.add_argument("--draft", type=Path, default=DRAFT_FOLDER)
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    tokenizer = Tokenizer.from_file(str(arguments.target / "tokenizer.json"))
+def run_quantized(target: Path, draft: Path, threads: int) -> int:
+    """Prints both tables; 0. Raises StartupError."""
+    for folder in (target, draft):
+        check_model_folder(folder)
+    torch.set_num_threads(threads)
+    tokenizer = Tokenizer.from_file(str(target / "tokenizer.json"))
     texts = [tokenizer.encode(text).ids for text in held_out_prompts()]
     prompts = torch.tensor([text[-PROMPT_TOKENS:] for text in texts if len(text) >= PROMPT_TOKENS])
-    for name, folder in (("target", arguments.target), ("draft", arguments.draft)):
-        print(f"{name}\n", *weights_table(folder, texts, arguments.threads), "", sep="\n")
-    print(*agreement_table(arguments.target, arguments.draft, prompts), sep="\n", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    for name, folder in (("target", target), ("draft", draft)):
+        print(f"{name}\n", *weights_table(folder, texts, threads), "", sep="\n")
+    print(*agreement_table(target, draft, prompts), sep="\n", flush=True)
+    return 0

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from outrider_server.core.errors import StartupError
 
+from .model_folder import check_model_folder
+
 SUITES = ("decode", "load", "network", "prefill", "turns", "step")
 
 
@@ -37,10 +39,7 @@ class BenchSettings:
         unknown = sorted(set(self.suites) - set(SUITES))
         _require(not unknown, f"no such suite: {', '.join(unknown)}; there are {', '.join(SUITES)}")
         for folder in (self.target, self.draft):
-            _require(
-                (folder / "config.json").is_file(),
-                f"model folder {folder} does not exist or has no config.json",
-            )
+            check_model_folder(folder)
         _require(self.widen >= 0, "widen must not be negative")
         _require(2 <= self.tokens <= 4096, "tokens must be 2 to 4096")
         _require(self.prompts >= 1, "prompts must be at least 1")

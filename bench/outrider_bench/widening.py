@@ -9,6 +9,7 @@ contribute are random. A widened model is never any better than its source and i
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +22,12 @@ from .shape import Shape
 
 LONGEST_POSITIONS = 4096
 """Positions of a widened or lengthened model; text beyond the source's own range is extrapolation."""
+
+
+def check_widen(millions: float) -> None:
+    """Raises StartupError for what is no number of weights to widen to; 0 is not to widen."""
+    if not 0 <= millions < math.inf:
+        raise StartupError("widen must be a number of at least 0")
 
 
 def shape_for(source: Shape, millions: float) -> Shape:

@@ -187,7 +187,7 @@ def demo(
     sys.exit(run(run_demo(compile)))
 
 
-app.command()(bench)
+app.add_typer(bench, name="bench")
 app.command()(plan)
 app.command()(quantize)
 
@@ -213,6 +213,6 @@ def main() -> None:
     sys.argv[1:] = [with_home(argument) for argument in sys.argv[1:]]
     try:
         _check_given(sys.argv[1:])
-        app()
+        app(prog_name="outrider-server")
     except StartupError as error:
         refuse(error)

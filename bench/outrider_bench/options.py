@@ -1,0 +1,26 @@
+"""The options that several benchmarks share: their values, and what they say of themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Target = Annotated[Path, typer.Option(help="Folder of the target model.")]
+Draft = Annotated[Path, typer.Option(help="Folder of the draft model.")]
+Widen = Annotated[
+    float, typer.Option(help="Make the target cost what so many million weights cost; 0: not.")
+]
+DraftMode = Annotated[
+    Literal["auto", "model", "ngram", "off"], typer.Option(help="What guesses for the sessions.")
+]
+Slots = Annotated[int, typer.Option(help="Slots of the target and of the draft.")]
+PromptTokens = Annotated[int, typer.Option(help="Tokens of each input.")]
+ReplyTokens = Annotated[int, typer.Option(help="The most tokens of each reply.")]
+Talks = Annotated[int, typer.Option(help="Different talks; each is held by several sessions.")]
+ParkMemory = Annotated[
+    str, typer.Option(help="Host memory for sessions without a slot, for example 4GiB.")
+]
+Seed = Annotated[int, typer.Option(help="What is random follows from it.")]
+Threads = Annotated[int, typer.Option(help="CPU threads of the model; 0 takes every core.")]
