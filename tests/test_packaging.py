@@ -48,6 +48,13 @@ def test_a_bare_installation_has_no_model_library(bare_python: Path) -> None:
     assert not names & {"torch", "transformers", "numpy", "tokenizers", "jinja2"}
 
 
+@pytest.mark.parametrize("package", ["outrider", "outrider_server", "outrider_bench"])
+def test_the_distribution_holds_every_package(bare_python: Path, package: str) -> None:
+    script = f"import importlib.util as util; print(util.find_spec('{package}.__main__').origin)"
+    found = subprocess.run([bare_python, "-P", "-c", script], capture_output=True, text=True)
+    assert found.stdout.startswith(str(bare_python.parents[1]))
+
+
 @pytest.mark.processes
 async def test_a_bare_installation_generates_against_a_running_server(
     bare_python: Path, tmp_path: Path
