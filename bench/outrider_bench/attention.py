@@ -13,7 +13,7 @@ from pathlib import Path
 
 from outrider_server import lifeline
 from outrider_server.core.errors import StartupError
-from outrider_server.engine.options import ATTENTIONS
+from outrider_server.engine.options import ATTENTIONS, Attention, CompileMode, Dtype
 
 from .attention_kernel import GENERATED, KernelRun, Measured
 from .model_cache import cache_folder
@@ -32,9 +32,9 @@ class AttentionSettings:
     widen: float
     """Million weights to widen the model to; 0 leaves it as it is."""
     tokens: int
-    dtype: str
+    dtype: Dtype
     device: str
-    compile: str
+    compile: CompileMode
     threads: int
     prefill_width: int
 
@@ -72,7 +72,7 @@ def run_attention(settings: AttentionSettings) -> int:
     return 0
 
 
-def run_kernel(settings: AttentionSettings, folder: Path, kernel: str) -> Measured | str:
+def run_kernel(settings: AttentionSettings, folder: Path, kernel: Attention) -> Measured | str:
     """One kernel's figures, or why it cannot run here. Raises StartupError where its process breaks."""
     run = KernelRun(
         folder=str(folder),

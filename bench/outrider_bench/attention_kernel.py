@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from outrider_server.core.errors import StartupError
+from outrider_server.engine.options import Attention, CompileMode, Dtype, EngineOptions
 
 from .prompts import Prompts
 
@@ -32,11 +33,11 @@ class KernelRun:
     """What is asked of one kernel."""
 
     folder: str
-    kernel: str
+    kernel: Attention
     tokens: int
-    dtype: str
+    dtype: Dtype
     device: str
-    compile: str
+    compile: CompileMode
     threads: int
     prefill_width: int
 
@@ -80,7 +81,6 @@ def measure(run: KernelRun) -> Measured:
 
 def _engine(run: KernelRun) -> Engine:
     from outrider_server.host.building import engine_builder
-    from outrider_server.engine.options import EngineOptions
 
     build: Callable[[], Engine] = engine_builder(
         EngineOptions(

@@ -17,9 +17,9 @@ from typing import Any
 from outrider_server.commands.engines import started_host
 from outrider_server.config import DRAFT_WIDTH
 from outrider_server.core.types import Accepted, Draw, FinishReason, Round, SamplingParams
-from outrider_server.host.local import LocalDrafter, LocalVerifier
 from outrider_server.engine.options import EngineOptions
 from outrider_server.host.engine_host import EngineHost
+from outrider_server.host.local import LocalDrafter, LocalVerifier
 from outrider_server.speculation.decoder import decode_ahead, decode_synchronously
 from outrider_server.speculation.turn import Turn
 

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from outrider_server.commands.options import Compile as CompileMode
-from outrider_server.commands.options import CompileOption, Device, Dtype, DtypeOption, PrefillWidth
 from outrider_server.core.errors import StartupError
 from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER
 
 from .ending import end
-from .options import Draft, Target, Threads, Widen
+from .options import Compile, Device, Draft, DtypeOption, PrefillWidth, Target, Threads, Widen
 from .sessions_command import sessions
 from .settings import SUITES, BenchSettings
 
@@ -106,9 +104,9 @@ def attention(
     model: Annotated[Path, typer.Option(help="Folder of the model.")] = TARGET_FOLDER,
     widen: Widen = 0.0,
     tokens: Annotated[int, typer.Option(help="Tokens of the prompt.", min=2)] = 2000,
-    dtype: DtypeOption = Dtype.FLOAT32,
+    dtype: DtypeOption = "float32",
     device: Device = "cpu",
-    compile: CompileOption = CompileMode.AUTO,
+    compile: Compile = "auto",
     threads: Threads = 1,
     prefill_width: PrefillWidth = 64,
 ) -> None:
@@ -119,9 +117,9 @@ def attention(
         model=model,
         widen=widen,
         tokens=tokens,
-        dtype=dtype.value,
+        dtype=dtype,
         device=device,
-        compile=compile.value,
+        compile=compile,
         threads=threads,
         prefill_width=prefill_width,
     )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from outrider_server.core.errors import StartupError
 from outrider_server.core.types import Draw, SamplingParams
+from outrider_server.engine.options import CompileMode, EngineOptions
 
 from .model_cache import cache_folder
 from .prompts import Prompts
@@ -59,7 +60,6 @@ class Parking:
 def run_parking(target: Path, widen: float, settings: ParkingSettings) -> list[Parking]:
     """Measures each length on the model in `target`, made so large. Raises StartupError."""
     from outrider_server.host.building import engine_builder
-    from outrider_server.engine.options import EngineOptions
 
     folder = (
         widened(target, widen, cache_folder())

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from outrider_server.host.building import engine_builder
 from outrider_server.engine.engine import Engine
 from outrider_server.engine.layout import Row
 from outrider_server.engine.model.loading import load_model
-from outrider_server.engine.options import QUANTIZATIONS, EngineOptions
+from outrider_server.engine.options import QUANTIZATIONS, CompileMode, EngineOptions, Quantization
+from outrider_server.host.building import engine_builder
 from outrider_server.models import held_out_prompts
 from outrider_server.models.training.evaluate import measure_agreement
 from tokenizers import Tokenizer

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from outrider_server.commands.options import Compile, CompileOption
 from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER
 
 from .ending import end
 from .options import (
+    Compile,
     Draft,
     DraftMode,
     ParkMemory,
@@ -78,7 +78,7 @@ def parking(
         typer.Option(help="Tokens of a session; may be repeated; 128, 512 and 2048 by default."),
     ] = None,
     repeats: Annotated[int, typer.Option(help="Of each length; medians are shown.")] = 9,
-    compile: CompileOption = Compile.MAX,
+    compile: Compile = "max",
     threads: Threads = 0,
 ) -> None:
     """Park and restore beside reading again, without services."""
@@ -88,7 +88,7 @@ def parking(
     settings = ParkingSettings(
         lengths=tuple(lengths or LENGTHS),
         repeats=repeats,
-        compile=compile.value,
+        compile=compile,
         threads=threads,
     )
     end(lambda: measure_parking(settings, target, widen))

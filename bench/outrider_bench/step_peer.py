@@ -19,9 +19,9 @@ import torch
 from outrider_server.commands.engines import started_host
 from outrider_server.config import DRAFT_WIDTH
 from outrider_server.core.types import Draw, SamplingParams, Step
-from outrider_server.host.local import LocalDrafter, LocalVerifier
 from outrider_server.engine.options import EngineOptions
 from outrider_server.host.engine_host import EngineHost
+from outrider_server.host.local import LocalDrafter, LocalVerifier
 
 from .peer_process import Answer, serve_peer
 
