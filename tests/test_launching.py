@@ -7,20 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 from outrider_server.core.errors import ModelRefused, StartupError
-from outrider_server.engine.ranks.ranks import Place
-from outrider_server.launching import find_place, gather
+from outrider_server.engine.ranks.ranks import Membership
+from outrider_server.launching import find_membership, gather
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
 
 
 def test_without_a_launcher_a_process_has_no_place() -> None:
-    assert find_place(1, {}) is None
-    assert find_place(2, {"LOCAL_RANK": "0"}) is None
+    assert find_membership(1, {}) is None
+    assert find_membership(2, {"LOCAL_RANK": "0"}) is None
 
 
 def test_a_launchers_variables_say_the_place() -> None:
-    assert find_place(4, TORCHRUN) == Place(3, 1, 4, 2)
-    assert find_place(2, {"RANK": "1", "WORLD_SIZE": "2"}) == Place(1, 1, 2, 2)
+    assert find_membership(4, TORCHRUN) == Membership(3, 1, 4, 2)
+    assert find_membership(2, {"RANK": "1", "WORLD_SIZE": "2"}) == Membership(1, 1, 2, 2)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_variables_that_do_not_fit_are_refused(
     wanted: int, changes: dict[str, str], reason: str
 ) -> None:
     with pytest.raises(StartupError, match=reason):
-        find_place(wanted, TORCHRUN | changes)
+        find_membership(wanted, TORCHRUN | changes)
 
 
 def test_more_ranks_than_cuda_devices_are_refused_before_anything_starts(

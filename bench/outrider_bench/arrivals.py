@@ -21,7 +21,7 @@ class End(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class TurnEnd:
+class TurnOutcome:
     """One turn as its client saw it. Times are in seconds since the phase began."""
 
     end: End
@@ -53,7 +53,7 @@ def poisson_arrivals(turns_per_second: float, seconds: float, seed: int) -> tupl
     return tuple(times)
 
 
-def load_between(turns: Sequence[TurnEnd], start: float, end: float) -> Load:
+def load_between(turns: Sequence[TurnOutcome], start: float, end: float) -> Load:
     """What the finished turns brought from `start` up to `end`, in seconds."""
     finished = [turn.arrivals for turn in turns if turn.end is End.FINISHED]
     tokens = sum(bisect_left(times, end) - bisect_left(times, start) for times in finished)

@@ -19,7 +19,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from outrider_server.core.errors import StartupError
 
-from .arrivals import End, Load, TurnEnd, load_between, poisson_arrivals
+from .arrivals import End, Load, TurnOutcome, load_between, poisson_arrivals
 from .fleet import Fleet, OutriderSystem, warm_up
 from .prompts import Prompts
 from .talks import TEMPERATURE
@@ -64,7 +64,7 @@ class Phase:
     what: str
     arrives: bool
     """Turns come whoever waits, not from clients that each wait for their answer."""
-    turns: Sequence[TurnEnd]
+    turns: Sequence[TurnOutcome]
     load: Load
     latest_seconds: float
     """By how much the most belated arrival came too late: a client that is slow itself offers less."""
@@ -114,7 +114,7 @@ class Clients:
 
     async def closed(self, clients: int) -> Phase:
         """Clients that each begin a turn when their last one has ended."""
-        turns: list[TurnEnd] = []
+        turns: list[TurnOutcome] = []
         self._begin_phase()
         clock = Clock()
         cpu = self._cpu_seconds()
@@ -158,7 +158,9 @@ class Clients:
             made += await asyncio.gather(*(self._client.create_session() for _ in several))
         return made
 
-    async def turn(self, session: outrider.AsyncSession, clock: Clock, retries: bool) -> TurnEnd:
+    async def turn(
+        self, session: outrider.AsyncSession, clock: Clock, retries: bool
+    ) -> TurnOutcome:
         """One turn; one that is refused comes back when it was told to, while the phase lasts."""
         prompt, seed = self._prompts.take_short(self._settings.prompt_tokens), next(self._seeds)
         refusals = without = 0
@@ -175,15 +177,15 @@ class Clients:
             except outrider.OutriderError as error:
                 if reply.started is not None or not isinstance(error, outrider.ExhaustedError):
                     failure = f"{type(error).__name__} after {len(reply.events)} tokens: {error}"
-                    return TurnEnd(End.FAILED, (), refusals, without, failure)
+                    return TurnOutcome(End.FAILED, (), refusals, without, failure)
                 refusals += 1
                 without += not has_retry_info(error)
                 again = clock.now() + error.retry_after_ms / 1000
                 if not retries or again >= self._settings.seconds:
-                    return TurnEnd(End.REFUSED, (), refusals, without)
+                    return TurnOutcome(End.REFUSED, (), refusals, without)
                 await clock.until(again)
             else:
-                return TurnEnd(End.FINISHED, tuple(arrivals), refusals, without)
+                return TurnOutcome(End.FINISHED, tuple(arrivals), refusals, without)
 
     def _begin_phase(self) -> None:
         """Every phase asks for the same turns, so that none has texts that are easier to propose."""
@@ -194,7 +196,7 @@ class Clients:
         self,
         what: str,
         arrives: bool,
-        turns: Sequence[TurnEnd],
+        turns: Sequence[TurnOutcome],
         latest: float,
         cpu: dict[str, float],
     ) -> Phase:

@@ -149,7 +149,7 @@ class OutriderSystem:
             await session.delete()
 
     async def run_in(self, session: outrider.AsyncSession, task: Task) -> Outcome:
-        """The same in a session that may have had turns."""
+        """Runs the task in a session that may have had turns."""
         reply = session.generate(
             task.prompt,
             max_new_tokens=task.tokens,

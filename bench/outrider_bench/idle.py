@@ -158,7 +158,7 @@ async def measure_idle(
     talks: Sequence[Talk],
     report: Report,
 ) -> Idle:
-    """The same on running services."""
+    """Creates, uses and deletes the sessions on running services, and reads their memory between."""
     talks = await rehearsed(client, talks)
     readings = [Memory("the start", 0, 0.0, fleet.resident_bytes())]
     sessions: dict[int, outrider.AsyncSession] = {}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import uvloop
 from outrider_server.core.types import TokenSource
-from outrider_server.ledger_place import open_ledger
+from outrider_server.ledger_opening import open_ledger
 from outrider_server.session.ledger.ledger import Ledger, LedgerToken, NewTurn
 
 from .machine import caption, machine_facts, resident_bytes
@@ -80,9 +80,9 @@ async def measure_idle(ledger: Ledger, sessions: int) -> Idle:
 
     async def fill() -> None:
         while len(opened) < sessions:
-            opened.append(("", 0))  # its place, so that the others do not make it too
-            place = len(opened) - 1
-            opened[place] = await _begun(ledger)
+            opened.append(("", 0))  # its number, so that the others do not make it too
+            number = len(opened) - 1
+            opened[number] = await _begun(ledger)
 
     await asyncio.gather(*(fill() for _ in range(CREATING)))
     create_seconds = time.perf_counter() - started
@@ -104,9 +104,9 @@ async def _begun(ledger: Ledger) -> tuple[str, int]:
     return session.session_id, lease.epoch
 
 
-async def _report(place: str, appends: int, idle: int) -> None:
-    ledger = await open_ledger(place, 0)
-    print(place.partition("://")[0] if "://" in place else "sqlite")
+async def _report(location: str, appends: int, idle: int) -> None:
+    ledger = await open_ledger(location, 0)
+    print(location.partition("://")[0] if "://" in location else "sqlite")
     for sessions in (1, 8):
         found = await measure_appends(ledger, sessions, appends)
         print(

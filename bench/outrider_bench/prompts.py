@@ -33,7 +33,7 @@ class Prompts:
         return cls([tuple(tokenizer.encode(text).ids) for text in held_out_prompts()])
 
     def again(self) -> Prompts:
-        """The same prompts from the first on, for measurements that are to differ in nothing else."""
+        """These prompts from the first on, for measurements that are to differ in nothing else."""
         return Prompts(self._encoded)
 
     def take(self) -> tuple[str, tuple[int, ...]]:

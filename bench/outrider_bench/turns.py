@@ -73,7 +73,7 @@ def memory_lines(resident: dict[int, dict[str, int]]) -> list[Line]:
 async def _pair(
     client: outrider.AsyncClient, system: OutriderSystem, prompts: Prompts, context: int
 ) -> tuple[Measurement, Measurement]:
-    """The same input as the first turn of a session and as a later turn of a long one."""
+    """One input as the first turn of a session and as a later turn of a long one."""
     name, tokens = prompts.take_long(INPUT)
     task = Task(f"first turn: {name}", tokens, REPLY, 0.0, 1)
     await asyncio.sleep(SETTLE_SECONDS)

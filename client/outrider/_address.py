@@ -42,15 +42,15 @@ def read_peer(text: str) -> str:
     scheme = next(
         (each for each in (DNS, *IP_SCHEMES, *FOREIGN_SCHEMES) if text.startswith(each)), ""
     )
-    place = text.removeprefix(scheme)
-    if place.startswith("//"):  # an authority, which may be empty, comes first
-        place = place[2:].partition("/")[2]
+    rest = text.removeprefix(scheme)
+    if rest.startswith("//"):  # an authority, which may be empty, comes first
+        rest = rest[2:].partition("/")[2]
     if scheme in FOREIGN_SCHEMES:
-        if not place or any(map(str.isspace, text)):
+        if not rest or any(map(str.isspace, text)):
             raise ValueError(f"{text} names nothing")
         return text
     forms = "dns:///HOST:PORT" if scheme == DNS else FORMS
-    for each in place.split(",") if scheme in IP_SCHEMES else [place]:
+    for each in rest.split(",") if scheme in IP_SCHEMES else [rest]:
         host, _ = host_and_port(each, 1, text, forms)
         if scheme in IP_SCHEMES and not _is_ip(host, int(scheme[3])):
             raise ValueError(f"{text} is no address: {scheme} goes with numbers, not with {host}")
@@ -89,13 +89,13 @@ def abstract_name(text: str) -> str:
     return name
 
 
-def host_and_port(place: str, least: int, text: str, forms: str = FORMS) -> tuple[str, int]:
+def host_and_port(rest: str, least: int, text: str, forms: str = FORMS) -> tuple[str, int]:
     """The two parts of HOST:PORT, which stands in the address `text`."""
     if not text:
         raise ValueError(f"the address is empty; write {forms}")
-    if _HOST.fullmatch(place):
+    if _HOST.fullmatch(rest):
         raise ValueError(f"{text} has no port; write {forms}")
-    host, _, port = place.rpartition(":")
+    host, _, port = rest.rpartition(":")
     is_host = _is_ip(host, 6) if host.startswith("[") else _HOST.fullmatch(host)
     if not is_host or not _PORT.fullmatch(port):
         raise ValueError(f"{text} is no address; write {forms}")

@@ -90,7 +90,7 @@ class Channel(Owned):
         return stub.Generate(request, timeout=timeout, metadata=merged)
 
     def attach(self, request: object, timeout: float | None, metadata: Metadata | None) -> Any:
-        """The same for a turn that was begun before."""
+        """Starts the stream of a turn that was begun before, and gives its call."""
         stub = self._open()
         merged = self._merged_metadata(metadata)
         return stub.Attach(request, timeout=timeout, metadata=merged)

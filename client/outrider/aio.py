@@ -250,5 +250,5 @@ class AsyncReply(ReplyState):
         self._stream.cancel(why)
 
     async def aclose(self) -> None:
-        """The same as `cancel`, for `contextlib.aclosing`."""
+        """Ends the turn as `cancel` does; for `contextlib.aclosing`."""
         self.cancel()

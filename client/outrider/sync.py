@@ -254,7 +254,7 @@ class Reply(ReplyState):
         self._end("the reply was cancelled")
 
     def close(self) -> None:
-        """The same as `cancel`, for `contextlib.closing`."""
+        """Ends the turn as `cancel` does; for `contextlib.closing`."""
         self.cancel()
 
     def _is_left(self) -> bool:

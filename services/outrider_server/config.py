@@ -130,13 +130,13 @@ def draft_beside(target: EngineOptions, **changes: Any) -> EngineOptions:
     return replace(DRAFT_ENGINE, **(shared | changes))
 
 
-def is_database(place: str) -> bool:
+def is_database(location: str) -> bool:
     """True for the URL of a database, False for a path. Raises StartupError for nothing, for another URL, and
     for what looks like a database's address and is no URL; it may hold a password, so that is not shown."""
-    _require(bool(place.strip()), "the ledger is a file's path or a URL, and not empty")
-    scheme, separator, _ = place.partition("://")
+    _require(bool(location.strip()), "the ledger is a file's path or a URL, and not empty")
+    scheme, separator, _ = location.partition("://")
     if not separator:
-        if _NO_PATH.match(place):
+        if _NO_PATH.match(location):
             raise StartupError(
                 "the ledger is a file's path or a URL; write a database as"
                 " postgresql://USER@HOST:PORT/DATABASE"

@@ -1,4 +1,4 @@
-"""Several ranks of one service: finds this process's place, and starts the other ranks where nobody has.
+"""Several ranks of one service: finds which this process is, and starts the others where nobody has.
 
 Under `torchrun` its variables say which rank this is. Without it this process is rank 0, and starts the same
 command for every other rank on this machine. Either way a `Group` comes out. Imports torch.
@@ -23,7 +23,7 @@ from .core.errors import StartupError
 from .engine.model.hub import local_folder
 from .engine.model.loading import check_model
 from .engine.ranks.links import JOIN_SECONDS, SECRET_BYTES, Links, accept, connect, listen
-from .engine.ranks.ranks import Group, Place
+from .engine.ranks.ranks import Group, Membership
 
 LOOPBACK = "127.0.0.1"
 LINK = "OUTRIDER_LINK"
@@ -80,7 +80,7 @@ class Ranks:
     @property
     def leads(self) -> bool:
         """True in the process that serves."""
-        return self.group.place.rank == 0
+        return self.group.membership.rank == 0
 
     def stop(self) -> None:
         """Rank 0: ends the others after their last step."""
@@ -92,8 +92,8 @@ class Ranks:
         self.group.abandon()
 
 
-def find_place(wanted: int, variables: Mapping[str, str]) -> Place | None:
-    """This process's place by the launcher's variables; None where no launcher has set them.
+def find_membership(wanted: int, variables: Mapping[str, str]) -> Membership | None:
+    """Which rank this process is by the launcher's variables; None where no launcher has set them.
 
     Raises StartupError where they do not say the `wanted` number of ranks, or say nothing sensible.
     """
@@ -114,25 +114,25 @@ def find_place(wanted: int, variables: Mapping[str, str]) -> Place | None:
         )
     if not (0 <= rank < size and 0 <= local_rank < local_size <= size):
         raise StartupError(f"the launcher's variables name rank {rank} of {size}")
-    return Place(rank, local_rank, size, local_size)
+    return Membership(rank, local_rank, size, local_size)
 
 
 def gather(folder: Path, size: int, device: str) -> Ranks:
     """Brings `size` ranks together, each linked to rank 0. Nothing is loaded yet. Raises StartupError."""
-    place = find_place(size, os.environ)
+    membership = find_membership(size, os.environ)
     if device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the library would take a GPU wherever it sees one
-    local_size = place.local_size if place else size
+    local_size = membership.local_size if membership else size
     if device == "cuda" and torch.cuda.device_count() < local_size:
         raise StartupError(
             f"{local_size} ranks need a CUDA device each and this machine has "
             f"{torch.cuda.device_count()}"
         )
-    if place is None or place.rank == 0:
+    if membership is None or membership.rank == 0:
         check_model(local_folder(folder), size)
-    if place is None:
+    if membership is None:
         return _start(size)
-    return Ranks(_lead(place) if place.rank == 0 else _follow(place), Children())
+    return Ranks(_lead(membership) if membership.rank == 0 else _follow(membership), Children())
 
 
 def _start(size: int) -> Ranks:
@@ -148,19 +148,19 @@ def _start(size: int) -> Ranks:
         except BaseException:
             children.kill()
             raise
-    return Ranks(Group(Place(0, 0, size, size), links, store, children.kill), children)
+    return Ranks(Group(Membership(0, 0, size, size), links, store, children.kill), children)
 
 
-def _lead(place: Place) -> Group:
+def _lead(membership: Membership) -> Group:
     """Rank 0 under `torchrun`: the others learn from torch's store where it listens."""
     store, secret = _store(), secrets.token_bytes(SECRET_BYTES)
     with listen(os.environ["MASTER_ADDR"]) as listener:
         store.set(STORED_LINK, f"{listener.getsockname()[1]}:{secret.hex()}")
-        links: Links = accept(listener, secret, place.size, lambda: None, JOIN_SECONDS)
-    return Group(place, links, store)
+        links: Links = accept(listener, secret, membership.size, lambda: None, JOIN_SECONDS)
+    return Group(membership, links, store)
 
 
-def _follow(place: Place) -> Group:
+def _follow(membership: Membership) -> Group:
     """Another rank. From here on it ends when rank 0 does, and by no signal that asks it to."""
     told = os.environ.get(LINK, "")
     store = None if told else _store()
@@ -169,10 +169,10 @@ def _follow(place: Place) -> Group:
         port, _, secret = link_text.partition(":")
     except RuntimeError as error:
         raise StartupError(f"rank 0 did not come within {JOIN_SECONDS:.0f} s") from error
-    link = connect(os.environ["MASTER_ADDR"], int(port), bytes.fromhex(secret), place.rank)
+    link = connect(os.environ["MASTER_ADDR"], int(port), bytes.fromhex(secret), membership.rank)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    return Group(place, link, store or _store())
+    return Group(membership, link, store or _store())
 
 
 def _store() -> distributed.Store:

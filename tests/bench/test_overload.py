@@ -7,14 +7,14 @@ from typing import Any
 
 import outrider
 import pytest
-from outrider_bench.arrivals import End, Load, TurnEnd, load_between, poisson_arrivals
+from outrider_bench.arrivals import End, Load, TurnOutcome, load_between, poisson_arrivals
 from outrider_bench.clients import Clients, Clock, OverloadSettings, Phase, has_retry_info
 from outrider_bench.overload import Series, cpu_table, problems, table
 from outrider_bench.prompts import Prompts
 from outrider_server.core.errors import StartupError
 
-FINISHED = TurnEnd(End.FINISHED, (0.5, 1.0, 1.5, 2.0))
-REFUSED = TurnEnd(End.REFUSED, refusals=3)
+FINISHED = TurnOutcome(End.FINISHED, (0.5, 1.0, 1.5, 2.0))
+REFUSED = TurnOutcome(End.REFUSED, refusals=3)
 
 
 class ScriptedReply:
@@ -45,11 +45,11 @@ class ScriptedSession:
         return self._replies.pop(0)
 
 
-async def ended(session: ScriptedSession, *, retries: bool, seconds: float = 600.0) -> TurnEnd:
+async def ended(session: ScriptedSession, *, retries: bool, seconds: float = 600.0) -> TurnOutcome:
     """What comes of one turn at the beginning of a phase of so many seconds."""
     settings = OverloadSettings(seconds=seconds, ramp_seconds=0.0)
     clients: Any = Clients(settings, Any, Any, Prompts([(1, 2, 3)]))  # type: ignore[arg-type]
-    turn: TurnEnd = await clients.turn(session, Clock(), retries)
+    turn: TurnOutcome = await clients.turn(session, Clock(), retries)
     return turn
 
 
@@ -57,7 +57,9 @@ def full(retry_after_ms: int = 1) -> outrider.ExhaustedError:
     return outrider.ExhaustedError("full", retry_after_ms=retry_after_ms)
 
 
-def phase(what: str, *turns: TurnEnd, tokens_per_second: float = 90.0, cpu: float = 1.25) -> Phase:
+def phase(
+    what: str, *turns: TurnOutcome, tokens_per_second: float = 90.0, cpu: float = 1.25
+) -> Phase:
     used = {"target": cpu, "clients": 0.1}
     return Phase(what, "x" in what, turns, Load(tokens_per_second, 2.0), 0.004, used)
 
@@ -91,7 +93,7 @@ def test_goodput_counts_tokens_from_the_start_up_to_the_end_of_the_window() -> N
 
 
 def test_goodput_counts_only_turns_that_finished() -> None:
-    broken = TurnEnd(End.FAILED, (0.5, 1.0), failure="lost")
+    broken = TurnOutcome(End.FAILED, (0.5, 1.0), failure="lost")
     assert load_between([broken, REFUSED], 0.0, 2.0) == Load(0.0, 0.0)
 
 
@@ -116,8 +118,8 @@ def test_the_table_compares_each_repeat_with_the_peak_of_the_same() -> None:
 
 
 def test_failures_and_refusals_without_a_time_are_problems() -> None:
-    rude = TurnEnd(End.REFUSED, refusals=2, refusals_without_delay=1)
-    broken = TurnEnd(End.FAILED, failure="InternalError after 3 tokens: no")
+    rude = TurnOutcome(End.REFUSED, refusals=2, refusals_without_delay=1)
+    broken = TurnOutcome(End.FAILED, failure="InternalError after 3 tokens: no")
     assert problems(series_of(phase("1 x peak", FINISHED, REFUSED))) == []
     phases = phase("1 x peak", FINISHED, rude), phase("1 x peak", FINISHED, broken)
     assert problems(series_of(*phases)) == [

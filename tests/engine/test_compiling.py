@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -43,6 +44,16 @@ class Doubler:
     def double(self, numbers: torch.Tensor) -> torch.Tensor:
         self.calls += 1
         return 2 * numbers
+
+
+class Multiplier:
+    """A function of an engine: what it gives depends on whose it is."""
+
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+
+    def multiply(self, numbers: torch.Tensor) -> torch.Tensor:
+        return self.factor * numbers
 
 
 def failing(*_: object, **__: object) -> Callable[..., torch.Tensor]:
@@ -86,6 +97,19 @@ def test_one_failure_turns_every_function_eager_and_is_told_once(
     assert (first.calls, second.calls) == (2, 2)
     assert "does not compile (TorchDynamoException)" in compiler.note
     assert capsys.readouterr().err.count("steps run eagerly") == 1
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler is installed")
+def test_many_engines_of_a_process_do_not_share_the_room_for_graphs() -> None:
+    """The compiler keeps a few graphs for each code object; here two, which one engine fills."""
+    sizes = (3, 5)
+    with torch._dynamo.config.patch(recompile_limit=len(sizes)):
+        for factor in (2, 7):
+            compiler = GuardedCompiler(loaded(tiny_llama()), "on", dynamic=False)
+            compiled = compiler.compile(Multiplier(factor).multiply)
+            for size in sizes:
+                assert compiled(torch.ones(size)).tolist() == [factor] * size
+            assert not compiler.note
 
 
 @both

@@ -166,7 +166,7 @@ def _wrong(plan: Plan, code: StatusCode, details: str) -> str:
 def _failures(answers: list[bytes]) -> list[StatusCode]:
     """The codes of turns that failed on a stream of many."""
     codes = {code.value[0]: code for code in StatusCode}
-    turns: list[target_pb2.TurnResponse] = []
+    turns: list[target_pb2.TurnLineResponse] = []
     for answer in answers:
         with contextlib.suppress(DecodeError):
             turns += target_pb2.VerifyTurnsResponse.FromString(answer).turns

@@ -90,11 +90,11 @@ def _verify_turns(draws: random.Random, _: str) -> list[Message]:
         requests = [target_pb2.VerifyRequest(open=_open(draws))]
         steps = (_step(draws, 0) for _ in range(draws.randrange(3)))
         requests += (target_pb2.VerifyRequest(step=step) for step in steps)
-        said = [target_pb2.TurnRequest(turn=turn, request=request) for request in requests]
+        said = [target_pb2.TurnLineRequest(turn=turn, request=request) for request in requests]
         together = [said] if draws.random() < 0.5 else [[request] for request in said]
         messages += [target_pb2.VerifyTurnsRequest(turns=turns) for turns in together]
         if draws.random() < 0.5:
-            end = target_pb2.TurnRequest(turn=turn, end=target_pb2.TurnEnd())
+            end = target_pb2.TurnLineRequest(turn=turn, end=target_pb2.TurnLineEnd())
             messages.append(target_pb2.VerifyTurnsRequest(turns=[end]))
     return messages
 

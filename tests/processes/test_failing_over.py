@@ -10,7 +10,7 @@ from itertools import pairwise
 import outrider
 import pytest
 from outrider_server.core.errors import StartupError
-from outrider_server.ledger_place import open_ledger
+from outrider_server.ledger_opening import open_ledger
 from outrider_server.models import held_out_prompts
 from postgres_server import USER, PostgresServer, running_server
 

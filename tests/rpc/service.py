@@ -34,7 +34,7 @@ class ScriptedTarget(target_pb2_grpc.TargetServiceServicer):
     ) -> AsyncIterator[target_pb2.VerifyTurnsResponse]:
         async for _ in requests:
             self.received += 1
-            yield target_pb2.VerifyTurnsResponse(turns=[target_pb2.TurnResponse(turn=7)])
+            yield target_pb2.VerifyTurnsResponse(turns=[target_pb2.TurnLineResponse(turn=7)])
             self.behave()
 
 

@@ -64,7 +64,7 @@ async def test_a_handler_is_closed_when_its_caller_leaves() -> None:
     """At whatever it waits, and where it waits for room to send."""
     closed = [asyncio.Event(), asyncio.Event()]
 
-    large = target_pb2.TurnResponse(response={"opened": {"arithmetic": "x" * 100_000}})
+    large = target_pb2.TurnLineResponse(response={"opened": {"arithmetic": "x" * 100_000}})
 
     class Endless(ScriptedTarget):
         async def VerifyTurns(self, requests, context):  # noqa: N802 - the proto's name
@@ -144,7 +144,7 @@ async def test_a_message_beyond_the_limit_is_refused_with_both_numbers(method: s
 
 async def test_a_message_at_the_limit_is_read() -> None:
     servicer = ScriptedTarget()
-    turn = target_pb2.TurnRequest(request={"open": {"session_id": "x" * 988}})
+    turn = target_pb2.TurnLineRequest(request={"open": {"session_id": "x" * 988}})
     request = target_pb2.VerifyTurnsRequest(turns=[turn])
     assert request.ByteSize() == 1000
     async with serving(servicer, max_request_bytes=1000) as (_, channel):

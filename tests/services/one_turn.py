@@ -44,7 +44,7 @@ class OneTurn:
         self._call = stub.VerifyTurns()
 
     async def say(self, request: target_pb2.VerifyRequest) -> None:
-        turn = target_pb2.TurnRequest(turn=1, request=request)
+        turn = target_pb2.TurnLineRequest(turn=1, request=request)
         await self._call.write(target_pb2.VerifyTurnsRequest(turns=[turn]))
 
     async def hear(self) -> list[target_pb2.VerifyResponse]:

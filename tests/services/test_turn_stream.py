@@ -27,13 +27,13 @@ async def stub(service, stack) -> AsyncIterator[target_pb2_grpc.TargetServiceStu
 
 @pytest.fixture
 async def stream(stub) -> AsyncIterator[TargetStream]:
-    stream = TargetStream(stub.VerifyTurns())
+    stream = TargetStream(stub.VerifyTurns()).start()
     yield stream
     stream.close()
 
 
-def said(turn: int, request: target_pb2.VerifyRequest) -> target_pb2.TurnRequest:
-    return target_pb2.TurnRequest(turn=turn, request=request)
+def said(turn: int, request: target_pb2.VerifyRequest) -> target_pb2.TurnLineRequest:
+    return target_pb2.TurnLineRequest(turn=turn, request=request)
 
 
 def timeless(response: target_pb2.VerifyResponse) -> target_pb2.VerifyResponse:
@@ -138,7 +138,7 @@ class Wire:
         self._messages: asyncio.Queue[target_pb2.VerifyTurnsRequest | None] = asyncio.Queue()
         self.answers = TurnStream(echo.serve, closing).run(self._requests())
 
-    def write(self, *turns: target_pb2.TurnRequest) -> None:
+    def write(self, *turns: target_pb2.TurnLineRequest) -> None:
         self._messages.put_nowait(target_pb2.VerifyTurnsRequest(turns=turns))
 
     def end(self) -> None:
@@ -199,7 +199,7 @@ async def test_a_stream_that_is_to_close_takes_no_turn_and_ends_with_its_last():
     assert isinstance(from_status(refused.failure, "target"), Unavailable)
     echo.go.set()
     assert positions(await anext(wire.answers)) == [(0, 5)], "the running turn goes on"
-    wire.write(target_pb2.TurnRequest(turn=0, end=target_pb2.TurnEnd()))
+    wire.write(target_pb2.TurnLineRequest(turn=0, end=target_pb2.TurnLineEnd()))
     assert [one async for one in wire.answers] == []
     assert echo.ended == [5]
 
@@ -230,7 +230,7 @@ async def test_an_answer_that_is_none_fails_the_turns_of_its_stream():
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        stream = TargetStream(target_pb2_grpc.TargetServiceStub(channel).VerifyTurns())
+        stream = TargetStream(target_pb2_grpc.TargetServiceStub(channel).VerifyTurns()).start()
         with pytest.raises(ProtocolViolation, match="something else than answers"):
             await stream.open_line().ask(opening("junk"))
         assert stream.over

@@ -60,7 +60,7 @@ async def test_bytes_that_are_no_message_are_refused_without_a_word_of_ours(chan
 
 
 async def test_bytes_that_are_no_message_in_the_middle_of_a_stream_are_refused(channels):
-    turn = target_pb2.TurnRequest(request=opening("junk"))
+    turn = target_pb2.TurnLineRequest(request=opening("junk"))
     first = target_pb2.VerifyTurnsRequest(turns=[turn]).SerializeToString()
     call = raw_call(channels["TargetService"], "TargetService/VerifyTurns", first, JUNK)
     assert (await refusal(call)).code is grpc.StatusCode.INVALID_ARGUMENT

@@ -23,7 +23,7 @@ from outrider_server.core.errors import (
     StartupError,
     Unavailable,
 )
-from outrider_server.ledger_place import open_ledger
+from outrider_server.ledger_opening import open_ledger
 from outrider_server.session.ledger import postgres_faults, sqlite_faults
 from outrider_server.session.ledger.sqlite_ledger import SqliteLedger
 from postgres_server import PostgresServer

@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from outrider_server.core.errors import StartupError, Unavailable
-from outrider_server.ledger_place import open_ledger
+from outrider_server.ledger_opening import open_ledger
 from outrider_server.session.ledger.ledger import Ledger, NewTurn
 from outrider_server.session.ledger.postgres_ledger import PostgresLedger
 from pgbouncer import Pooler, running_pooler

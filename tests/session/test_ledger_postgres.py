@@ -12,7 +12,7 @@ import psycopg
 import pytest
 import uvloop
 from outrider_server.core.errors import InternalError, LedgerUnavailable, StartupError, Unavailable
-from outrider_server.ledger_place import open_ledger
+from outrider_server.ledger_opening import open_ledger
 from outrider_server.session.ledger import postgres_faults
 from outrider_server.session.ledger.ledger import Ledger, NewTurn
 from outrider_server.session.ledger.postgres_ledger import PostgresLedger

@@ -26,55 +26,55 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from outrider.v1 import types_pb2 as outrider_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18outrider/v1/target.proto\x12\x0boutrider.v1\x1a\x17google/rpc/status.proto\x1a\x17outrider/v1/types.proto\"l\n\rVerifyRequest\x12\'\n\x04open\x18\x01 \x01(\x0b\x32\x17.outrider.v1.VerifyOpenH\x00\x12\'\n\x04step\x18\x02 \x01(\x0b\x32\x17.outrider.v1.VerifyStepH\x00\x42\t\n\x07message\"=\n\x12VerifyTurnsRequest\x12\'\n\x05turns\x18\x01 \x03(\x0b\x32\x18.outrider.v1.TurnRequest\"\xdc\x01\n\x0bTurnRequest\x12\x0c\n\x04turn\x18\x01 \x01(\x03\x12-\n\x07request\x18\x02 \x01(\x0b\x32\x1a.outrider.v1.VerifyRequestH\x00\x12#\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x14.outrider.v1.TurnEndH\x00\x12\x32\n\x05trace\x18\x04 \x03(\x0b\x32#.outrider.v1.TurnRequest.TraceEntry\x1a,\n\nTraceEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07message\"\t\n\x07TurnEnd\"?\n\x13VerifyTurnsResponse\x12(\n\x05turns\x18\x01 \x03(\x0b\x32\x19.outrider.v1.TurnResponse\"\x7f\n\x0cTurnResponse\x12\x0c\n\x04turn\x18\x01 \x01(\x03\x12/\n\x08response\x18\x02 \x01(\x0b\x32\x1b.outrider.v1.VerifyResponseH\x00\x12%\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07message\"\xa5\x02\n\nVerifyOpen\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x18\n\x10\x63ommitted_length\x18\x03 \x01(\x05\x12-\n\x08sampling\x18\x04 \x01(\x0b\x32\x1b.outrider.v1.SamplingParams\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x16\n\x0egenerated_from\x18\x06 \x01(\x05\x12\x15\n\x08logprobs\x18\x07 \x01(\x05H\x00\x88\x01\x01\x12\x1a\n\x12withheld_token_ids\x18\x08 \x03(\x05\x12\x16\n\x0emin_new_tokens\x18\t \x01(\x05\x12\x19\n\x11model_fingerprint\x18\n \x01(\t\x12\x12\n\narithmetic\x18\x0b \x01(\tB\x0b\n\t_logprobs\"g\n\nVerifyStep\x12\x16\n\x0estart_position\x18\x01 \x01(\x05\x12\x16\n\x0e\x63ontext_tokens\x18\x02 \x03(\x05\x12\x17\n\x0fproposed_tokens\x18\x03 \x03(\x05\x12\x10\n\x08survival\x18\x04 \x03(\x02\"q\n\x0eVerifyResponse\x12+\n\x06opened\x18\x01 \x01(\x0b\x32\x19.outrider.v1.VerifyOpenedH\x00\x12\'\n\x07verdict\x18\x02 \x01(\x0b\x32\x14.outrider.v1.VerdictH\x00\x42\t\n\x07message\"B\n\x0cVerifyOpened\x12\x0e\n\x06length\x18\x01 \x01(\x05\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x12\n\narithmetic\x18\x03 \x01(\t\"\xca\x01\n\x07Verdict\x12\x16\n\x0estart_position\x18\x01 \x01(\x05\x12\x0e\n\x06\x61greed\x18\x02 \x01(\x05\x12\x0e\n\x06tokens\x18\x03 \x03(\x05\x12,\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1a.outrider.v1.TokenLogprobs\x12\x0f\n\x07step_us\x18\x06 \x01(\x03\x12\x15\n\x08verified\x18\x07 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\nprefill_us\x18\x08 \x01(\x03\x42\x0b\n\t_verifiedJ\x04\x08\x05\x10\x06R\nbatch_rows\"F\n\rTokenLogprobs\x12\x0f\n\x07logprob\x18\x01 \x01(\x02\x12$\n\x03top\x18\x02 \x03(\x0b\x32\x17.outrider.v1.TopLogprob\",\n\nTopLogprob\x12\r\n\x05token\x18\x01 \x01(\x05\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\".\n\x14\x44\x65scribeModelRequest\x12\x16\n\x0ewith_tokenizer\x18\x01 \x01(\x08\"u\n\x15\x44\x65scribeModelResponse\x12,\n\x05model\x18\x01 \x01(\x0b\x32\x1d.outrider.v1.ModelDescription\x12.\n\ttokenizer\x18\x02 \x01(\x0b\x32\x1b.outrider.v1.TokenizerFiles\"3\n\x0eReleaseRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"\x11\n\x0fReleaseResponse\"Y\n\x0b\x46orkRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x17\n\x0f\x66ork_session_id\x18\x02 \x01(\t\x12\x0e\n\x06length\x18\x03 \x01(\x05\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\"\x1e\n\x0c\x46orkResponse\x12\x0e\n\x06length\x18\x01 \x01(\x05\x32\xc0\x02\n\rTargetService\x12T\n\x0bVerifyTurns\x12\x1f.outrider.v1.VerifyTurnsRequest\x1a .outrider.v1.VerifyTurnsResponse(\x01\x30\x01\x12V\n\rDescribeModel\x12!.outrider.v1.DescribeModelRequest\x1a\".outrider.v1.DescribeModelResponse\x12\x44\n\x07Release\x12\x1b.outrider.v1.ReleaseRequest\x1a\x1c.outrider.v1.ReleaseResponse\x12;\n\x04\x46ork\x12\x18.outrider.v1.ForkRequest\x1a\x19.outrider.v1.ForkResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18outrider/v1/target.proto\x12\x0boutrider.v1\x1a\x17google/rpc/status.proto\x1a\x17outrider/v1/types.proto\"l\n\rVerifyRequest\x12\'\n\x04open\x18\x01 \x01(\x0b\x32\x17.outrider.v1.VerifyOpenH\x00\x12\'\n\x04step\x18\x02 \x01(\x0b\x32\x17.outrider.v1.VerifyStepH\x00\x42\t\n\x07message\"A\n\x12VerifyTurnsRequest\x12+\n\x05turns\x18\x01 \x03(\x0b\x32\x1c.outrider.v1.TurnLineRequest\"\xe8\x01\n\x0fTurnLineRequest\x12\x0c\n\x04turn\x18\x01 \x01(\x03\x12-\n\x07request\x18\x02 \x01(\x0b\x32\x1a.outrider.v1.VerifyRequestH\x00\x12\'\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x18.outrider.v1.TurnLineEndH\x00\x12\x36\n\x05trace\x18\x04 \x03(\x0b\x32\'.outrider.v1.TurnLineRequest.TraceEntry\x1a,\n\nTraceEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07message\"\r\n\x0bTurnLineEnd\"C\n\x13VerifyTurnsResponse\x12,\n\x05turns\x18\x01 \x03(\x0b\x32\x1d.outrider.v1.TurnLineResponse\"\x83\x01\n\x10TurnLineResponse\x12\x0c\n\x04turn\x18\x01 \x01(\x03\x12/\n\x08response\x18\x02 \x01(\x0b\x32\x1b.outrider.v1.VerifyResponseH\x00\x12%\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07message\"\xa5\x02\n\nVerifyOpen\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x18\n\x10\x63ommitted_length\x18\x03 \x01(\x05\x12-\n\x08sampling\x18\x04 \x01(\x0b\x32\x1b.outrider.v1.SamplingParams\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x16\n\x0egenerated_from\x18\x06 \x01(\x05\x12\x15\n\x08logprobs\x18\x07 \x01(\x05H\x00\x88\x01\x01\x12\x1a\n\x12withheld_token_ids\x18\x08 \x03(\x05\x12\x16\n\x0emin_new_tokens\x18\t \x01(\x05\x12\x19\n\x11model_fingerprint\x18\n \x01(\t\x12\x12\n\narithmetic\x18\x0b \x01(\tB\x0b\n\t_logprobs\"g\n\nVerifyStep\x12\x16\n\x0estart_position\x18\x01 \x01(\x05\x12\x16\n\x0e\x63ontext_tokens\x18\x02 \x03(\x05\x12\x17\n\x0fproposed_tokens\x18\x03 \x03(\x05\x12\x10\n\x08survival\x18\x04 \x03(\x02\"q\n\x0eVerifyResponse\x12+\n\x06opened\x18\x01 \x01(\x0b\x32\x19.outrider.v1.VerifyOpenedH\x00\x12\'\n\x07verdict\x18\x02 \x01(\x0b\x32\x14.outrider.v1.VerdictH\x00\x42\t\n\x07message\"B\n\x0cVerifyOpened\x12\x0e\n\x06length\x18\x01 \x01(\x05\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x12\n\narithmetic\x18\x03 \x01(\t\"\xca\x01\n\x07Verdict\x12\x16\n\x0estart_position\x18\x01 \x01(\x05\x12\x0e\n\x06\x61greed\x18\x02 \x01(\x05\x12\x0e\n\x06tokens\x18\x03 \x03(\x05\x12,\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1a.outrider.v1.TokenLogprobs\x12\x0f\n\x07step_us\x18\x06 \x01(\x03\x12\x15\n\x08verified\x18\x07 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\nprefill_us\x18\x08 \x01(\x03\x42\x0b\n\t_verifiedJ\x04\x08\x05\x10\x06R\nbatch_rows\"F\n\rTokenLogprobs\x12\x0f\n\x07logprob\x18\x01 \x01(\x02\x12$\n\x03top\x18\x02 \x03(\x0b\x32\x17.outrider.v1.TopLogprob\",\n\nTopLogprob\x12\r\n\x05token\x18\x01 \x01(\x05\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\".\n\x14\x44\x65scribeModelRequest\x12\x16\n\x0ewith_tokenizer\x18\x01 \x01(\x08\"u\n\x15\x44\x65scribeModelResponse\x12,\n\x05model\x18\x01 \x01(\x0b\x32\x1d.outrider.v1.ModelDescription\x12.\n\ttokenizer\x18\x02 \x01(\x0b\x32\x1b.outrider.v1.TokenizerFiles\"3\n\x0eReleaseRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"\x11\n\x0fReleaseResponse\"Y\n\x0b\x46orkRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x17\n\x0f\x66ork_session_id\x18\x02 \x01(\t\x12\x0e\n\x06length\x18\x03 \x01(\x05\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\"\x1e\n\x0c\x46orkResponse\x12\x0e\n\x06length\x18\x01 \x01(\x05\x32\xc0\x02\n\rTargetService\x12T\n\x0bVerifyTurns\x12\x1f.outrider.v1.VerifyTurnsRequest\x1a .outrider.v1.VerifyTurnsResponse(\x01\x30\x01\x12V\n\rDescribeModel\x12!.outrider.v1.DescribeModelRequest\x1a\".outrider.v1.DescribeModelResponse\x12\x44\n\x07Release\x12\x1b.outrider.v1.ReleaseRequest\x1a\x1c.outrider.v1.ReleaseResponse\x12;\n\x04\x46ork\x12\x18.outrider.v1.ForkRequest\x1a\x19.outrider.v1.ForkResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'outrider.v1.target_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TURNREQUEST_TRACEENTRY']._loaded_options = None
-  _globals['_TURNREQUEST_TRACEENTRY']._serialized_options = b'8\001'
+  _globals['_TURNLINEREQUEST_TRACEENTRY']._loaded_options = None
+  _globals['_TURNLINEREQUEST_TRACEENTRY']._serialized_options = b'8\001'
   _globals['_VERIFYREQUEST']._serialized_start=91
   _globals['_VERIFYREQUEST']._serialized_end=199
   _globals['_VERIFYTURNSREQUEST']._serialized_start=201
-  _globals['_VERIFYTURNSREQUEST']._serialized_end=262
-  _globals['_TURNREQUEST']._serialized_start=265
-  _globals['_TURNREQUEST']._serialized_end=485
-  _globals['_TURNREQUEST_TRACEENTRY']._serialized_start=430
-  _globals['_TURNREQUEST_TRACEENTRY']._serialized_end=474
-  _globals['_TURNEND']._serialized_start=487
-  _globals['_TURNEND']._serialized_end=496
-  _globals['_VERIFYTURNSRESPONSE']._serialized_start=498
-  _globals['_VERIFYTURNSRESPONSE']._serialized_end=561
-  _globals['_TURNRESPONSE']._serialized_start=563
-  _globals['_TURNRESPONSE']._serialized_end=690
-  _globals['_VERIFYOPEN']._serialized_start=693
-  _globals['_VERIFYOPEN']._serialized_end=986
-  _globals['_VERIFYSTEP']._serialized_start=988
-  _globals['_VERIFYSTEP']._serialized_end=1091
-  _globals['_VERIFYRESPONSE']._serialized_start=1093
-  _globals['_VERIFYRESPONSE']._serialized_end=1206
-  _globals['_VERIFYOPENED']._serialized_start=1208
-  _globals['_VERIFYOPENED']._serialized_end=1274
-  _globals['_VERDICT']._serialized_start=1277
-  _globals['_VERDICT']._serialized_end=1479
-  _globals['_TOKENLOGPROBS']._serialized_start=1481
-  _globals['_TOKENLOGPROBS']._serialized_end=1551
-  _globals['_TOPLOGPROB']._serialized_start=1553
-  _globals['_TOPLOGPROB']._serialized_end=1597
-  _globals['_DESCRIBEMODELREQUEST']._serialized_start=1599
-  _globals['_DESCRIBEMODELREQUEST']._serialized_end=1645
-  _globals['_DESCRIBEMODELRESPONSE']._serialized_start=1647
-  _globals['_DESCRIBEMODELRESPONSE']._serialized_end=1764
-  _globals['_RELEASEREQUEST']._serialized_start=1766
-  _globals['_RELEASEREQUEST']._serialized_end=1817
-  _globals['_RELEASERESPONSE']._serialized_start=1819
-  _globals['_RELEASERESPONSE']._serialized_end=1836
-  _globals['_FORKREQUEST']._serialized_start=1838
-  _globals['_FORKREQUEST']._serialized_end=1927
-  _globals['_FORKRESPONSE']._serialized_start=1929
-  _globals['_FORKRESPONSE']._serialized_end=1959
-  _globals['_TARGETSERVICE']._serialized_start=1962
-  _globals['_TARGETSERVICE']._serialized_end=2282
+  _globals['_VERIFYTURNSREQUEST']._serialized_end=266
+  _globals['_TURNLINEREQUEST']._serialized_start=269
+  _globals['_TURNLINEREQUEST']._serialized_end=501
+  _globals['_TURNLINEREQUEST_TRACEENTRY']._serialized_start=446
+  _globals['_TURNLINEREQUEST_TRACEENTRY']._serialized_end=490
+  _globals['_TURNLINEEND']._serialized_start=503
+  _globals['_TURNLINEEND']._serialized_end=516
+  _globals['_VERIFYTURNSRESPONSE']._serialized_start=518
+  _globals['_VERIFYTURNSRESPONSE']._serialized_end=585
+  _globals['_TURNLINERESPONSE']._serialized_start=588
+  _globals['_TURNLINERESPONSE']._serialized_end=719
+  _globals['_VERIFYOPEN']._serialized_start=722
+  _globals['_VERIFYOPEN']._serialized_end=1015
+  _globals['_VERIFYSTEP']._serialized_start=1017
+  _globals['_VERIFYSTEP']._serialized_end=1120
+  _globals['_VERIFYRESPONSE']._serialized_start=1122
+  _globals['_VERIFYRESPONSE']._serialized_end=1235
+  _globals['_VERIFYOPENED']._serialized_start=1237
+  _globals['_VERIFYOPENED']._serialized_end=1303
+  _globals['_VERDICT']._serialized_start=1306
+  _globals['_VERDICT']._serialized_end=1508
+  _globals['_TOKENLOGPROBS']._serialized_start=1510
+  _globals['_TOKENLOGPROBS']._serialized_end=1580
+  _globals['_TOPLOGPROB']._serialized_start=1582
+  _globals['_TOPLOGPROB']._serialized_end=1626
+  _globals['_DESCRIBEMODELREQUEST']._serialized_start=1628
+  _globals['_DESCRIBEMODELREQUEST']._serialized_end=1674
+  _globals['_DESCRIBEMODELRESPONSE']._serialized_start=1676
+  _globals['_DESCRIBEMODELRESPONSE']._serialized_end=1793
+  _globals['_RELEASEREQUEST']._serialized_start=1795
+  _globals['_RELEASEREQUEST']._serialized_end=1846
+  _globals['_RELEASERESPONSE']._serialized_start=1848
+  _globals['_RELEASERESPONSE']._serialized_end=1865
+  _globals['_FORKREQUEST']._serialized_start=1867
+  _globals['_FORKREQUEST']._serialized_end=1956
+  _globals['_FORKRESPONSE']._serialized_start=1958
+  _globals['_FORKRESPONSE']._serialized_end=1988
+  _globals['_TARGETSERVICE']._serialized_start=1991
+  _globals['_TARGETSERVICE']._serialized_end=2311
 # @@protoc_insertion_point(module_scope)

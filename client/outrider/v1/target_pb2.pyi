@@ -19,10 +19,10 @@ class VerifyRequest(_message.Message):
 class VerifyTurnsRequest(_message.Message):
     __slots__ = ("turns",)
     TURNS_FIELD_NUMBER: _ClassVar[int]
-    turns: _containers.RepeatedCompositeFieldContainer[TurnRequest]
-    def __init__(self, turns: _Optional[_Iterable[_Union[TurnRequest, _Mapping]]] = ...) -> None: ...
+    turns: _containers.RepeatedCompositeFieldContainer[TurnLineRequest]
+    def __init__(self, turns: _Optional[_Iterable[_Union[TurnLineRequest, _Mapping]]] = ...) -> None: ...
 
-class TurnRequest(_message.Message):
+class TurnLineRequest(_message.Message):
     __slots__ = ("turn", "request", "end", "trace")
     class TraceEntry(_message.Message):
         __slots__ = ("key", "value")
@@ -37,21 +37,21 @@ class TurnRequest(_message.Message):
     TRACE_FIELD_NUMBER: _ClassVar[int]
     turn: int
     request: VerifyRequest
-    end: TurnEnd
+    end: TurnLineEnd
     trace: _containers.ScalarMap[str, str]
-    def __init__(self, turn: _Optional[int] = ..., request: _Optional[_Union[VerifyRequest, _Mapping]] = ..., end: _Optional[_Union[TurnEnd, _Mapping]] = ..., trace: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    def __init__(self, turn: _Optional[int] = ..., request: _Optional[_Union[VerifyRequest, _Mapping]] = ..., end: _Optional[_Union[TurnLineEnd, _Mapping]] = ..., trace: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
-class TurnEnd(_message.Message):
+class TurnLineEnd(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class VerifyTurnsResponse(_message.Message):
     __slots__ = ("turns",)
     TURNS_FIELD_NUMBER: _ClassVar[int]
-    turns: _containers.RepeatedCompositeFieldContainer[TurnResponse]
-    def __init__(self, turns: _Optional[_Iterable[_Union[TurnResponse, _Mapping]]] = ...) -> None: ...
+    turns: _containers.RepeatedCompositeFieldContainer[TurnLineResponse]
+    def __init__(self, turns: _Optional[_Iterable[_Union[TurnLineResponse, _Mapping]]] = ...) -> None: ...
 
-class TurnResponse(_message.Message):
+class TurnLineResponse(_message.Message):
     __slots__ = ("turn", "response", "failure")
     TURN_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_FIELD_NUMBER: _ClassVar[int]

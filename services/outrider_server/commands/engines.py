@@ -20,7 +20,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 from ..core.errors import StartupError  # noqa: E402
 from ..host.building import engine_builder, follow  # noqa: E402
 from ..host.engine_host import EngineHost  # noqa: E402
-from ..launching import Ranks, find_place, gather  # noqa: E402
+from ..launching import Ranks, find_membership, gather  # noqa: E402
 
 REFUSAL_SECONDS = 30.0
 """A rank that refuses waits so long for rank 0, which mostly has the same reason and names it alone."""
@@ -45,7 +45,7 @@ async def started_leader(options: EngineOptions, ranks: Ranks) -> EngineHost:
 def gathered(options: EngineOptions) -> Ranks | None:
     """The ranks of this process's model, linked; None where it runs alone. Raises StartupError."""
     if options.tensor_parallel == 1:
-        find_place(1, os.environ)
+        find_membership(1, os.environ)
         return None
     return gather(options.folder, options.tensor_parallel, options.device)
 

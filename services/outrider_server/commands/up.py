@@ -22,7 +22,7 @@ from .. import lifeline
 from ..config import DRAFT_ENGINE, TARGET_ENGINE
 from ..core.errors import StartupError
 from ..engine.options import EngineOptions
-from ..ledger_place import check_ledger
+from ..ledger_opening import check_ledger
 from ..stopping import Stop
 from .engine_options import engine_arguments
 

@@ -91,7 +91,7 @@ async def run_session(config: SessionConfig) -> None:
     """The session service until it is told to stop. Raises StartupError."""
     stop_telemetry = _prepare(config.listen, "session")
     sys.setswitchinterval(SWITCH_SECONDS)
-    from ..ledger_place import open_ledger
+    from ..ledger_opening import open_ledger
 
     ledger = await open_ledger(str(config.ledger), config.ttl_seconds)
     try:

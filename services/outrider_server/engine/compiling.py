@@ -36,15 +36,15 @@ class GuardedCompiler:
         """
         if self.note:
             return function
+        own = _with_code_of_its_own(function)
         if self._dynamic:
             options: dict[str, str | int | bool | Callable[..., Any]] = {
                 "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,
                 "cpp_wrapper": self._wrap_in_cpp,
             }
-            own = _with_code_of_its_own(function)
             compiled = torch.compile(own, fullgraph=True, options=options)
         else:
-            compiled = torch.compile(function, fullgraph=True, dynamic=False)
+            compiled = torch.compile(own, fullgraph=True, dynamic=False)
         first = self._dynamic
 
         def run(*arguments: Any) -> Any:
@@ -71,8 +71,8 @@ class GuardedCompiler:
 def _with_code_of_its_own(method: Callable[..., Any]) -> Callable[..., Any]:
     """The bound method over a copy of its code.
 
-    The compiler finds what it compiled by the code object; without guards, two engines of one process would
-    otherwise run each other's graphs.
+    The compiler finds what it compiled by the code object, and keeps a few graphs for each. Two engines of
+    one process would otherwise fill that room together, or without guards run each other's graphs.
     """
     function = method.__func__  # type: ignore[attr-defined]
     own = types.FunctionType(function.__code__.replace(), function.__globals__)

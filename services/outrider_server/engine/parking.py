@@ -81,7 +81,7 @@ class ParkedSessions:
         return session
 
     def take(self, session_id: str, epoch: int) -> ParkedSession | None:
-        """The same, which then is parked no more."""
+        """A parked session, which then is parked no more. Raises StaleEpoch as `get` does."""
         session = self.get(session_id, epoch)
         self.forget(session_id)
         return session

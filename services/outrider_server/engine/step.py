@@ -217,7 +217,7 @@ class StepRunner:
     def _draw_packed(
         self, inputs: torch.Tensor, logits: torch.Tensor, best: torch.Tensor
     ) -> torch.Tensor:
-        """The same on the engine's own kernel."""
+        """`_draw_sampled`, by the engine's own kernel."""
         _, slots, positions, _ = inputs
         drawn: torch.Tensor = torch.ops.outrider.draw_sampled.default(
             logits, best, self.draws.temperature[slots], self.draws.seed[slots], positions
@@ -267,7 +267,7 @@ class StepRunner:
         return logits, torch.where(finite, logits.argmax(dim=-1), NOT_FINITE)
 
     def _read(self, inputs: torch.Tensor) -> torch.Tensor:
-        """The same without the vocabulary: keys and values are written, the hidden states [1, N, H] spare."""
+        """One forward pass that decides nothing: keys and values are written; the hidden states are spare."""
         output = self.model.base_model(**self._arguments(inputs.view(INPUT_KINDS, 1, -1)))
         hidden: torch.Tensor = output.last_hidden_state
         return hidden

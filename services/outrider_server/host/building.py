@@ -54,7 +54,7 @@ def engine_builder(
         _check_memory(options, device, group)
         if group is not None:
             group.join(device)
-        ranks = 1 if group is None else group.place.size
+        ranks = 1 if group is None else group.membership.size
         loaded = load_model(options.folder, options.dtype, device, options.quantization, ranks)
         limits = StepLimits(
             slots=options.slots,
@@ -96,7 +96,7 @@ def _usable(device: str, group: Group | None) -> torch.device:
     """The device, checked by use; a rank's own one among several."""
     name = device
     if group is not None and device != "cpu":
-        name = f"{device}:{group.place.local_rank}"
+        name = f"{device}:{group.membership.local_rank}"
     try:
         torch_device = torch.device(name)
         torch.zeros(1, device=torch_device)
@@ -114,8 +114,8 @@ def _check_memory(options: EngineOptions, device: torch.device, group: Group | N
     if group is None:
         check_memory(here)
         return
-    here, place = replace(here, compile="off", park_bytes=0), group.place
+    here, membership = replace(here, compile="off", park_bytes=0), group.membership
     if device.type != "cpu":
-        check_memory(here, ranks=place.size)
-    elif place.local_rank == 0:
-        check_memory(here, ranks=place.size, ranks_here=place.local_size)
+        check_memory(here, ranks=membership.size)
+    elif membership.local_rank == 0:
+        check_memory(here, ranks=membership.size, ranks_here=membership.local_size)

@@ -58,7 +58,7 @@ class LocalDrafter:
         self._loop = asyncio.get_running_loop()
         self._failed = False
         self._pace: tuple[int, int] | None = None
-        self._listening = asyncio.create_task(self._listen())
+        self._listening: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(
@@ -76,6 +76,7 @@ class LocalDrafter:
         drafter = cls(host, opened, tokens, lead, burst)
         known = usable_length(opened.length, opened.digest, tokens)
         drafter._drafting.commit(known, tokens[known:])
+        drafter._listening = asyncio.create_task(drafter._listen())
         return drafter
 
     async def take(self, position: int, minimum: int, maximum: int) -> Proposal:
@@ -104,7 +105,8 @@ class LocalDrafter:
 
     async def close(self) -> None:
         """Ends drafting; the KV stays."""
-        self._listening.cancel()
+        if self._listening is not None:
+            self._listening.cancel()
         self._drafting.close()
         self._host.close(self._opened)
 

@@ -70,15 +70,15 @@ class Server:
 
         Raises StartupError when the address cannot be bound, or is another server's.
         """
-        place = Listen.read(listen)
+        parsed = Listen.read(listen)
         try:
-            with claimed(place):
-                port = self.grpc.add_insecure_port(place.text)
+            with claimed(parsed):
+                port = self.grpc.add_insecure_port(parsed.text)
         except (OSError, RuntimeError) as error:
             raise StartupError(f"cannot listen on {listen}; is the address wrong?") from error
         await self.grpc.start()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
-        return place.with_port(port)
+        return parsed.with_port(port)
 
     def on_drain(self, stop_taking: Callable[[], None]) -> None:
         """Calls this when draining begins: for calls that outlive their work, so that they can end."""

@@ -107,7 +107,7 @@ class LiveSessions:
         self._freed(claim)
 
     async def give_back(self, claim: Claim) -> None:
-        """The same; returns when any other process may claim the session."""
+        """Frees the session, and returns when any other process may claim it."""
         release = self._freed(claim)
         if release is not None:
             await asyncio.shield(release)

@@ -161,7 +161,7 @@ class TurnOpener:
         from_index: int,
         trace: TurnTrace,
     ) -> OpenTurn | EndedTurn:
-        """The same for a session that is the caller's, under an epoch in which nothing was sent yet.
+        """Opens a turn again, of a session that the caller owns under an epoch in which nothing was sent yet.
 
         What the turn's last writer still wrote is there now, and nothing can follow.
         """

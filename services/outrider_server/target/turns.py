@@ -38,7 +38,7 @@ class TurnStream:
         self._closing = closing
         self._turns: dict[int, _RunningTurn] = {}
         self._last_turn = -1
-        self._answers: list[target_pb2.TurnResponse] = []
+        self._answers: list[target_pb2.TurnLineResponse] = []
         self._changed = asyncio.Event()
 
     async def run(
@@ -75,7 +75,7 @@ class TurnStream:
             for request in message.turns:
                 self._take(request)
 
-    def _take(self, request: target_pb2.TurnRequest) -> None:
+    def _take(self, request: target_pb2.TurnLineRequest) -> None:
         turn = self._turns.get(request.turn)
         if request.WhichOneof("message") == "end":
             if turn is not None:
@@ -86,7 +86,7 @@ class TurnStream:
             self._last_turn = request.turn
             self._begin(request)
 
-    def _begin(self, request: target_pb2.TurnRequest) -> None:
+    def _begin(self, request: target_pb2.TurnLineRequest) -> None:
         if self._closing.is_set():
             self._fail(request.turn, Unavailable("the target is stopping; try again", 500))
             return
@@ -102,7 +102,7 @@ class TurnStream:
         try:
             async with aclosing(self._serve(_from_queue(requests), caller)) as responses:
                 async for response in responses:
-                    self._answer(target_pb2.TurnResponse(turn=number, response=response))
+                    self._answer(target_pb2.TurnLineResponse(turn=number, response=response))
         except Exception as error:
             if not isinstance(error, OutriderError):
                 log.exception("a turn failed")
@@ -112,9 +112,9 @@ class TurnStream:
             self._changed.set()
 
     def _fail(self, number: int, error: Exception) -> None:
-        self._answer(target_pb2.TurnResponse(turn=number, failure=to_status(error)))
+        self._answer(target_pb2.TurnLineResponse(turn=number, failure=to_status(error)))
 
-    def _answer(self, answer: target_pb2.TurnResponse) -> None:
+    def _answer(self, answer: target_pb2.TurnLineResponse) -> None:
         self._answers.append(answer)
         self._changed.set()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -105,15 +105,22 @@ def choose_attention(
         for kernel in PREFERRED
         if not (_missing(kernel, device) or _unfit(kernel, model, cache))
     }
-    calls = {kernel: call for kernel, call in calls.items() if not _fails(call)}
+    failures = {kernel: why for kernel, call in calls.items() if (why := _fails(call))}
+    if len(failures) == len(calls):
+        raise StartupError(f"no attention kernel runs here{_told(failures)}")
+    running = {kernel: call for kernel, call in calls.items() if kernel not in failures}
     if alike:
-        return AttentionChoice(
-            next(iter(calls)), "ranks that share a model take the first they have"
-        )
-    milliseconds = _measure(calls)
-    chosen = preferred(milliseconds)
+        note = f"ranks that share a model take the first they have{_told(failures)}"
+        return AttentionChoice(next(iter(running)), note)
+    milliseconds = _measure(running)
     figures = ", ".join(f"{kernel} {value:.2f} ms" for kernel, value in milliseconds.items())
-    return AttentionChoice(chosen, f"measured for {rows} rows of {width} tokens: {figures}")
+    note = f"measured for {rows} rows of {width} tokens: {figures}{_told(failures)}"
+    return AttentionChoice(preferred(milliseconds), note)
+
+
+def _told(failures: Mapping[str, str]) -> str:
+    """Which kernels should have run here and did not: something of this machine is broken."""
+    return "".join(f"; {kernel} failed: {why}" for kernel, why in failures.items())
 
 
 def preferred(milliseconds: dict[str, float]) -> str:

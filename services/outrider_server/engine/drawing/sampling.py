@@ -141,9 +141,9 @@ def penalize(
     """
     rows, width, vocabulary_size = logits.shape
     tokens = history.index_select(0, slots)
-    place = torch.arange(tokens.shape[1], device=logits.device)
-    seen = place <= positions.unsqueeze(-1)
-    generated = seen & (place >= table.generated_from[slots][:, None, None])
+    held = torch.arange(tokens.shape[1], device=logits.device)
+    seen = held <= positions.unsqueeze(-1)
+    generated = seen & (held >= table.generated_from[slots][:, None, None])
     index = tokens.unsqueeze(1).expand(rows, width, -1)
     empty = torch.zeros((rows, width, vocabulary_size), device=logits.device)
     present = empty.scatter_add(-1, index, seen.to(torch.float32)) > 0

@@ -72,7 +72,7 @@ class LoadedModel:
 
     @property
     def vocabulary_fingerprint(self) -> str:
-        """The same for a draft and the target that it can guess for."""
+        """What a draft and the target that it can guess for have in common."""
         return self.vocabulary.fingerprint
 
 

@@ -6,6 +6,7 @@ few tokens over a slot cache there. So a model of any size is refused before its
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
@@ -24,6 +25,8 @@ TOKENS = 3
 POSITIONS = 16
 """Unlike the tokens, so that a mask of another kind than the step's cannot fit by chance."""
 META = torch.device("meta")
+NO_VALUES = re.compile(r"\bmeta tensors?\b|'Meta' backend|\bmeta device\b")
+"""How torch refuses to look at values of such tensors."""
 
 
 class _OwnCalls(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -54,7 +57,7 @@ def probe_step(config: PreTrainedConfig) -> int:
     except ModelRefused:
         raise
     except Exception as error:
-        if "meta" in str(error):
+        if _misses_values(error):
             return values
         raise ModelRefused(
             f"{config.model_type} does not run over the slot cache ({_first_line(error)})"
@@ -99,6 +102,12 @@ def _attended_layers(model: PreTrainedModel) -> tuple[int, int]:
             **{cache_argument(model): cache},
         )
     return calls.count, len(cache.layers)
+
+
+def _misses_values(error: Exception) -> bool:
+    """Whether an operation looked at values, which torch's meta device has not."""
+    refusals = (NotImplementedError, RuntimeError)  # what the device raises, and nothing derived
+    return type(error) in refusals and NO_VALUES.search(str(error)) is not None
 
 
 def _first_line(error: Exception) -> str:

@@ -52,7 +52,7 @@ class Operation(enum.IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Membership:
     """Where a process stands among the ranks, as the variables of torch's launcher say."""
 
     rank: int
@@ -74,13 +74,13 @@ class Group:
 
     def __init__(
         self,
-        place: Place,
+        membership: Membership,
         links: Links | Link,
         store: Store,
         end_others: Callable[[], None] = lambda: None,
     ) -> None:
         """From now on the process ends when another rank does; `end_others` ends those that it started."""
-        self.place = place
+        self.membership = membership
         self._links = links
         self._store = store
         self._end_others = end_others
@@ -96,14 +96,14 @@ class Group:
             distributed.init_process_group(
                 backend,
                 store=distributed.distributed_c10d.PrefixStore("outrider", self._store),
-                rank=self.place.rank,
-                world_size=self.place.size,
+                rank=self.membership.rank,
+                world_size=self.membership.size,
                 timeout=timedelta(hours=COLLECTIVE_HOURS),
                 device_id=device if backend == "nccl" else None,
             )
         except RuntimeError as error:
             raise StartupError(
-                f"the {self.place.size} ranks do not reach each other by {backend}"
+                f"the {self.membership.size} ranks do not reach each other by {backend}"
             ) from error
 
     def mirrored(
@@ -157,13 +157,18 @@ class Group:
         distributed.destroy_process_group()
 
     def _lost(self, rank: int) -> None:
-        give_up(f"rank {rank} of {self.place.size} is gone, and the others end", self._end_others)
+        give_up(
+            f"rank {rank} of {self.membership.size} is gone, and the others end", self._end_others
+        )
 
     def _fail(self, error: Exception) -> NoReturn:
         text = str(error).strip().splitlines()
         what = text[0] if text else type(error).__name__
-        place = self.place
-        give_up(f"rank {place.rank} of {place.size} failed in a step ({what})", self._end_others)
+        membership = self.membership
+        give_up(
+            f"rank {membership.rank} of {membership.size} failed in a step ({what})",
+            self._end_others,
+        )
 
 
 def give_up(sentence: str, end_others: Callable[[], None]) -> NoReturn:

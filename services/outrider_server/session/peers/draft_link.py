@@ -10,6 +10,7 @@ import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import grpc
 from outrider.v1 import draft_pb2, draft_pb2_grpc, target_pb2
@@ -80,7 +81,7 @@ class DraftLink:
     def open_turn(self, turn: DraftedTurn) -> RemoteDrafter:
         """A drafter that opens the session in the background."""
         call: DraftStream = self._stub.Draft(metadata=telemetry.outgoing_metadata())
-        return RemoteDrafter(call, turn, self._clock)
+        return RemoteDrafter(call, turn, self._clock).start()
 
     async def release(self, session_id: str, epoch: int) -> None:
         """Frees the session's slot. Raises OutriderError."""
@@ -96,7 +97,7 @@ class DraftLink:
 
 
 class RemoteDrafter:
-    """Drafter over one Draft stream. `trouble` tells what went wrong, if anything did."""
+    """Drafter over one Draft stream, once it is started. `trouble` tells what went wrong, if anything did."""
 
     def __init__(self, call: DraftStream, turn: DraftedTurn, clock: Clock) -> None:
         self.trouble = ""
@@ -120,7 +121,12 @@ class RemoteDrafter:
         self._over = False
         self._late = False
         self._missed = 0
+        self._talk: asyncio.Task[None] | None = None
+
+    def start(self) -> Self:
+        """Begins to open the session and to hear guesses."""
         self._talk = asyncio.create_task(self._converse())
+        return self
 
     async def take(self, position: int, minimum: int, maximum: int) -> Proposal:
         """Takes guesses. After a wait in vain it does not wait again until as many have come."""
@@ -166,7 +172,8 @@ class RemoteDrafter:
     def close(self) -> None:
         """Ends the turn on the draft; its KV stays."""
         self._over = True
-        self._talk.cancel()
+        if self._talk is not None:
+            self._talk.cancel()
         self._call.cancel()
 
     async def _wait_for(self, minimum: int) -> None:

@@ -91,7 +91,7 @@ class TargetLink:
             arithmetic=wanted.arithmetic,
         )
         if self._stream is None or self._stream.over:
-            self._stream = TargetStream(self._stub.VerifyTurns())
+            self._stream = TargetStream(self._stub.VerifyTurns()).start()
         stream = self._stream
         verifier = RemoteVerifier(stream.open_line())
         try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import Self
 
 import grpc
 from outrider.v1 import target_pb2
@@ -25,17 +26,21 @@ class TurnParked(Unavailable):
 
 
 class TargetStream:
-    """The stream. Once it is `over` it takes no turn any more; another has to be opened."""
+    """The stream, once it is started. Once it is `over` it takes no turn any more; open another then."""
 
     def __init__(self, call: TurnsCall) -> None:
         self.over = False
         self._call = call
         self._lines: dict[int, TurnLine] = {}
         self._next_turn = 0
-        self._outbox: list[target_pb2.TurnRequest] = []
+        self._outbox: list[target_pb2.TurnLineRequest] = []
         self._news = asyncio.Event()
-        self._reading = asyncio.create_task(self._read())
-        self._writing = asyncio.create_task(self._write())
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
+
+    def start(self) -> Self:
+        """Begins to read and to write."""
+        self._tasks = asyncio.create_task(self._read()), asyncio.create_task(self._write())
+        return self
 
     @property
     def turns(self) -> int:
@@ -49,7 +54,7 @@ class TargetStream:
         self._next_turn += 1
         return line
 
-    def say(self, request: target_pb2.TurnRequest) -> None:
+    def say(self, request: target_pb2.TurnLineRequest) -> None:
         """Sends a message, with whatever else is said before the next one leaves."""
         self._outbox.append(request)
         self._news.set()
@@ -87,7 +92,8 @@ class TargetStream:
             error = failure
         finally:
             self.over = True
-            self._writing.cancel()
+            _, writing = self._tasks
+            writing.cancel()
             self._call.cancel()
             for line in list(self._lines.values()):
                 line.fail(error)
@@ -113,12 +119,12 @@ class TurnLine:
             answer.set_exception(self._error)
         else:
             self._stream.say(
-                target_pb2.TurnRequest(turn=self._turn, request=request, trace=self._trace)
+                target_pb2.TurnLineRequest(turn=self._turn, request=request, trace=self._trace)
             )
             self._trace = {}
         return answer
 
-    def deliver(self, answer: target_pb2.TurnResponse) -> None:
+    def deliver(self, answer: target_pb2.TurnLineResponse) -> None:
         """Takes what the target answered. An answer that nobody asked for is dropped."""
         if answer.WhichOneof("message") == "failure":
             self.fail(from_status(answer.failure, PEER))
@@ -132,10 +138,12 @@ class TurnLine:
             self._answer.set_exception(error)
 
     def park(self) -> None:
-        """The same for a turn that goes on later: whoever waits, or asks later, gets TurnParked."""
+        """Ends the line of a turn that goes on later: whoever waits, or asks later, gets TurnParked."""
         if self._stream.forget(self._turn) and self._error is None:
             self.fail(TurnParked("the turn's reader stood still"))
-            self._stream.say(target_pb2.TurnRequest(turn=self._turn, end=target_pb2.TurnEnd()))
+            self._stream.say(
+                target_pb2.TurnLineRequest(turn=self._turn, end=target_pb2.TurnLineEnd())
+            )
 
     def close(self) -> None:
         """Ends the turn on the target, whatever it does; its KV stays. A second time does nothing."""
@@ -144,4 +152,6 @@ class TurnLine:
         if self._answer is not None:
             self._answer.cancel()
         if self._error is None:
-            self._stream.say(target_pb2.TurnRequest(turn=self._turn, end=target_pb2.TurnEnd()))
+            self._stream.say(
+                target_pb2.TurnLineRequest(turn=self._turn, end=target_pb2.TurnLineEnd())
+            )

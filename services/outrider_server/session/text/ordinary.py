@@ -17,7 +17,7 @@ import tokenizers
 from .encoding import encode
 
 
-class Place(enum.Enum):
+class Boundary(enum.Enum):
     """Where a stretch of text stands."""
 
     FIRST = "first"
@@ -34,21 +34,21 @@ class OrdinaryText:
     def __init__(self, raw: tokenizers.Tokenizer, control: Mapping[int, str]) -> None:
         """`control` has the text of each control token."""
         self._control = control
-        self._encoders = {place: _encoder(raw, control, place) for place in Place}
+        self._encoders = {boundary: _encoder(raw, control, boundary) for boundary in Boundary}
         self._words_are_marked = _marks_words(_state(raw.pre_tokenizer))
 
-    def encode(self, text: str, place: Place) -> list[int]:
+    def encode(self, text: str, boundary: Boundary) -> list[int]:
         """The tokens of a stretch, none of which is a control token that stands for its own text."""
-        if place is Place.LATER and self._words_are_marked:
+        if boundary is Boundary.LATER and self._words_are_marked:
             # The mark before a word is the white space that stood there, but not before the first.
             head = text[
                 : next((at for at, letter in enumerate(text) if letter.isspace()), len(text))
             ]
-            return self._encode(head, place) + self._encode(text[len(head) :], Place.INNER)
-        return self._encode(text, place)
+            return self._encode(head, boundary) + self._encode(text[len(head) :], Boundary.INNER)
+        return self._encode(text, boundary)
 
-    def _encode(self, text: str, place: Place) -> list[int]:
-        encoding = encode(self._encoders[place], text)
+    def _encode(self, text: str, boundary: Boundary) -> list[int]:
+        encoding = encode(self._encoders[boundary], text)
         ids: list[int] = encoding.ids
         if self._control.keys().isdisjoint(ids):
             return ids
@@ -62,7 +62,7 @@ class OrdinaryText:
 
     def _letters(self, text: str) -> list[int]:
         """For a control token's text that the vocabulary holds as a word too."""
-        encoder = self._encoders[Place.LATER]
+        encoder = self._encoders[Boundary.LATER]
         tokens: list[int] = []
         for letter in text:
             ids = encode(encoder, letter).ids
@@ -71,11 +71,11 @@ class OrdinaryText:
 
 
 def _encoder(
-    raw: tokenizers.Tokenizer, control: Mapping[int, str], place: Place
+    raw: tokenizers.Tokenizer, control: Mapping[int, str], boundary: Boundary
 ) -> tokenizers.Tokenizer:
-    """A tokenizer over the same model that knows no control token and stands at a place."""
+    """A tokenizer over the same model that knows no control token and begins at a boundary."""
     encoder = tokenizers.Tokenizer(raw.model)
-    parts = _parts(_at(_state(raw.normalizer), place), _at(_state(raw.pre_tokenizer), place))
+    parts = _parts(_at(_state(raw.normalizer), boundary), _at(_state(raw.pre_tokenizer), boundary))
     if parts.normalizer is not None:
         encoder.normalizer = parts.normalizer
     if parts.pre_tokenizer is not None:
@@ -109,16 +109,16 @@ def _parts(normalizer: Any, pre_tokenizer: Any) -> tokenizers.Tokenizer:
     return tokenizers.Tokenizer.from_str(json.dumps(state))
 
 
-def _at(part: Any, place: Place) -> Any:
-    """A normalizer or pre-tokenizer as it works at a place: what it puts in front, or takes away
+def _at(part: Any, boundary: Boundary) -> Any:
+    """A normalizer or pre-tokenizer as it works at a boundary: what it puts in front, or takes away
     there, it does where a text begins."""
-    if part is None or place is Place.FIRST:
+    if part is None or boundary is Boundary.FIRST:
         return part
-    later = place is Place.LATER
+    later = boundary is Boundary.LATER
     match part["type"]:
         case "Sequence":
             name = "normalizers" if "normalizers" in part else "pretokenizers"
-            inside = (_at(entry, place) for entry in part[name])
+            inside = (_at(entry, boundary) for entry in part[name])
             return part | {name: [entry for entry in inside if entry is not None]}
         case "Metaspace" if later or part["prepend_scheme"] == "first":
             return part | {"prepend_scheme": "never"}
@@ -135,4 +135,4 @@ def _marks_words(pre_tokenizer: Any) -> bool:
     """True where text is cut into words first, each of which then gets something in front."""
     if pre_tokenizer is None or pre_tokenizer["type"] != "Sequence":
         return False
-    return any(_at(part, Place.LATER) != part for part in pre_tokenizer["pretokenizers"][1:])
+    return any(_at(part, Boundary.LATER) != part for part in pre_tokenizer["pretokenizers"][1:])

@@ -18,7 +18,7 @@ import tokenizers
 from outrider_server.core.errors import InvalidRequest
 
 from .encoding import encode
-from .ordinary import OrdinaryText, Place
+from .ordinary import Boundary, OrdinaryText
 from .too_long import is_too_long
 
 MOST_TOKENS = 1 << 30
@@ -98,7 +98,7 @@ class Tokenizer:
             tokens = self._encode(RenderedText(text), begin=begin)
             front = [] if tokens[: len(front)] == front else front  # the user wrote it
         else:
-            tokens = self._ordinary.encode(text, Place.FIRST if begin else Place.LATER)
+            tokens = self._ordinary.encode(text, Boundary.FIRST if begin else Boundary.LATER)
         return [*front, *tokens] if tokens else []
 
     def encode_rendered(self, rendered: RenderedText, *, begin: bool) -> list[int]:
@@ -171,16 +171,16 @@ class Tokenizer:
         encoding = encode(self._raw, text)
         tokens: list[int] = []
         stretch: list[int] = []
-        place, at = Place.FIRST if begin else Place.LATER, 0
+        boundary, at = Boundary.FIRST if begin else Boundary.LATER, 0
         for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
             written = self._control.get(token, "")
             found = text.find(written, start, end) if written else -1
             if found >= 0 and not self._is_said(token, rendered, found, found + len(written)):
-                tokens += [*self._stretch(text[at:start], stretch, place), token]
-                stretch, place, at = [], Place.INNER, end
+                tokens += [*self._stretch(text[at:start], stretch, boundary), token]
+                stretch, boundary, at = [], Boundary.INNER, end
             else:
                 stretch.append(token)
-        return tokens + self._stretch(text[at:], stretch, place)
+        return tokens + self._stretch(text[at:], stretch, boundary)
 
     def _is_said(self, token: int, rendered: RenderedText, start: int, end: int) -> bool:
         """Whether the control token's text there is ordinary text of a message."""
@@ -188,11 +188,11 @@ class Tokenizer:
             return True
         return _touches(rendered.quoted, start, end)
 
-    def _stretch(self, text: str, tokens: list[int], place: Place) -> list[int]:
+    def _stretch(self, text: str, tokens: list[int], boundary: Boundary) -> list[int]:
         """A stretch without control tokens; `tokens` is what the tokenizer made of it in its text."""
-        if place is not Place.LATER and self._control.keys().isdisjoint(tokens):
+        if boundary is not Boundary.LATER and self._control.keys().isdisjoint(tokens):
             return tokens
-        return self._ordinary.encode(text, place)
+        return self._ordinary.encode(text, boundary)
 
 
 def _touches(spans: Sequence[tuple[int, int]], start: int, end: int) -> bool:

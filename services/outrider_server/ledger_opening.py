@@ -10,24 +10,24 @@ from .session.ledger.ledger import Ledger
 from .session.ledger.sqlite_ledger import SqliteLedger
 
 
-async def open_ledger(place: str, default_ttl_seconds: int) -> Ledger:
+async def open_ledger(location: str, default_ttl_seconds: int) -> Ledger:
     """Opens the ledger at a path, which is made where it is not there, or at a URL. Raises
     StartupError, without the URL's password."""
     try:
-        if is_database(place):
-            return await _open_database(place, default_ttl_seconds)
-        path = Path(place)
+        if is_database(location):
+            return await _open_database(location, default_ttl_seconds)
+        path = Path(location)
         _make_folder(path.parent)
         ledger = SqliteLedger(path, default_ttl_seconds=default_ttl_seconds, alone=True)
         await ledger.end_leases()
         return ledger
     except (InternalError, InvalidRequest, Unavailable) as error:
-        raise StartupError(f"the ledger {_shown(place)} cannot be opened: {error}") from error
+        raise StartupError(f"the ledger {_shown(location)} cannot be opened: {error}") from error
 
 
-async def check_ledger(place: str) -> None:
+async def check_ledger(location: str) -> None:
     """Opens the ledger once: what is wrong with it is known before models load. Raises StartupError."""
-    ledger = await open_ledger(place, 0)
+    ledger = await open_ledger(location, 0)
     await ledger.aclose()
 
 
@@ -51,10 +51,10 @@ async def _open_database(url: str, default_ttl_seconds: int) -> Ledger:
     return await PostgresLedger.open(url, default_ttl_seconds=default_ttl_seconds)
 
 
-def _shown(place: str) -> str:
-    """The place without user, password and parameters."""
-    if not is_database(place):
-        return place
+def _shown(location: str) -> str:
+    """The location without user, password and parameters."""
+    if not is_database(location):
+        return location
     from .session.ledger.postgres_url import shown
 
-    return shown(place)
+    return shown(location)

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from outrider_server.config import MAX_TTL_SECONDS, SessionConfig, is_database
 from outrider_server.core.errors import StartupError
-from outrider_server.ledger_place import open_ledger
+from outrider_server.ledger_opening import open_ledger
 from outrider_server.session.ledger import ledger as ledgers
 
 PASSWORD = "geheim"
 HOLDER = """
 import asyncio, sys
-from outrider_server.ledger_place import open_ledger
+from outrider_server.ledger_opening import open_ledger
 
 async def hold(path):
     ledger = await open_ledger(path, 60)
