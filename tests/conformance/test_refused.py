@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from outrider_server.core.errors import ModelRefused
 from outrider_server.engine.model.probing import probe_step
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -51,3 +52,18 @@ def test_what_looks_at_values_is_left_to_the_first_real_step(
     config = LlamaConfig(num_hidden_layers=1)
     monkeypatch.setattr(LlamaForCausalLM, "forward", look)
     probe_step(config)
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("metadata"), RuntimeError("a meta analysis"), ValueError("meta tensor")]
+)
+def test_what_fails_for_another_reason_is_refused_whatever_its_words(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: object, *_: object, **__: object) -> None:
+        raise error
+
+    config = LlamaConfig(num_hidden_layers=1)
+    monkeypatch.setattr(LlamaForCausalLM, "forward", fail)
+    with pytest.raises(ModelRefused, match=type(error).__name__):
+        probe_step(config)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from models_for_tests import (
 )
 from outrider_server.core.errors import StartupError
 from outrider_server.engine.attention import attention_choice
+from outrider_server.engine.attention.attention import slot_attention
 from outrider_server.engine.attention.attention_choice import check_attention, preferred
 from outrider_server.engine.attention.attention_kernels import KERNELS
 from outrider_server.engine.audit import GREEDY
@@ -111,6 +114,32 @@ def test_auto_measures_what_the_machine_has_and_says_so() -> None:
     for name in ("4 rows of 8 tokens", "sdpa", "math", "eager", " ms"):
         assert name in runner.attention.note
     assert "flash" not in runner.attention.note
+
+
+def breaking(*broken: str) -> Callable[..., torch.Tensor]:
+    """Attention whose kernels of these names crash."""
+
+    def attend(*arguments: Any) -> torch.Tensor:
+        if arguments[4] in broken:
+            raise RuntimeError(f"{arguments[4]} broke\nand more")
+        return slot_attention(*arguments)
+
+    return attend
+
+
+def test_a_kernel_that_crashes_is_left_out_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_choice, "slot_attention", breaking("math"))
+    choice = StepRunner(loaded(tiny_llama()), tiny_limits(), "off").attention
+    assert choice.kernel in ("sdpa", "eager")
+    assert choice.note.endswith("; math failed: math broke")
+
+
+def test_where_every_kernel_crashes_the_start_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_choice, "slot_attention", breaking("sdpa", "math", "eager"))
+    with pytest.raises(
+        StartupError, match="no attention kernel runs here; sdpa failed: sdpa broke"
+    ):
+        StepRunner(loaded(tiny_llama()), tiny_limits(), "off")
 
 
 @pytest.mark.parametrize(
