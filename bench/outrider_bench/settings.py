@@ -6,16 +6,11 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from outrider_server.core.errors import StartupError
+from outrider_server.core.errors import require
 
 from .model_folder import check_model_folder
 
 SUITES = ("decode", "load", "network", "prefill", "turns", "step")
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise StartupError(message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,24 +32,24 @@ class BenchSettings:
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.suites) - set(SUITES))
-        _require(not unknown, f"no such suite: {', '.join(unknown)}; there are {', '.join(SUITES)}")
+        require(not unknown, f"no such suite: {', '.join(unknown)}; there are {', '.join(SUITES)}")
         for folder in (self.target, self.draft):
             check_model_folder(folder)
-        _require(self.widen >= 0, "widen must not be negative")
-        _require(2 <= self.tokens <= 4096, "tokens must be 2 to 4096")
-        _require(self.prompts >= 1, "prompts must be at least 1")
-        _require(self.repeats >= 1, "repeats must be at least 1")
-        _require(bool(self.temperatures), "at least one temperature is needed")
-        _require(
+        require(self.widen >= 0, "widen must not be negative")
+        require(2 <= self.tokens <= 4096, "tokens must be 2 to 4096")
+        require(self.prompts >= 1, "prompts must be at least 1")
+        require(self.repeats >= 1, "repeats must be at least 1")
+        require(bool(self.temperatures), "at least one temperature is needed")
+        require(
             all(0 <= temperature <= 100 for temperature in self.temperatures),
             "temperature must be 0 to 100",
         )
-        _require(
+        require(
             self.llama_cpp is None or self.llama_cpp.is_dir(),
             f"the folder {self.llama_cpp} of llama.cpp does not exist",
         )
         for package in ("matplotlib", *(("gguf",) if self.llama_cpp and self.peers else ())):
-            _require(
+            require(
                 importlib.util.find_spec(package) is not None,
                 f"the package {package} is missing: pip install 'outrider[bench]'",
             )

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from .address import Listen, read_peer
-from .core.errors import StartupError
+from .core.errors import StartupError, require
+from .core.limits import MAX_LEASE_SECONDS, MAX_TTL_SECONDS
 from .core.types import LoopMode
 from .engine.options import EngineOptions
 from .models import DRAFT_FOLDER, TARGET_FOLDER
+from .pacing.window import MAX_LEAD, MAX_WINDOW, USUAL_LEAD, USUAL_WINDOW
 from .user_folders import data_folder
 
 SESSION_PORT = 7700
@@ -26,7 +28,6 @@ _NO_PATH = re.compile(
     re.I,
 )
 """How libpq's keyword strings begin, and URLs that lack a slash."""
-MAX_TTL_SECONDS = 10 * 365 * 86400
 GENERATION_DEFAULTS = ("neutral", "model")
 DRAFT_WIDTH = 2
 """A draft reads its last guess and one more token in one step: after full agreement it lacks two."""
@@ -47,11 +48,6 @@ SHARED_BY_DRAFT = (
 """The options that a draft takes from the target beside it unless it is told otherwise."""
 
 
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise StartupError(message)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetConfig:
     """The target service."""
@@ -61,7 +57,7 @@ class TargetConfig:
     drain_seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.engine.width % 8 == 0,
             "the target's width must be a multiple of 8; other widths change its bits",
         )
@@ -90,8 +86,8 @@ class SessionConfig:
     targets: tuple[str, ...] = (f"127.0.0.1:{TARGET_PORT}",)
     drafts: tuple[str, ...] = (f"127.0.0.1:{DRAFT_PORT}",)
     """None where the service is to go without."""
-    window: int = 7
-    lead: int = 8
+    window: int = USUAL_WINDOW
+    lead: int = USUAL_LEAD
     loop: LoopMode = LoopMode.ADAPTIVE
     generation_defaults: str = "neutral"
     """One of GENERATION_DEFAULTS: what a request gets for the sampling parameters that it does not name."""
@@ -107,21 +103,24 @@ class SessionConfig:
     """Less than the SDK asks again for: a call that comes meanwhile outlives a restart."""
 
     def __post_init__(self) -> None:
-        _require(bool(self.targets) and all(self.targets), "target must be one address or several")
+        require(bool(self.targets) and all(self.targets), "target must be one address or several")
         Listen.read(self.listen)
         for address in (*self.targets, *self.drafts):
             read_peer(address)
-        _require(0 <= self.window <= 63, "window must be 0 to 63")
-        _require(1 <= self.lead <= 64, "lead must be 1 to 64")
-        _require(
+        require(0 <= self.window <= MAX_WINDOW, f"window must be 0 to {MAX_WINDOW}")
+        require(1 <= self.lead <= MAX_LEAD, f"lead must be 1 to {MAX_LEAD}")
+        require(
             self.generation_defaults in GENERATION_DEFAULTS,
             f"generation defaults must be one of {', '.join(GENERATION_DEFAULTS)}",
         )
         is_database(str(self.ledger))
-        _require(0 <= self.ttl_seconds <= MAX_TTL_SECONDS, f"ttl must be 0 to {MAX_TTL_SECONDS} s")
-        _require(1 <= self.sweep_seconds <= 86400, "sweep must be 1 to 86400 s")
-        _require(1 <= self.lease_seconds <= 3600, "lease must be 1 to 3600 s")
-        _require(self.target_timeout_ms >= 1, "target timeout must be at least 1 ms")
+        require(0 <= self.ttl_seconds <= MAX_TTL_SECONDS, f"ttl must be 0 to {MAX_TTL_SECONDS} s")
+        require(1 <= self.sweep_seconds <= 86400, "sweep must be 1 to 86400 s")
+        require(
+            1 <= self.lease_seconds <= MAX_LEASE_SECONDS,
+            f"lease must be 1 to {MAX_LEASE_SECONDS:.0f} s",
+        )
+        require(self.target_timeout_ms >= 1, "target timeout must be at least 1 ms")
 
 
 def draft_beside(target: EngineOptions, **changes: Any) -> EngineOptions:
@@ -133,7 +132,7 @@ def draft_beside(target: EngineOptions, **changes: Any) -> EngineOptions:
 def is_database(location: str) -> bool:
     """True for the URL of a database, False for a path. Raises StartupError for nothing, for another URL, and
     for what looks like a database's address and is no URL; it may hold a password, so that is not shown."""
-    _require(bool(location.strip()), "the ledger is a file's path or a URL, and not empty")
+    require(bool(location.strip()), "the ledger is a file's path or a URL, and not empty")
     scheme, separator, _ = location.partition("://")
     if not separator:
         if _NO_PATH.match(location):

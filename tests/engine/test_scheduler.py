@@ -1,11 +1,11 @@
-"""What the scheduler waits for, and whom it serves first; what it chooses stands in `test_worker`."""
+"""What the scheduler waits for, and whom it serves first; what it chooses: `host/test_device_thread.py`."""
 
 from __future__ import annotations
 
 from outrider_server.engine.scheduling.scheduler import Batch, Scheduler, Wait, Work, in_turn
 from outrider_server.engine.slots import Slot
 
-from .test_worker import PREFILL, VERIFY, CountingJob
+from .jobs import PREFILL, VERIFY, CountingJob
 
 STEP_SECONDS = 0.020
 
@@ -50,6 +50,24 @@ def test_a_turn_that_has_ended_is_not_waited_for() -> None:
     gone.slot.open = False
     entry = (a_job(1), VERIFY)
     assert scheduler.next([entry], 0.001) == Batch((entry,))
+
+
+def test_a_chunk_of_a_prompt_waits_for_nobody() -> None:
+    scheduler = after_answering(a_job(0, done=True))
+    chunk = (a_job(1), PREFILL)
+    assert scheduler.next([chunk], 0.001) == Batch((chunk,))
+
+
+def test_prompts_beside_a_row_do_not_make_it_wait_less() -> None:
+    """Chunks are no rows: what a wait brings does not depend on how many of them there are."""
+    waits = []
+    for prompts in (0, 5):
+        scheduler = after_answering(a_job(0, done=True))
+        scheduler.failed(Batch(((a_job(9), PREFILL),)))
+        ready = [(a_job(1), VERIFY), *((a_job(2 + n), PREFILL) for n in range(prompts))]
+        waits.append(scheduler.next(ready, 0.001))
+    assert isinstance(waits[0], Wait)
+    assert waits[0] == waits[1]
 
 
 def test_one_that_was_not_answered_is_not_waited_for() -> None:

@@ -75,6 +75,15 @@ def test_an_old_epoch_is_refused_with_the_newer_one() -> None:
     assert table.open("a", 9).epoch == 9
 
 
+def test_who_has_been_idle_longest_loses_its_slot_not_who_was_opened_first() -> None:
+    table = SlotTable(2)
+    long_turn = table.open("long", 1)
+    short = idle(table, "short")
+    table.close(long_turn, long_turn.opening)
+    assert table.open("new", 1).index == short.index
+    assert table.holds("long")
+
+
 def test_a_stale_owner_does_not_make_its_session_look_used() -> None:
     table = SlotTable(2)
     oldest = idle(table, "a", epoch=5)

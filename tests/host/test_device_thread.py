@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
 
 import pytest
+from engine.jobs import PREFILL, VERIFY, CountingJob
 from hypothesis import given
 from hypothesis import strategies as st
-from outrider_server.core.errors import InternalError, InvalidRequest, OutriderError
+from outrider_server.core.errors import InternalError, InvalidRequest
 from outrider_server.engine.engine import BatchResult
 from outrider_server.engine.layout import RowResult
 from outrider_server.engine.scheduling.batching import Demand, PlanRows
@@ -17,39 +19,7 @@ from outrider_server.engine.scheduling.scheduler import Batch, Ready, Scheduler,
 from outrider_server.engine.slots import Slot
 from outrider_server.host.device_thread import DeviceThread
 
-VERIFY = Work(0, (1,), prefill=False)
-PREFILL = Work(0, (1,), prefill=True)
-
-
-class CountingJob:
-    """Wants so many prefill chunks, then so many verify rows; remembers what it got."""
-
-    def __init__(self, name: str, chunks: int = 0, rows: int = 1, error: Exception | None = None):
-        self.slot = Slot(0, name, 1)
-        self.name = name
-        self.failures: list[OutriderError] = []
-        self.ended = threading.Event()
-        self._left = [PREFILL] * chunks + [VERIFY] * rows
-        self._error = error
-
-    @property
-    def done(self) -> bool:
-        return self.ended.is_set()
-
-    def work(self) -> Work | None:
-        if self._error is not None:
-            raise self._error
-        return self._left[0] if self._left else None
-
-    def take(self, work: Work, result: RowResult | None, batch_rows: int, seconds: float) -> None:
-        assert (result is None) == work.prefill
-        self._left.pop(0)
-        if not self._left:
-            self.ended.set()
-
-    def fail(self, error: OutriderError) -> None:
-        self.failures.append(error)
-        self.ended.set()
+PATIENCE_SECONDS = 60
 
 
 class IdleJob(CountingJob):
@@ -278,3 +248,79 @@ async def test_changes_run_in_the_order_they_were_sent() -> None:
     await device.call(lambda _: None)
     assert seen == list(range(50))
     await device.stop()
+
+
+class Planless(RecordingEngine):
+    """Fails to plan as long as it is told to."""
+
+    broken = True
+
+    def plan_rows(self, demands: Sequence[Demand]) -> list[int]:
+        if self.broken:
+            raise RuntimeError("a secret of the plan")
+        return super().plan_rows(demands)
+
+
+async def test_a_plan_that_fails_ends_the_jobs_and_not_the_thread(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine = Planless()
+    device = await started(engine)
+    job = CountingJob("a")
+    device.submit(job)
+    while not job.done:
+        await device.call(lambda _: None)
+    (failure,) = job.failures
+    assert str(failure) == "the service failed; its log says why"
+    assert "a secret of the plan" in caplog.text
+    engine.broken = False
+    later = CountingJob("b")
+    device.submit(later)
+    while not later.done:
+        await device.call(lambda _: None)
+    assert not later.failures
+    await device.stop()
+
+
+async def test_after_the_end_nobody_waits_for_ever() -> None:
+    device = await started(RecordingEngine())
+    await device.stop()
+    with pytest.raises(InternalError, match="stopping"):
+        await device.call(lambda _: None)
+    with pytest.raises(InternalError, match="stopping"):
+        device.submit(CountingJob("late"))
+    device.wake(lambda: pytest.fail("nobody runs it"))
+    await device.stop()
+
+
+async def test_what_was_asked_while_the_thread_ends_is_answered() -> None:
+    device = await started(RecordingEngine())
+    inside, may_end = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        inside.set()
+        may_end.wait()
+
+    device.wake(hold)
+    await asyncio.to_thread(inside.wait)
+    device.wake(device._request_stop)
+    asked = asyncio.create_task(device.call(lambda engine: engine.rows))
+    job = CountingJob("late")
+    await asyncio.sleep(0)
+    device.submit(job)
+    may_end.set()
+    assert await asyncio.wait_for(asked, PATIENCE_SECONDS) == 2
+    await device.stop()
+    assert job.done
+
+
+async def test_an_engine_that_was_not_built_leaves_nobody_waiting() -> None:
+    def refuse() -> RecordingEngine:
+        raise InvalidRequest("folder", "not this one")
+
+    device = DeviceThread(refuse)
+    with pytest.raises(InvalidRequest):
+        await device.start()
+    await asyncio.to_thread(device._thread.join)
+    with pytest.raises(InternalError):
+        await device.call(lambda _: None)

@@ -11,7 +11,7 @@ import outrider
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from outrider.v1 import session_pb2
-from outrider_server.session.ledger.ledger import MAX_TTL_SECONDS
+from outrider_server.core.limits import MAX_TTL_SECONDS
 
 from .harness import SessionService, Stack, generate
 from .wire import refusal

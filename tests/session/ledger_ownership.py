@@ -8,8 +8,9 @@ import asyncio
 
 import pytest
 from outrider_server.core.errors import InvalidRequest, LeaseHeld, NotFound, StaleEpoch
+from outrider_server.core.limits import MAX_TTL_SECONDS
 from outrider_server.core.types import FinishReason
-from outrider_server.session.ledger.ledger import MAX_TTL_SECONDS, Ledger, NewTurn
+from outrider_server.session.ledger.ledger import Ledger, NewTurn
 
 from .ledger_fixtures import LedgerFixtures, OpenLedger, generated, started_session
 

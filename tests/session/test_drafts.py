@@ -1,54 +1,70 @@
 """The circuit breaker before a draft."""
 
+from __future__ import annotations
+
 from outrider_server.session.peers.drafts import FIRST_REST_SECONDS, LONGEST_REST_SECONDS, Breaker
 
 
-def test_a_draft_that_proposes_is_always_let_through() -> None:
+def test_a_draft_that_proposes_is_used_by_all() -> None:
     breaker = Breaker()
-    for now in range(5):
+    for now in (0.0, 1.0, 2.0):
         assert breaker.lets_through(now)
-        breaker.enter()
-        breaker.succeeded()
+        breaker.enter(now)
+        breaker.succeeded(now)
 
 
-def test_after_a_turn_in_vain_it_rests_and_one_turn_tries_it() -> None:
+def test_after_a_turn_in_vain_it_rests_and_a_single_turn_tries_it() -> None:
     breaker = Breaker()
-    breaker.enter()
-    breaker.failed(10.0)
+    breaker.enter("first")
+    breaker.failed("first", 10.0)
     assert not breaker.lets_through(10.0 + FIRST_REST_SECONDS - 0.01)
     assert breaker.lets_through(10.0 + FIRST_REST_SECONDS)
-    breaker.enter()
+    breaker.enter("trial")
     assert not breaker.lets_through(100.0), "one at a time"
-    breaker.succeeded()
+    breaker.succeeded("trial")
     assert breaker.lets_through(100.0)
     assert breaker.rest_seconds == FIRST_REST_SECONDS
 
 
-def test_rests_double_up_to_a_limit() -> None:
+def test_it_rests_longer_after_each_trial_in_vain() -> None:
     breaker, now, rests = Breaker(), 0.0, []
-    for _ in range(8):
-        breaker.enter()
-        breaker.failed(now)
+    for trial in range(8):
+        breaker.enter(trial)
+        breaker.failed(trial, now)
+        assert breaker.rests_until is not None
         rests.append(breaker.rests_until - now)
         now = breaker.rests_until
-    assert rests[:4] == [1.0, 2.0, 4.0, 8.0]
-    assert rests[-1] == LONGEST_REST_SECONDS
+    assert rests == [min(2**index, LONGEST_REST_SECONDS) for index in range(8)]
 
 
-def test_turns_that_gave_up_together_count_once() -> None:
+def test_turns_that_wait_at_once_count_as_one() -> None:
     breaker = Breaker()
-    for _ in range(3):
-        breaker.enter()
-    for _ in range(3):
-        breaker.failed(5.0)
+    for turn in range(5):
+        breaker.enter(turn)
+    for turn in range(5):
+        breaker.failed(turn, 5.0 + turn)
     assert breaker.rests_until == 5.0 + FIRST_REST_SECONDS
     assert breaker.rest_seconds == 2 * FIRST_REST_SECONDS
 
 
-def test_a_trial_that_learnt_nothing_leaves_room_for_the_next() -> None:
+def test_a_trial_that_learns_nothing_leaves_the_place_to_the_next() -> None:
     breaker = Breaker()
-    breaker.enter()
-    breaker.failed(0.0)
-    breaker.enter()
-    breaker.left()
+    breaker.enter("first")
+    breaker.failed("first", 0.0)
+    breaker.enter("trial")
+    breaker.left("trial")
+    assert breaker.lets_through(FIRST_REST_SECONDS)
+
+
+def test_what_older_turns_learn_is_no_outcome_of_the_trial() -> None:
+    breaker = Breaker()
+    for turn in ("older", "oldest", "first"):
+        breaker.enter(turn)
+    breaker.failed("first", 0.0)
+    breaker.enter("trial")
+    breaker.left("older")
+    assert not breaker.lets_through(FIRST_REST_SECONDS), "the trial goes on"
+    breaker.succeeded("oldest")
+    assert not breaker.lets_through(FIRST_REST_SECONDS), "it had guesses before the draft hung"
+    breaker.succeeded("trial")
     assert breaker.lets_through(FIRST_REST_SECONDS)

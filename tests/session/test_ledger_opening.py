@@ -6,10 +6,9 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
-from outrider_server.config import MAX_TTL_SECONDS, SessionConfig, is_database
+from outrider_server.config import SessionConfig, is_database
 from outrider_server.core.errors import StartupError
 from outrider_server.ledger_opening import open_ledger
-from outrider_server.session.ledger import ledger as ledgers
 
 PASSWORD = "geheim"
 HOLDER = """
@@ -51,10 +50,6 @@ def test_another_databases_url_is_refused_before_anything_is_started() -> None:
     with pytest.raises(StartupError, match=r"postgresql://.*mysql://") as refused:
         SessionConfig(ledger=f"mysql://ada:{PASSWORD}@host/db")
     assert PASSWORD not in str(refused.value)
-
-
-def test_the_longest_life_is_the_ledgers() -> None:
-    assert MAX_TTL_SECONDS == ledgers.MAX_TTL_SECONDS
 
 
 @pytest.mark.parametrize(

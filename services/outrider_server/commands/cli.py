@@ -15,6 +15,7 @@ from ..core.errors import StartupError
 from ..engine.options import CompileMode, EngineOptions
 from ..logs import set_up_logs
 from ..models import DRAFT_FOLDER
+from ..pacing.window import USUAL_LEAD, USUAL_WINDOW
 from ..rpc.binding import check_free
 from ..running import refuse, run, serve
 from ..user_folders import with_home
@@ -98,8 +99,8 @@ def session(
     ] = (f"127.0.0.1:{configuration.DRAFT_PORT}"),
     listen: Listen = f"127.0.0.1:{configuration.SESSION_PORT}",
     ledger: Ledger = None,
-    window: Window = 7,
-    lead: Lead = 8,
+    window: Window = USUAL_WINDOW,
+    lead: Lead = USUAL_LEAD,
     loop: LoopOption = Loop.ADAPTIVE,
     generation_defaults: GenerationDefaultsOption = GenerationDefaults.NEUTRAL,
     ttl_seconds: TtlSeconds = 0,
@@ -146,8 +147,8 @@ def up(
     draft_attention: DraftAttention = "auto",
     listen: Listen = f"127.0.0.1:{configuration.SESSION_PORT}",
     ledger: Ledger = None,
-    window: Window = 7,
-    lead: Lead = 8,
+    window: Window = USUAL_WINDOW,
+    lead: Lead = USUAL_LEAD,
     loop: LoopOption = Loop.ADAPTIVE,
     generation_defaults: GenerationDefaultsOption = GenerationDefaults.NEUTRAL,
 ) -> None:

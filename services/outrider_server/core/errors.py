@@ -161,5 +161,11 @@ class StartupError(OutriderError):
     """A service cannot start as it was told to. Never crosses the wire."""
 
 
+def require(holds: bool, message: str) -> None:
+    """Raises StartupError with the message unless a setting holds."""
+    if not holds:
+        raise StartupError(message)
+
+
 class ModelRefused(StartupError):
     """The model folder cannot be served; the message names the reason."""

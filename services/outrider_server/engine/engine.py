@@ -69,7 +69,7 @@ class Engine:
     compile_mode: str = "auto"
     reproducible: bool = False
     attention: str = AUTO
-    """One of config.ATTENTIONS."""
+    """One of options.ATTENTIONS."""
     park_bytes: int = 0
     """Host memory for sessions that gave up their slot."""
     group: Group | None = None

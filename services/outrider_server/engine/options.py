@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from ..core.errors import StartupError
+from ..core.errors import require
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["none", "int8", "nf4", "fp4"]
@@ -23,11 +23,6 @@ ATTENTIONS: tuple[Attention, ...] = get_args(Attention)
 COMPILE_MODES: tuple[CompileMode, ...] = get_args(CompileMode)
 MAX_RANKS = 64
 SHARED_DEVICES = ("cpu", "cuda")
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise StartupError(message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,39 +55,35 @@ class EngineOptions:
     tensor_parallel: Annotated[int, "Processes that share the model, each on a device."] = 1
 
     def __post_init__(self) -> None:
-        _require(self.dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}")
-        _require(
+        require(self.dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}")
+        require(
             self.quantization in QUANTIZATIONS,
             f"quantization must be one of {', '.join(QUANTIZATIONS)}",
         )
-        _require(self.attention in ATTENTIONS, f"attention must be one of {', '.join(ATTENTIONS)}")
-        _require(
-            self.compile in COMPILE_MODES, f"compile must be one of {', '.join(COMPILE_MODES)}"
-        )
-        _require(1 <= self.slots <= 4096, "slots must be 1 to 4096")
-        _require(0 <= self.rows <= self.slots, f"rows must be 1 to the {self.slots} slots")
-        _require(1 <= self.width <= 64, "width must be 1 to 64")
-        _require(
+        require(self.attention in ATTENTIONS, f"attention must be one of {', '.join(ATTENTIONS)}")
+        require(self.compile in COMPILE_MODES, f"compile must be one of {', '.join(COMPILE_MODES)}")
+        require(1 <= self.slots <= 4096, "slots must be 1 to 4096")
+        require(0 <= self.rows <= self.slots, f"rows must be 1 to the {self.slots} slots")
+        require(1 <= self.width <= 64, "width must be 1 to 64")
+        require(
             self.prefill_width % 8 == 0 and 8 <= self.prefill_width <= 4096,
             "prefill width must be a multiple of 8, 8 to 4096",
         )
-        _require(self.max_context_tokens >= 0, "max context tokens must not be negative")
-        _require(self.park_bytes >= 0, "park memory must not be negative")
-        _require(0 <= self.queue <= 1 << 16, "queue must be 0 to 65536")
-        _require(self.threads >= 0, "threads must not be negative")
-        _require(
-            1 <= self.tensor_parallel <= MAX_RANKS, f"tensor parallel must be 1 to {MAX_RANKS}"
-        )
+        require(self.max_context_tokens >= 0, "max context tokens must not be negative")
+        require(self.park_bytes >= 0, "park memory must not be negative")
+        require(0 <= self.queue <= 1 << 16, "queue must be 0 to 65536")
+        require(self.threads >= 0, "threads must not be negative")
+        require(1 <= self.tensor_parallel <= MAX_RANKS, f"tensor parallel must be 1 to {MAX_RANKS}")
         if self.tensor_parallel > 1:
             self._check_ranks()
 
     def _check_ranks(self) -> None:
-        _require(
+        require(
             self.device in SHARED_DEVICES,
             f"several ranks run on {' or '.join(SHARED_DEVICES)}, each on a device of its own, "
             f"not on {self.device}",
         )
-        _require(
+        require(
             self.quantization == "none",
             "quantized weights cannot be shared by several ranks; leave one of both options out",
         )

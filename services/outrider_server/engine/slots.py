@@ -49,7 +49,7 @@ class Slot:
 
 
 class SlotTable:
-    """Sessions by id, least recently opened first."""
+    """Sessions by id: what has been idle longest comes first, what is open by its opening."""
 
     def __init__(self, slots: int, evicted: Callable[[Slot], None] = lambda _: None) -> None:
         """`evicted` is told of each idle session that loses its slot, while its KV still stands there."""
@@ -77,8 +77,9 @@ class SlotTable:
 
     def close(self, slot: Slot, opening: int) -> None:
         """Ends a turn; the KV stays. A turn that was taken over closes nothing."""
-        if slot.opening == opening:
+        if slot.opening == opening and slot.open:
             slot.open = False
+            self._sessions[slot.session_id] = self._sessions.pop(slot.session_id)
 
     def find_idle(self, session_id: str, epoch: int) -> Slot | None:
         """The session's slot, if it has one. Raises StaleEpoch, or TurnRunning while it is open."""

@@ -1,6 +1,7 @@
 """Turns that wait for a slot: first come, first served, and no more of them than the queue holds.
 
-Lives on the event loop. Knows nothing of slots: it tries to open again when told that one may be free.
+Lives on the event loop. Knows of slots only how many there are: it tries to open again when told that one
+may be free.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from ..engine.scheduling.scheduler import Batch, Job, Ready, Scheduler, in_turn
 log = logging.getLogger("outrider.engine")
 
 T = TypeVar("T")
+STOPPING = "the service is stopping; try again elsewhere"
 
 
 def tell(loop: asyncio.AbstractEventLoop, change: Callable[..., None], *arguments: object) -> None:
@@ -38,6 +39,8 @@ class DeviceThread:
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._jobs: list[Job] = []
         self._stopping = False
+        self._ended = False
+        self._closing = threading.Lock()
         self._engine: Engine | None = None
         self._started: Future[Engine] = Future()
         self._thread = threading.Thread(target=self._run, name="outrider-device", daemon=True)
@@ -55,7 +58,8 @@ class DeviceThread:
 
     async def stop(self) -> None:
         """Ends the thread after the step that runs. Jobs that are left fail."""
-        self._inbox.put(self._request_stop)
+        with contextlib.suppress(InternalError):  # it has ended already
+            self._put(self._request_stop)
         await asyncio.to_thread(self._thread.join)
 
     async def call(self, function: Callable[[Engine], T]) -> T:
@@ -70,16 +74,17 @@ class DeviceThread:
             except BaseException as error:
                 future.set_exception(error)
 
-        self._inbox.put(run)
+        self._put(run)
         return await asyncio.wrap_future(future)
 
     def submit(self, job: Job) -> None:
         """Adds a job; from any thread."""
-        self._inbox.put(lambda: self._jobs.append(job))
+        self._put(lambda: self._jobs.append(job))
 
     def wake(self, change: Callable[[], None]) -> None:
         """Runs a small change of a job's state on the device thread; from any thread."""
-        self._inbox.put(change)
+        with contextlib.suppress(InternalError):  # whose state it is has ended
+            self._put(change)
 
     def _request_stop(self) -> None:
         self._stopping = True
@@ -89,25 +94,48 @@ class DeviceThread:
             self._engine = self._build()
         except BaseException as error:
             self._started.set_exception(error)
+            self._end()
             return
         self._started.set_result(self._engine)
         scheduler = Scheduler(self._engine.plan_rows)
         ready: list[Ready] = []
         while not self._stopping:
             self._drain_inbox(wait=not ready)
-            ready = self._ready()
-            batch, has_waited = None, False
-            while ready and batch is None:
-                decision = scheduler.next(ready, self._engine.clock(), has_waited=has_waited)
-                if isinstance(decision, Batch):
-                    batch = decision
-                elif self._await_change(decision.seconds):
-                    ready = self._ready()
-                else:
-                    has_waited = True
-            if batch is not None:
-                self._step(self._engine, scheduler, batch)
-        self._fail(self._jobs, InternalError("the service is stopping; try again elsewhere"))
+            try:
+                ready = self._run_next(self._engine, scheduler)
+            except Exception:
+                log.exception("choosing what to run failed")
+                self._fail(self._jobs, InternalError("the service failed; its log says why"))
+                scheduler, ready = Scheduler(self._engine.plan_rows), []
+        self._end()
+
+    def _run_next(self, engine: Engine, scheduler: Scheduler) -> list[Ready]:
+        """Runs a step, once it is worth it; returns what was ready, nothing where nobody wants one."""
+        ready, has_waited = self._ready(), False
+        while ready:
+            decision = scheduler.next(ready, engine.clock(), has_waited=has_waited)
+            if isinstance(decision, Batch):
+                self._step(engine, scheduler, decision)
+                break
+            if self._await_change(decision.seconds):
+                ready = self._ready()
+            else:
+                has_waited = True
+        return ready
+
+    def _end(self) -> None:
+        """Nothing is taken any more; what is still in the inbox is done, and no job is left waiting."""
+        with self._closing:
+            self._ended = True
+        self._drain_inbox(wait=False)
+        self._fail(self._jobs, InternalError(STOPPING))
+
+    def _put(self, change: Callable[[], None]) -> None:
+        """Raises InternalError when the thread has ended."""
+        with self._closing:
+            if self._ended:
+                raise InternalError(STOPPING)
+            self._inbox.put(change)
 
     def _drain_inbox(self, wait: bool) -> None:
         if wait:

@@ -6,6 +6,7 @@ The co-located system: what the services do, minus gRPC. Tests and the baseline 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 
 from ..core.costs import GuessCost
@@ -15,6 +16,8 @@ from ..engine.engine import OpenedSlot
 from ..speculation.guesses import Guesses
 from .draft_turn import DraftTask, DraftTurn
 from .engine_host import EngineHost
+
+log = logging.getLogger("outrider.engine")
 
 
 class LocalVerifier:
@@ -120,6 +123,7 @@ class LocalDrafter:
                 proposal = guessed.proposal
                 self._guesses.receive(guessed.branch, proposal.start_position, proposal.tokens)
                 self._arrived.set()
-        except OutriderError:
+        except OutriderError as error:
+            log.warning("the draft ended (%s); the turn goes on without", error)
             self._failed = True
             self._arrived.set()

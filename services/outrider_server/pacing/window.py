@@ -15,6 +15,9 @@ from itertools import pairwise
 
 MAX_LEAD = 64
 MAX_WINDOW = 63
+USUAL_LEAD = 8
+USUAL_WINDOW = 7
+"""What a session service has unless it is told otherwise."""
 DEFAULT_MARGIN = 0.03
 """Speculation must promise to be this much faster than the target alone."""
 FOLLOWED_STEPS = 8

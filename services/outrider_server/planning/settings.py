@@ -7,15 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import TargetConfig
-from ..core.errors import StartupError
+from ..core.errors import require
 from ..engine.options import EngineOptions
 
 LARGEST_CONTEXT = 1 << 24
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise StartupError(message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,19 +27,17 @@ class PlanSettings:
 
     def __post_init__(self) -> None:
         TargetConfig(engine=self.target)  # so that a plan never promises what a service refuses
-        _require(
+        require(
             self.target.max_context_tokens <= LARGEST_CONTEXT,
             f"max context tokens must be at most {LARGEST_CONTEXT}",
         )
-        _require(0 <= self.agreement <= 1, "agreement must be 0 to 1")
+        require(0 <= self.agreement <= 1, "agreement must be 0 to 1")
         if self.chart is not None:
-            _require(
-                self.chart.suffix.lower() == ".png", f"the chart {self.chart} must end in .png"
-            )
-            _require(
+            require(self.chart.suffix.lower() == ".png", f"the chart {self.chart} must end in .png")
+            require(
                 self.chart.parent.is_dir(), f"the chart's folder {self.chart.parent} does not exist"
             )
-            _require(
+            require(
                 importlib.util.find_spec("matplotlib") is not None,
                 "the package matplotlib is missing: pip install 'outrider[bench]'",
             )

@@ -6,7 +6,7 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.errors import StartupError
+from ..core.errors import require
 from ..models import DRAFT_FOLDER, TARGET_FOLDER
 
 OWN_METHODS = ("absmax", "zero-point", "absmax-row", "zero-point-row")
@@ -17,11 +17,6 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 SMALLEST_TEXT_TOKENS = 256
 PACKAGES = {"matplotlib": "bench", "bitsandbytes": "quantization", "accelerate": "quantization"}
 """What this needs beyond the engine, and the extra that brings it."""
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise StartupError(message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,26 +37,26 @@ class QuantizeSettings:
 
     def __post_init__(self) -> None:
         for folder in (self.model, *((self.target,) if self.target else ())):
-            _require(
+            require(
                 (folder / "config.json").is_file(),
                 f"model folder {folder} does not exist or has no config.json",
             )
         unknown = sorted(set(self.methods) - set(METHODS))
-        _require(
+        require(
             not unknown and bool(self.methods),
             f"no such method: {', '.join(unknown) or 'none given'}; there are {', '.join(METHODS)}",
         )
-        _require(
+        require(
             SMALLEST_TEXT_TOKENS <= self.tokens <= 2**24,
             f"tokens must be {SMALLEST_TEXT_TOKENS} to {2**24}",
         )
-        _require(self.dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}")
+        require(self.dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}")
         self._require_text()
         needed = ["matplotlib"]
         if set(self.methods) & set(LIBRARY_METHODS):
             needed += ["bitsandbytes", "accelerate"]
         for package in needed:
-            _require(
+            require(
                 importlib.util.find_spec(package) is not None,
                 f"the package {package} is missing: pip install 'outrider[{PACKAGES[package]}]'",
             )
@@ -74,11 +69,11 @@ class QuantizeSettings:
 
     def _require_text(self) -> None:
         if self.text is None:
-            _require(
+            require(
                 self.bundled,
                 "--text is needed: a UTF-8 file of text like that which the model is for, "
                 "and which it never trained on",
             )
         else:
-            _require(self.text.is_file(), f"the text {self.text} is no file")
-            _require(self.text.stat().st_size > 0, f"the text {self.text} is empty")
+            require(self.text.is_file(), f"the text {self.text} is no file")
+            require(self.text.stat().st_size > 0, f"the text {self.text} is empty")

@@ -12,6 +12,7 @@ from ..core.types import DraftMode, LoopMode
 from ..pacing.crowd import Crowd
 from ..pacing.meter import CostMeter, TurnMeter
 from ..pacing.pacer import Pacer
+from ..pacing.window import USUAL_LEAD, USUAL_WINDOW
 from ..speculation.drafters import ComposedDrafter, NoDrafter
 from ..speculation.paced import PacedDrafter
 from ..speculation.ports import Drafter
@@ -27,8 +28,8 @@ from .text.model import ServedModel
 class LoopSettings:
     """How the loop paces draft and target, unless a request says otherwise."""
 
-    window: int = 7
-    lead: int = 8
+    window: int = USUAL_WINDOW
+    lead: int = USUAL_LEAD
     mode: LoopMode = LoopMode.ADAPTIVE
 
 

@@ -28,7 +28,7 @@ from .live import LiveSessions
 from .open_turn import EndedTurn, OpenTurn
 from .opening import TurnOpener
 from .peers.draft_link import RemoteDrafter
-from .peers.target_stream import TurnParked
+from .peers.target_stream import TurnSuspended
 from .peers.targets import Targets
 from .reader_watch import ReaderWatch
 from .tally import Tally, TurnStarted, TurnSummary
@@ -56,7 +56,7 @@ class TurnParts:
 
 
 class RunningTurn:
-    """One turn for one reader. Owns what the turn holds: claim, epoch, its line to the target, its draft.
+    """One turn for one reader. Owns what the turn holds: its claim, its line to the target, its draft.
 
     Entering it opens the turn, which may raise OutriderError. Iterating it gives `TurnStarted`, the rounds as
     they are recorded, and the summary; what it gave before it raises OutriderError stands. Leaving it, at
@@ -142,19 +142,19 @@ class RunningTurn:
         self._watch.holds()
         if isinstance(opened, OpenTurn):
             self._held.callback(opened.verifier.close)
-            self._watch.holds(opened.verifier.park)
+            self._watch.holds(opened.verifier.suspend, self._held.close)
 
     def _decoding(self, opened: OpenTurn) -> AsyncGenerator[Round]:
         """The rounds, by the loop that the turn asks for."""
         request, drafting = opened.request, self._parts.drafting
+        drafting.crowd.join()
+        self._held.callback(drafting.crowd.leave)
         with self._trace.current():
             drafted = drafting.open(opened)
         self._drafter, self._trouble = drafted.model, drafted.trouble
         if self._drafter is not None:
             self._held.callback(drafting.close, self._drafter)
-            self._watch.holds(opened.verifier.park, self._drafter.close)
-        drafting.crowd.join()
-        self._held.callback(drafting.crowd.leave)
+        self._watch.holds(opened.verifier.suspend, self._held.close)
         recorder = LedgerRecorder(self._parts.ledger, request.session_id, opened.epoch)
         turn = opened.turn(drafting.window(request), self._parts.max_context_tokens)
         plain = drafting.mode(request) is LoopMode.SYNCHRONOUS
@@ -191,12 +191,12 @@ class RunningTurn:
             raise error
         self._held.close()
         session_id = opened.record.session_id
-        if not isinstance(error, TurnParked):
+        if not isinstance(error, TurnSuspended):
             self._parts.targets.failed(session_id, error)
         epoch = await self._parts.opener.fence(session_id, opened.epoch)
         self._opened = opened = replace(opened, epoch=epoch)
         last: TryLater = error
-        for delay in MOVE_DELAYS_SECONDS if isinstance(error, TurnParked) else moves:
+        for delay in MOVE_DELAYS_SECONDS if isinstance(error, TurnSuspended) else moves:
             await asyncio.sleep(delay)
             try:
                 again = await self._reopened(opened)

@@ -10,9 +10,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from outrider.v1 import session_pb2
 
 from ..core.errors import InvalidRequest
+from ..core.limits import MAX_TTL_SECONDS
 from ..core.types import FinishReason, Round, TokenSource
 from ..rpc.wire import logprobs_to_proto
-from .ledger.ledger import MAX_TTL_SECONDS, SessionRecord
+from .ledger.ledger import SessionRecord
 from .tally import TurnStarted, TurnSummary
 from .text.messages import (
     MAX_MESSAGES,

@@ -76,9 +76,9 @@ class Wait:
 class Scheduler:
     """Plans step after step. `plan` says how many tokens each of the first rows of a step keeps.
 
-    Verify rows go first, and at most one prefill chunk runs between two verify steps, so a long prompt delays
-    the others by one chunk. Sessions that earlier steps answered are waited for while others wait already and
-    that pays (`returns.py`).
+    Prefill chunks and steps of verify rows take turns where both are wanted, so a long prompt delays the
+    others by one chunk between two steps. Rows wait for sessions that earlier steps answered where that pays
+    (`returns.py`); a chunk waits for nobody, as no row shares it.
     """
 
     def __init__(self, plan: PlanRows) -> None:
@@ -90,11 +90,15 @@ class Scheduler:
     def next(self, ready: Sequence[Ready], now: float, *, has_waited: bool = False) -> Batch | Wait:
         """What to do with what is ready, of which there is something; who has waited in vain runs."""
         self._note_returns([job.slot for job, _ in ready], now)
+        verify = [entry for entry in ready if not entry[1].prefill]
+        prefill = [entry for entry in ready if entry[1].prefill]
+        if prefill and (not verify or not self._prefilled_last):
+            return Batch(tuple(prefill[:1]))
         if self._away and not has_waited:
-            seconds = self._returns.seconds_worth_waiting(len(ready), now)
+            seconds = self._returns.seconds_worth_waiting(len(verify), now)
             if seconds > 0:
                 return Wait(seconds)
-        return Batch(tuple(self._chosen(ready)))
+        return Batch(tuple(self._kept(verify)))
 
     def ran(self, batch: Batch, seconds: float, now: float) -> None:
         """A batch has run, in so long. Those that it answered may come back."""
@@ -109,11 +113,8 @@ class Scheduler:
         """A batch could not be run."""
         self._prefilled_last = batch.prefill
 
-    def _chosen(self, ready: Sequence[Ready]) -> Sequence[Ready]:
-        verify = [entry for entry in ready if not entry[1].prefill]
-        prefill = [entry for entry in ready if entry[1].prefill]
-        if prefill and (not verify or not self._prefilled_last):
-            return prefill[:1]
+    def _kept(self, verify: Sequence[Ready]) -> Sequence[Ready]:
+        """The rows that fit into a step, each as long as it pays."""
         kept = self._plan([(len(work.tokens), work.survival) for _, work in verify])
         return [
             (job, replace(work, tokens=work.tokens[:count]))

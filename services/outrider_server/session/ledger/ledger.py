@@ -18,8 +18,6 @@ from typing import Protocol
 from outrider_server.core.types import FinishReason, TokenLogprobs, TokenSource
 
 MAX_PAGE_SIZE = 1000
-MAX_TTL_SECONDS = 10 * 365 * 86400
-MAX_LEASE_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

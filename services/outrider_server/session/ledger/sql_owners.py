@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from outrider_server.core.errors import InvalidRequest, LeaseHeld
 
-from .ledger import MAX_LEASE_SECONDS, MAX_TTL_SECONDS, Lease, SessionRecord
+from ...core.limits import MAX_LEASE_SECONDS, MAX_TTL_SECONDS
+from .ledger import Lease, SessionRecord
 from .sql_rows import SECOND_US
 from .sql_work import (
     Statement,

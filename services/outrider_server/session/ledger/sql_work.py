@@ -2,7 +2,7 @@
 
 A piece of work is a generator. It yields statements, gets their results, and returns what the
 ledger's call returns; raising changes nothing. A store runs it inside one transaction of its own.
-So every store runs the same statements, and none of them is written twice.
+So every store runs the same statements; PostgreSQL alone appends by a statement of its own, in one call.
 
 Statements are PostgreSQL's, with `?` for parameters. A store has the function `now_us()`: its time
 in microseconds since 1970. `FOR UPDATE` locks rows where several transactions write at once.

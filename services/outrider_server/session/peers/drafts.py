@@ -2,7 +2,7 @@
 
 A draft that is down costs a turn nothing, as its stream fails at once. One that takes a turn and never
 proposes costs it a wait, so each draft stands behind a circuit breaker (Nygard, "Release It!", 2007): after
-such a turn it rests, then a single turn tries it, and only when that one hears of it do all others again.
+such a turn it rests, then a single turn tries it, and once that one has a guess all others use it again.
 """
 
 from __future__ import annotations
@@ -33,32 +33,38 @@ class Breaker:
     rest_seconds: float = FIRST_REST_SECONDS
     rests_until: float | None = None
     """None while nothing is wrong with it."""
-    trying: bool = False
-    """A turn tries it out."""
+    trial: object = None
+    """The turn that tries it out, whose outcome alone counts until it is known."""
 
     def lets_through(self, now: float) -> bool:
         """True when a turn may use the draft now."""
-        return self.rests_until is None or (now >= self.rests_until and not self.trying)
+        return self.rests_until is None or (now >= self.rests_until and self.trial is None)
 
-    def enter(self) -> None:
+    def enter(self, turn: object) -> None:
         """A turn uses it."""
-        self.trying = self.rests_until is not None
+        if self.rests_until is not None:
+            self.trial = turn
 
-    def succeeded(self) -> None:
+    def succeeded(self, turn: object) -> None:
         """The draft proposed."""
-        self.rest_seconds, self.rests_until, self.trying = FIRST_REST_SECONDS, None, False
+        if self._counts(turn):
+            self.rest_seconds, self.rests_until, self.trial = FIRST_REST_SECONDS, None, None
 
-    def failed(self, now: float) -> None:
+    def failed(self, turn: object, now: float) -> None:
         """A turn waited for it in vain."""
-        if self.rests_until is not None and now < self.rests_until:
-            return  # a turn that began before the others gave up
-        self.rests_until = now + self.rest_seconds
-        self.rest_seconds = min(2 * self.rest_seconds, LONGEST_REST_SECONDS)
-        self.trying = False
+        if self._counts(turn):
+            self.rests_until = now + self.rest_seconds
+            self.rest_seconds = min(2 * self.rest_seconds, LONGEST_REST_SECONDS)
+            self.trial = None
 
-    def left(self) -> None:
+    def left(self, turn: object) -> None:
         """A turn ended without having learnt anything."""
-        self.trying = False
+        if turn is self.trial:
+            self.trial = None
+
+    def _counts(self, turn: object) -> bool:
+        """False for a turn that began before the others gave up."""
+        return self.rests_until is None or turn is self.trial
 
 
 @dataclass(slots=True, eq=False)
@@ -113,14 +119,15 @@ class Drafts:
 
         None while every draft rests. Give it back to `close`.
         """
+        self._hear_of_trials()
         now = self._clock()
         usable = [draft for draft in self._pool.members if draft.breaker.lets_through(now)]
         if not usable:
             return None
         draft = min(usable, key=lambda each: each.turns)
-        draft.breaker.enter()
         draft.turns += 1
         drafter = draft.link.open_turn(turn)
+        draft.breaker.enter(drafter)
         self._open[drafter] = draft
         return drafter
 
@@ -132,12 +139,18 @@ class Drafts:
         if drafter.trouble:
             self.failures.set()
         if drafter.proposed:
-            draft.breaker.succeeded()
+            draft.breaker.succeeded(drafter)
         elif drafter.is_late:
-            draft.breaker.failed(self._clock())
+            draft.breaker.failed(drafter, self._clock())
         else:
-            draft.breaker.left()
+            draft.breaker.left(drafter)
         drafter.close()
+
+    def _hear_of_trials(self) -> None:
+        """A trial that has a guess has succeeded, however long its turn goes on."""
+        for drafter, draft in self._open.items():
+            if drafter is draft.breaker.trial and drafter.proposed:
+                draft.breaker.succeeded(drafter)
 
     async def release(self, session_id: str, epoch: int) -> None:
         """Frees the session's slot on every draft. Raises OutriderError."""

@@ -159,9 +159,9 @@ class RemoteVerifier:
             raise ProtocolViolation("the target's verdict does not answer the step") from error
         return verdict
 
-    def park(self) -> None:
-        """Ends the turn on the target until it is opened anew; `verify` raises TurnParked from now on."""
-        self._line.park()
+    def suspend(self) -> None:
+        """Ends the turn on the target until it is opened anew; `verify` raises TurnSuspended from now on."""
+        self._line.suspend()
 
     def close(self) -> None:
         """Ends the turn on the target; its KV stays."""

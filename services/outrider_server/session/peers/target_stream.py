@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import Self
 
 import grpc
 from outrider.v1 import target_pb2
 
-from ...core.errors import OutriderError, ProtocolViolation, Unavailable
+from ...core.errors import InternalError, OutriderError, ProtocolViolation, Unavailable
 from ...rpc import telemetry
 from ...rpc.errors import from_rpc_error, from_status
 
@@ -21,7 +22,10 @@ PEER = "target"
 TurnsCall = grpc.aio.StreamStreamCall[target_pb2.VerifyTurnsRequest, target_pb2.VerifyTurnsResponse]
 
 
-class TurnParked(Unavailable):
+log = logging.getLogger("outrider.session")
+
+
+class TurnSuspended(Unavailable):
     """The turn gave its slot up while its reader stood still; it can be opened anew. Stays here."""
 
 
@@ -90,6 +94,9 @@ class TargetStream:
             error = from_rpc_error(failure, PEER)
         except OutriderError as failure:
             error = failure
+        except Exception:
+            log.exception("reading what a target answers failed")
+            error = InternalError("the session service failed; its log says why")
         finally:
             self.over = True
             _, writing = self._tasks
@@ -137,10 +144,10 @@ class TurnLine:
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(error)
 
-    def park(self) -> None:
-        """Ends the line of a turn that goes on later: whoever waits, or asks later, gets TurnParked."""
+    def suspend(self) -> None:
+        """Ends the line of a turn that goes on later: whoever waits, or asks later, gets TurnSuspended."""
         if self._stream.forget(self._turn) and self._error is None:
-            self.fail(TurnParked("the turn's reader stood still"))
+            self.fail(TurnSuspended("the turn's reader stood still"))
             self._stream.say(
                 target_pb2.TurnLineRequest(turn=self._turn, end=target_pb2.TurnLineEnd())
             )
