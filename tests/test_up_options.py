@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -112,7 +113,9 @@ def test_ranks_share_the_target_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     ("arguments", "named"),
     [
         (["up", "--rows=9"], "rows must be 1 to the 8 slots"),
-        (["up", "--park-memory=much"], "park memory 'much' is no size"),
+        (["up", "--park-memory=much"], "park memory 'much' is no size.*, or 0 for none"),
+        (["up", f"--park-memory={'9' * 320}GiB"], "park memory '9+' is more than any machine has"),
+        (["target", "--threads=1000000000"], "threads must be 0 to 1024"),
         (["draft", "--slots=0"], "slots must be 1 to 4096"),
         (["target", "--width=12"], "width must be a multiple of 8"),
     ],
@@ -122,6 +125,29 @@ def test_what_no_engine_can_be_is_refused_before_anything_starts(
 ) -> None:
     with pytest.raises(StartupError, match=named):
         run(*arguments)
+
+
+def test_a_folder_that_is_there_is_handed_on_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of its name is taken for a home folder, an option, or a name on a hub."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("~root", "-d", "owner/name"):
+        (tmp_path / name).mkdir(parents=True)
+        options = replace(TARGET_ENGINE, folder=Path(name))
+        assert engine_arguments(options, TARGET_ENGINE) == [f"--model={tmp_path / name}"]
+
+
+def test_a_name_that_no_file_can_have_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["outrider-server", "plan", "--target", "x" * 5000])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        "outrider-server: a name is longer than any file's; give a shorter one\n"
+    )
 
 
 @pytest.mark.parametrize(

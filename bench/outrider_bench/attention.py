@@ -13,7 +13,7 @@ from pathlib import Path
 
 from outrider_server import lifeline
 from outrider_server.core.errors import StartupError
-from outrider_server.engine.options import ATTENTIONS, Attention, CompileMode, Dtype
+from outrider_server.engine.options import ATTENTIONS, Attention, CompileMode, Dtype, EngineOptions
 
 from .attention_kernel import GENERATED, KernelRun, Measured
 from .model_cache import cache_folder
@@ -41,10 +41,18 @@ class AttentionSettings:
     def __post_init__(self) -> None:
         check_model_folder(self.model)
         check_widen(self.widen)
+        EngineOptions(
+            folder=self.model,
+            dtype=self.dtype,
+            device=self.device,
+            compile=self.compile,
+            threads=self.threads,
+            prefill_width=self.prefill_width,
+        )
 
 
 def run_attention(settings: AttentionSettings) -> int:
-    """Prints the table, row by row; 0. Raises StartupError."""
+    """Prints the table, row by row; 0, or 1 where no kernel ran. Raises StartupError."""
     folder = (
         widened(settings.model, settings.widen, cache_folder())
         if settings.widen
@@ -69,7 +77,7 @@ def run_attention(settings: AttentionSettings) -> int:
             f"| {found.peak_mib:.1f} | {same} of {GENERATED} |",
             flush=True,
         )
-    return 0
+    return 0 if first is not None else 1
 
 
 def run_kernel(settings: AttentionSettings, folder: Path, kernel: Attention) -> Measured | str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import uvloop
 from outrider_server.core.types import TokenSource
-from outrider_server.ledger_opening import open_ledger
+from outrider_server.ledger_opening import check_ledger, open_ledger
 from outrider_server.session.ledger.ledger import Ledger, LedgerToken, NewTurn
 
 from .machine import caption, machine_facts, resident_bytes
@@ -124,6 +124,8 @@ async def _report(location: str, appends: int, idle: int) -> None:
 
 def run_ledgers(places: Sequence[str], appends: int, idle: int) -> int:
     """Measures one after the other and prints the figures; 0. Raises StartupError."""
+    for place in places:
+        uvloop.run(check_ledger(place))
     # Not the command line, which may hold a password.
     print(caption(machine_facts() | {"command": "outrider-server bench ledger"}))
     for place in places:

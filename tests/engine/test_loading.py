@@ -421,6 +421,7 @@ def test_a_builder_takes_the_models_own_context_unless_told(folder: Path) -> Non
     [
         ({"max_context_tokens": 257}, "longer than the model's 256"),
         ({"device": "no-such-device"}, "device no-such-device cannot be used"),
+        ({"device": "meta"}, "device meta cannot be used"),
     ],
 )
 def test_a_builder_refuses_what_the_machine_or_the_model_has_not(

@@ -92,6 +92,8 @@ def folder(tmp_path: Path) -> Path:
         ),
         (["--max-context-tokens", "-1"], "max context tokens must not be negative"),
         (["--memory", "80"], "memory '80' is no size above 0; write it as 80GiB"),
+        (["--memory", "9" * 320 + "GiB"], "memory '999"),
+        (["--bandwidth", "9" * 320 + "GB/s"], "bandwidth '999"),
         (["--bandwidth", "3TB"], "bandwidth '3TB' is no rate above 0; write it as 3.35TB/s"),
         (["--agreement", "1.5"], "agreement must be 0 to 1"),
         (["--device", "abacus"], "device abacus is no torch device"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -217,3 +218,7 @@ def main() -> None:
         app(prog_name="outrider-server")
     except StartupError as error:
         refuse(error)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        refuse(StartupError("a name is longer than any file's; give a shorter one"))

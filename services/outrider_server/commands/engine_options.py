@@ -6,10 +6,12 @@ import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
+from ..core.errors import StartupError
 from ..engine.options import EngineOptions
 from ..planning.units import parse_bytes
 
@@ -96,10 +98,17 @@ def _read(field: str, value: Any) -> Any:
     """A field's value of its option's. Raises StartupError."""
     if field != SIZE:
         return value
-    return 0 if value == "0" else parse_bytes(value, "park memory")
+    if value == "0":
+        return 0
+    try:
+        return parse_bytes(value, "park memory")
+    except StartupError as error:
+        raise StartupError(f"{error}, or 0 for none") from error
 
 
 def _written(field: str, value: Any) -> str:
+    if isinstance(value, Path) and value.exists():
+        return str(value.absolute())  # where nothing of it is taken for an option or a home folder
     if field != SIZE:
         return str(value)
     gibibytes, rest = divmod(value, 1 << 30)

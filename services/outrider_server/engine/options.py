@@ -22,6 +22,7 @@ QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
 ATTENTIONS: tuple[Attention, ...] = get_args(Attention)
 COMPILE_MODES: tuple[CompileMode, ...] = get_args(CompileMode)
 MAX_RANKS = 64
+MAX_THREADS = 1024
 SHARED_DEVICES = ("cpu", "cuda")
 
 
@@ -63,7 +64,10 @@ class EngineOptions:
         require(self.attention in ATTENTIONS, f"attention must be one of {', '.join(ATTENTIONS)}")
         require(self.compile in COMPILE_MODES, f"compile must be one of {', '.join(COMPILE_MODES)}")
         require(1 <= self.slots <= 4096, "slots must be 1 to 4096")
-        require(0 <= self.rows <= self.slots, f"rows must be 1 to the {self.slots} slots")
+        require(
+            0 <= self.rows <= self.slots,
+            f"rows must be 1 to the {self.slots} slots, or 0 for all of them",
+        )
         require(1 <= self.width <= 64, "width must be 1 to 64")
         require(
             self.prefill_width % 8 == 0 and 8 <= self.prefill_width <= 4096,
@@ -72,7 +76,7 @@ class EngineOptions:
         require(self.max_context_tokens >= 0, "max context tokens must not be negative")
         require(self.park_bytes >= 0, "park memory must not be negative")
         require(0 <= self.queue <= 1 << 16, "queue must be 0 to 65536")
-        require(self.threads >= 0, "threads must not be negative")
+        require(0 <= self.threads <= MAX_THREADS, f"threads must be 0 to {MAX_THREADS}")
         require(1 <= self.tensor_parallel <= MAX_RANKS, f"tensor parallel must be 1 to {MAX_RANKS}")
         if self.tensor_parallel > 1:
             self._check_ranks()

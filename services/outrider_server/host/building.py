@@ -99,7 +99,7 @@ def _usable(device: str, group: Group | None) -> torch.device:
         name = f"{device}:{group.membership.local_rank}"
     try:
         torch_device = torch.device(name)
-        torch.zeros(1, device=torch_device)
+        torch.zeros(1, device=torch_device).item()
     except (RuntimeError, AssertionError) as error:
         raise StartupError(f"device {name} cannot be used on this machine") from error
     return torch_device
