@@ -157,6 +157,18 @@ def test_the_first_kernel_is_kept_unless_another_is_clearly_faster(
     assert preferred(milliseconds) == chosen
 
 
+def test_other_work_that_disturbs_most_runs_of_a_kernel_changes_no_choice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A target that is started again must compute as before, whatever the machine does meanwhile."""
+    disturbed = iter([9.0] * 15 + [1.0] * 100)
+    monkeypatch.setattr(
+        attention_choice, "_seconds", lambda call: next(disturbed) if call == "sdpa" else 0.9
+    )
+    measured = attention_choice._measure({"sdpa": "sdpa", "math": "math", "eager": "eager"})
+    assert preferred(measured) == "sdpa"
+
+
 @needs_kernels
 def test_the_engines_own_kernel_runs_by_itself_and_by_name() -> None:
     assert packed_runner().attention.kernel == "packed"

@@ -26,7 +26,8 @@ PREFERRED = (FLASH, SDPA, "efficient", "math", "eager")
 PREFERENCE = 1.5
 """So many times faster must a kernel be to be taken before a preferred one: the choice decides bits, so it
 must not change with what else the machine does."""
-TIMED_RUNS = 5
+TIMED_RUNS = 20
+"""Of each kernel, of which the fastest counts: other work may disturb most of them."""
 TIMED_POSITION = 2000
 """Kernels are timed over a context of this length, or the longest."""
 UNCAPPED = (SDPA, "efficient", "math")
