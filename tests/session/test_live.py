@@ -241,3 +241,17 @@ async def test_a_service_that_ends_waits_for_turns_that_were_cut_off(
     live.free(claim)
     await settling
     assert not (await ledger.get_session(session_id, "")).is_held
+
+
+async def test_what_answers_after_the_session_ended_here_renews_no_lease(
+    ledger, clock, session_id
+) -> None:
+    """A turn was taken over in its own process, and who took it has ended, before its write answers."""
+    live = LiveSessions(ledger, LEASE_SECONDS, clock.sleep)
+    overtaken = await started(live, session_id)
+    claim, _ = await live.take_over(session_id)
+    await live.give_back(claim)
+    live.moved(session_id, overtaken)
+    assert not live._keepers
+    assert session_id not in live._epochs
+    await started(LiveSessions(ledger, LEASE_SECONDS, clock.sleep), session_id)

@@ -83,16 +83,25 @@ class LiveSessions:
         epoch = self._epochs.get(session_id)
         if epoch is None:
             epoch = await self._own(session_id, force=self._lease_seconds is None)
+            self.moved(session_id, epoch)
         return epoch
 
     async def take_over(self, session_id: str) -> tuple[Claim, int]:
         """Claims the session whoever runs its turn, under a new epoch in which whoever that was cannot
         write. Raises what `Ledger.take_over` raises."""
         epoch = await self._own(session_id, force=True)
-        return self._claim(session_id), epoch
+        claim = self._claim(session_id)
+        self.moved(session_id, epoch)
+        return claim, epoch
 
     def moved(self, session_id: str, epoch: int) -> None:
-        """What this process wrote began a new epoch of the session, which it still owns."""
+        """What this process wrote began a new epoch of the session, which it still owns.
+
+        Where the session runs no turn here any more, as one that took it over has ended meanwhile, nothing
+        is kept: the lease runs out by itself.
+        """
+        if session_id not in self._running:
+            return
         self._epochs[session_id] = epoch
         if self._lease_seconds is None:
             return
@@ -160,7 +169,6 @@ class LiveSessions:
         lease = await self._ledger.take_over(
             session_id, self._holder, self._lease_seconds, force=force
         )
-        self.moved(session_id, lease.epoch)
         return lease.epoch
 
     async def _keep(self, session_id: str, epoch: int, lease_seconds: float) -> None:
