@@ -222,11 +222,13 @@ def simple_generator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     assert changed.count("outrider_simple") == 2
     assert "{1, 1}" in changed
     (folder / "drawing.cpp").write_text(changed)
-    shutil.copy(source / "pool.h", folder)
+    for header in kernels.HEADERS:
+        shutil.copy(source / header, folder)
     compiler = shutil.which("g++") or shutil.which("clang++")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "cache_folder", lambda: folder)
-        library = kernels._compiled(str(compiler), [folder / "drawing.cpp"], "simple")
+        level = kernels.chosen_level()
+        library = kernels._compiled(str(compiler), level, [folder / "drawing.cpp"], "simple")
         torch.ops.load_library(library)
         patch.setattr(noise_module, "MULTIPLIERS", (1, 1))
         yield

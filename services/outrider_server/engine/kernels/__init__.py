@@ -1,13 +1,13 @@
 """The engine's own CPU kernels: C++ beside this file, compiled once a machine and loaded as torch operators.
 
-They need AVX512-BF16 and a C++ compiler. Where either is missing the engine runs on torch's kernels alone.
+They need a C++ compiler, and a CPU of one of `levels.LEVELS`. Where either is missing the engine runs on
+torch's kernels alone.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import platform
 import shutil
 import subprocess
 import tempfile
@@ -19,11 +19,11 @@ import torch
 
 from ...core.errors import StartupError
 from ...user_folders import cache_folder
+from .levels import LEVELS, Level, chosen_level
 
 SOURCES = ("linear.cpp", "attention.cpp", "drawing.cpp")
-HEADERS = ("pool.h",)
-NEEDED_FLAG = "avx512_bf16"
-FLAGS = ("-std=c++20", "-O3", "-march=native", "-ffp-contract=off", "-shared", "-fPIC", "-w")
+HEADERS = ("pool.h", "vectors.h")
+FLAGS = ("-std=c++20", "-O3", "-ffp-contract=off", "-shared", "-fPIC", "-w")
 COMPILE_SECONDS = 300
 
 Function = TypeVar("Function", bound=Callable[..., torch.Tensor])
@@ -41,27 +41,29 @@ def take_threads() -> None:
 @functools.cache
 def kernels_missing() -> str:
     """Compiles and loads the kernels, once a process; one sentence why there are none, or nothing."""
-    flags = _cpu_flags()
-    if platform.machine() != "x86_64" or NEEDED_FLAG not in flags.split():
-        return "the CPU has no AVX512-BF16"
+    level = chosen_level()
+    if level is None:
+        return f"the CPU has none of {', '.join(each.name for each in LEVELS)}"
     compiler = shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         return "no C++ compiler was found"
     folder = Path(__file__).parent
     sources = [folder / name for name in SOURCES]
-    digest = hashlib.sha256(f"{torch.__version__} {compiler} {FLAGS} {flags}".encode())
+    digest = hashlib.sha256(
+        f"{torch.__version__} {compiler} {FLAGS} {level.name} {level.options}".encode()
+    )
     for source in (*sources, *(folder / name for name in HEADERS)):
         digest.update(source.read_bytes())
     load: Callable[[Path], None] = torch.ops.load_library
     try:
-        library = _compiled(compiler, sources, digest.hexdigest()[:24])
+        library = _compiled(compiler, level, sources, digest.hexdigest()[:24])
         load(library)
     except StartupError as error:
         return str(error)
     except (OSError, subprocess.SubprocessError) as error:
         return f"the kernels could not be built ({type(error).__name__})"
-    if not torch.ops.outrider.linear_available():
-        return "the C++ compiler does not know AVX512-BF16"
+    if torch.ops.outrider.kernel_level() != level.name:
+        return f"the C++ compiler does not know {level.name}"
     torch.ops.outrider.use_tile_unit.default(True)
     _describe_shapes()
     return ""
@@ -99,15 +101,7 @@ def _describe_shapes() -> None:
         return torch.empty_like(best)
 
 
-def _cpu_flags() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    return next((line.partition(":")[2] for line in lines if line.startswith("flags")), "")
-
-
-def _compiled(compiler: str, sources: list[Path], digest: str) -> Path:
+def _compiled(compiler: str, level: Level, sources: list[Path], digest: str) -> Path:
     """The shared library, from the cache or compiled into it. Raises OSError or SubprocessError."""
     library = cache_folder() / f"kernels-{digest}.so"
     if library.is_file():
@@ -116,7 +110,13 @@ def _compiled(compiler: str, sources: list[Path], digest: str) -> Path:
     torch_folder = Path(torch.__file__).parent
     with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
         made = Path(scratch) / library.name
-        command = [compiler, *FLAGS, f"-I{torch_folder / 'include'}", *map(str, sources)]
+        command = [
+            compiler,
+            *FLAGS,
+            *level.options,
+            f"-I{torch_folder / 'include'}",
+            *map(str, sources),
+        ]
         command += ["-o", str(made), f"-L{torch_folder / 'lib'}", "-ltorch_cpu", "-lc10"]
         subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_SECONDS)
         made.replace(library)

@@ -17,16 +17,20 @@
 #include <vector>
 
 #include "pool.h"
+#include "vectors.h"
 
 namespace {
 
 using torch::stable::Tensor;
 
-#ifdef __AVX512BF16__
-
 constexpr int64_t kBlock = 64;     // keys at once
 constexpr int64_t kQueries = 32;   // queries that share a block of keys
 constexpr int64_t kLargest = 256;  // head_dim
+#if defined(__AVX512F__)
+constexpr float kLeast = -104.0f;  // of exponents: what is below gives 0
+#else
+constexpr float kLeast = -87.0f;  // without numbers that are smaller than normal ones
+#endif
 
 struct Shape {
   int64_t tokens, heads, key_heads, head_dim, length;
@@ -36,36 +40,37 @@ struct Shape {
 
 // 16 rows of 16 dwords, `stride` values of 16 bits apart -> their transpose at `to`.
 void transpose(const uint16_t* from, int64_t stride, uint32_t* to) {
+#if defined(__AVX512F__)
   const __m512i rows = _mm512_mullo_epi32(
       _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
       _mm512_set1_epi32(static_cast<int>(stride)));
   for (int column = 0; column < 16; ++column)
     _mm512_store_si512(to + column * 16, _mm512_i32gather_epi32(rows, from + column * 2, 2));
+#else
+  for (int row = 0; row < 16; ++row)
+    for (int column = 0; column < 16; ++column)
+      std::memcpy(to + column * 16 + row, from + row * stride + column * 2, sizeof(uint32_t));
+#endif
 }
 
-__m512 widen(const uint16_t* values) {
-  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values));
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
-}
-
-// e^x for x <= 0, relative error below 2^-22; 0 for -inf. What is no number stays none.
-__m512 exponential(__m512 x) {
-  const __m512 scaled = _mm512_max_ps(_mm512_set1_ps(-104.0f), x) * 1.44269504f;
-  const __m512 whole = _mm512_roundscale_ps(scaled, _MM_FROUND_TO_NEAREST_INT);
-  const __m512 part = scaled - whole;
-  __m512 sum = _mm512_set1_ps(1.5403530e-4f);
+// e^x for x <= 0, relative error below 2^-22; 0 where that is hardly a number. What is no number stays none.
+Floats exponential(const Floats& x) {
+  const Floats least = all(kLeast);
+  const Floats scaled_x = larger(least, x) * all(1.44269504f);
+  const Floats whole = rounded(scaled_x);
+  const Floats part = scaled_x - whole;
+  Floats sum = all(1.5403530e-4f);
   for (const float factor : {1.3333558e-3f, 9.6181291e-3f, 5.5504109e-2f, 2.4022651e-1f,
                              6.9314718e-1f, 1.0f})
-    sum = _mm512_fmadd_ps(sum, part, _mm512_set1_ps(factor));
-  const __mmask16 finite = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-104.0f), _CMP_NLE_UQ);
-  return _mm512_maskz_scalef_ps(finite, sum, whole);
+    sum = fused(sum, part, all(factor));
+  return select(not_at_most(x, least), scaled(sum, whole), all(0.0f));
 }
 
 // The state of one tile of queries.
 struct Tile {
   alignas(64) uint32_t keys[kBlock / 16][kLargest / 2][16];
   alignas(64) float values[kBlock][kLargest];
-  alignas(64) uint16_t queries[kQueries][kLargest];
+  alignas(64) Input queries[kQueries][kLargest];
   alignas(64) float sums[kQueries][kLargest];
   alignas(64) float weights[kQueries][kBlock];
   alignas(64) float totals[kQueries][16];
@@ -81,79 +86,73 @@ void load_block(Tile& tile, const Shape& shape, const uint16_t* keys, const uint
       transpose(keys + (first + group * 16) * dim + d, dim, tile.keys[group][d / 2]);
   for (int64_t key = 0; key < kBlock; ++key)
     for (int64_t d = 0; d < dim; d += 16)
-      _mm512_store_ps(tile.values[key] + d, widen(values + (first + key) * dim + d));
+      store(tile.values[key] + d, widened(values + (first + key) * dim + d));
 }
 
 // Scores of up to four queries with the block's keys: the products of bfloat16, summed in float32.
 template <int Count>
 void score(Tile& tile, const Shape& shape, int64_t query) {
-  for (int64_t group = 0; group < kBlock / 16; ++group) {
-    __m512 sums[Count];
-    for (int q = 0; q < Count; ++q) sums[q] = _mm512_setzero_ps();
+  for (int64_t group = 0; group < kBlock / kLanes; ++group) {
+    Floats sums[Count];
+    for (int q = 0; q < Count; ++q) sums[q] = all(0.0f);
     for (int64_t pair = 0; pair < shape.head_dim / 2; ++pair) {
-      const auto keys = (__m512bh)_mm512_load_si512(tile.keys[group][pair]);
-      for (int q = 0; q < Count; ++q) {
-        int32_t two;
-        std::memcpy(&two, tile.queries[query + q] + pair * 2, sizeof(two));
-        sums[q] = _mm512_dpbf16_ps(sums[q], (__m512bh)_mm512_set1_epi32(two), keys);
-      }
+      const Pairs keys = load_pairs(tile.keys[group][pair]);
+#pragma GCC unroll 4
+      for (int q = 0; q < Count; ++q)
+        sums[q] = add_products(sums[q], tile.queries[query + q] + pair * 2, keys);
     }
     for (int q = 0; q < Count; ++q)
-      _mm512_store_ps(tile.weights[query + q] + group * 16, sums[q] * shape.scaling);
+      store(tile.weights[query + q] + group * kLanes, sums[q] * all(shape.scaling));
   }
 }
 
 // Turns the scores of one query into weights and rescales what it has summed so far.
 void weigh(Tile& tile, const Shape& shape, int64_t query, int64_t first) {
   const int64_t seen = tile.positions[query] + 1 - first;
-  const __m512 hidden = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
-  __m512 scores[kBlock / 16];
-  __m512 best = hidden;
-  for (int64_t group = 0; group < kBlock / 16; ++group) {
-    const int64_t left = std::clamp<int64_t>(seen - group * 16, 0, 16);
-    scores[group] = _mm512_mask_loadu_ps(hidden, static_cast<__mmask16>((1u << left) - 1),
-                                         tile.weights[query] + group * 16);
-    best = _mm512_max_ps(best, scores[group]);
+  const Floats hidden = all(-std::numeric_limits<float>::infinity());
+  Floats scores[kBlock / kLanes];
+  Floats best = hidden;
+  for (int64_t group = 0; group < kBlock / kLanes; ++group) {
+    const Masks visible = first_lanes(std::clamp<int64_t>(seen - group * kLanes, 0, kLanes));
+    scores[group] = select(visible, load(tile.weights[query] + group * kLanes), hidden);
+    best = larger(best, scores[group]);
   }
   const float before = tile.largest[query];
-  const float now = std::max(before, _mm512_reduce_max_ps(best));
-  __m512 total = _mm512_load_ps(tile.totals[query]);
+  const float now = std::max(before, largest_of(best));
+  Floats total = load(tile.totals[query]);
   if (now != before) {
-    const __m512 shrink = exponential(_mm512_set1_ps(before - now));
-    total *= shrink;
-    for (int64_t d = 0; d < shape.head_dim; d += 16)
-      _mm512_store_ps(tile.sums[query] + d, _mm512_load_ps(tile.sums[query] + d) * shrink);
+    const Floats shrink = exponential(all(before - now));
+    total = total * shrink;
+    for (int64_t d = 0; d < shape.head_dim; d += kLanes)
+      store(tile.sums[query] + d, load(tile.sums[query] + d) * shrink);
     tile.largest[query] = now;
   }
-  for (int64_t group = 0; group < kBlock / 16; ++group) {
-    const __m512 weight = exponential(scores[group] - now);
-    total += weight;
-    _mm512_store_ps(tile.weights[query] + group * 16, weight);
+  for (int64_t group = 0; group < kBlock / kLanes; ++group) {
+    const Floats weight = exponential(scores[group] - all(now));
+    total = total + weight;
+    store(tile.weights[query] + group * kLanes, weight);
   }
-  _mm512_store_ps(tile.totals[query], total);
+  store(tile.totals[query], total);
 }
 
 template <int Count>
 void add_values(Tile& tile, const Shape& shape, int64_t query, int64_t keys) {
-  for (int64_t d = 0; d < shape.head_dim; d += 32) {
-    __m512 low[Count], high[Count];
-    for (int q = 0; q < Count; ++q) {
-      low[q] = _mm512_load_ps(tile.sums[query + q] + d);
-      high[q] = _mm512_load_ps(tile.sums[query + q] + d + 16);
-    }
+  constexpr int kBeside = kBytes == 64 ? 2 : 1;  // lanes at once: what fits into registers, and keeps them busy
+  for (int64_t d = 0; d < shape.head_dim; d += kBeside * kLanes) {
+    Floats sums[Count][kBeside];
+    for (int q = 0; q < Count; ++q)
+      for (int n = 0; n < kBeside; ++n) sums[q][n] = load(tile.sums[query + q] + d + n * kLanes);
     for (int64_t key = 0; key < keys; ++key) {
-      const __m512 v0 = _mm512_load_ps(tile.values[key] + d);
-      const __m512 v1 = _mm512_load_ps(tile.values[key] + d + 16);
+      Floats value[kBeside];
+      for (int n = 0; n < kBeside; ++n) value[n] = load(tile.values[key] + d + n * kLanes);
+#pragma GCC unroll 4
       for (int q = 0; q < Count; ++q) {
-        const __m512 weight = _mm512_set1_ps(tile.weights[query + q][key]);
-        low[q] = _mm512_fmadd_ps(weight, v0, low[q]);
-        high[q] = _mm512_fmadd_ps(weight, v1, high[q]);
+        const Floats weight = all(tile.weights[query + q][key]);
+        for (int n = 0; n < kBeside; ++n) sums[q][n] = fused(weight, value[n], sums[q][n]);
       }
     }
-    for (int q = 0; q < Count; ++q) {
-      _mm512_store_ps(tile.sums[query + q] + d, low[q]);
-      _mm512_store_ps(tile.sums[query + q] + d + 16, high[q]);
-    }
+    for (int q = 0; q < Count; ++q)
+      for (int n = 0; n < kBeside; ++n) store(tile.sums[query + q] + d + n * kLanes, sums[q][n]);
   }
 }
 
@@ -168,7 +167,7 @@ void attend(Tile& tile, const Shape& shape, int64_t queries, const uint16_t* key
     std::fill_n(tile.sums[query], shape.head_dim, 0.0f);
     if (query >= queries) {
       tile.positions[query] = tile.positions[0];
-      std::fill_n(tile.queries[query], shape.head_dim, 0);
+      std::fill_n(tile.queries[query], shape.head_dim, Input{0});
     }
   }
   for (int64_t first = 0; first <= last; first += kBlock) {
@@ -199,26 +198,19 @@ void attend_run(Tile& tile, const Shape& shape, const uint16_t* query, const uin
       const int64_t token = begin + (start + q) / group;
       const int64_t head = key_head * group + (start + q) % group;
       tile.positions[q] = places[token * 2 + 1];
-      std::memcpy(tile.queries[q],
-                  query + token * shape.query_token_stride + head * shape.query_head_stride,
-                  dim * sizeof(uint16_t));
+      as_inputs(query + token * shape.query_token_stride + head * shape.query_head_stride, dim,
+                tile.queries[q]);
     }
     attend(tile, shape, count, keys + offset, values + offset);
     for (int64_t q = 0; q < count; ++q) {
       const int64_t token = begin + (start + q) / group;
       const int64_t head = key_head * group + (start + q) % group;
       uint16_t* to = out + (token * shape.heads + head) * dim;
-      const __m512 share =
-          _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(_mm512_load_ps(tile.totals[q])));
-      for (int64_t d = 0; d < dim; d += 16)
-        _mm256_storeu_si256(
-            (__m256i*)(to + d),
-            (__m256i)_mm512_cvtneps_pbh(_mm512_load_ps(tile.sums[q] + d) * share));
+      const Floats share = all(1.0f / sum_of(load(tile.totals[q])));
+      for (int64_t d = 0; d < dim; d += kLanes) narrow(load(tile.sums[q] + d) * share, to + d);
     }
   }
 }
-
-#endif
 
 // query [1, H, T, D]; keys, values [S, K, L, D]; places [1, 1, T, 2] int64 (slot, position)
 // -> [1, T, H, D]. bfloat16, D a multiple of 32 up to 256, L a multiple of 64.
@@ -226,7 +218,6 @@ Tensor packed_attention(const Tensor& query, const Tensor& keys, const Tensor& v
                       const Tensor& places, double scaling) {
   const int64_t tokens = query.size(2), heads = query.size(1), dim = query.size(3);
   Tensor out = torch::stable::new_empty(query, {1, tokens, heads, dim});
-#ifdef __AVX512BF16__
   const Shape shape{tokens, heads, keys.size(1), dim, keys.size(2),
                     query.stride(2), query.stride(1), static_cast<float>(scaling)};
   const auto* from = static_cast<const uint16_t*>(query.data_ptr());
@@ -245,7 +236,6 @@ Tensor packed_attention(const Tensor& query, const Tensor& keys, const Tensor& v
     attend_run(tile, shape, from, key, value, place, begins[run], begins[run + 1],
                item % shape.key_heads, to);
   });
-#endif
   return out;
 }
 

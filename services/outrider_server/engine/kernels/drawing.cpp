@@ -11,8 +11,6 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include <immintrin.h>
-
 #include <algorithm>
 #include <bit>
 #include <cfloat>
@@ -21,12 +19,11 @@
 #include <limits>
 
 #include "pool.h"
+#include "vectors.h"
 
 namespace {
 
 using torch::stable::Tensor;
-
-#ifdef __AVX512BF16__
 
 constexpr uint32_t kMultipliers[2] = {0xd2511f53, 0xcd9e8d57};
 constexpr uint32_t kWeylSteps[2] = {0x9e3779b9, 0xbb67ae85};
@@ -75,30 +72,30 @@ double score(const Row& row, int64_t token) {
 
 // The first 32 bits of u of a block of tokens from `first` on, in their order. Words lie in lanes of 64 bits,
 // of which only the lower halves count.
-void high_words(const Row& row, int64_t first, __m512i (&words)[kGroups]) {
-  const __m512i multiplier0 = _mm512_set1_epi64(kMultipliers[0]);
-  const __m512i multiplier1 = _mm512_set1_epi64(kMultipliers[1]);
-  const __m512i lanes = _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0);
-  __m512i word0[kGroups], word1[kGroups], word2[kGroups], word3[kGroups];
+void high_words(const Row& row, int64_t first, Words (&words)[kGroups]) {
+  const Wides multiplier0 = all_wides(kMultipliers[0]), multiplier1 = all_wides(kMultipliers[1]);
+  static constexpr uint64_t kSteps[8] = {0, 1, 2, 3, 4, 5, 6, 7};
+  const Wides steps = load<Wides>(kSteps);
+  Wides word0[kGroups], word1[kGroups], word2[kGroups], word3[kGroups];
   for (int group = 0; group < kGroups; ++group) {
-    word0[group] = _mm512_add_epi64(lanes, _mm512_set1_epi64(first / 2 + group * 8));
-    word1[group] = _mm512_set1_epi64(row.position);
-    word2[group] = word3[group] = _mm512_setzero_si512();
+    word0[group] = steps + all_wides(first / 2 + group * 8);
+    word1[group] = all_wides(row.position);
+    word2[group] = word3[group] = all_wides(0);
   }
   for (const auto& key : row.keys) {
-    const __m512i key0 = _mm512_set1_epi64(key[0]), key1 = _mm512_set1_epi64(key[1]);
+    const Wides key0 = all_wides(key[0]), key1 = all_wides(key[1]);
     for (int group = 0; group < kGroups; ++group) {
-      const __m512i product0 = _mm512_mul_epu32(word0[group], multiplier0);
-      const __m512i product1 = _mm512_mul_epu32(word2[group], multiplier1);
-      word0[group] = _mm512_srli_epi64(product1, 32) ^ word1[group] ^ key0;
+      const Wides product0 = wide_products(word0[group], multiplier0);
+      const Wides product1 = wide_products(word2[group], multiplier1);
+      word0[group] = (product1 >> 32) ^ word1[group] ^ key0;
       word1[group] = product1;
-      word2[group] = _mm512_srli_epi64(product0, 32) ^ word3[group] ^ key1;
+      word2[group] = (product0 >> 32) ^ word3[group] ^ key1;
       word3[group] = product0;
     }
   }
+  const Wides lower = all_wides(0xffffffff);
   for (int group = 0; group < kGroups; ++group)
-    words[group] =
-        _mm512_mask_blend_epi32(0xaaaa, word0[group], _mm512_slli_epi64(word2[group], 32));
+    words[group] = same_bits<Words>((word0[group] & lower) | (word2[group] << 32));
 }
 
 // The tokens of the block whose u does not exclude them, a bit each. `offset` is -S log2(e) + kMargin, `scale`
@@ -110,27 +107,27 @@ void high_words(const Row& row, int64_t first, __m512i (&words)[kGroups]) {
 uint64_t candidates(const Row& row, int64_t first, float scale, float offset) {
   const int64_t left = row.size - first;
   const uint64_t present = left >= kBlock ? ~uint64_t{0} : (uint64_t{1} << left) - 1;
-  __m512 limits[kGroups];
+  Floats limits[kGroups];
   uint32_t reached = 0;
   for (int group = 0; group < kGroups; ++group) {
-    const auto mask = static_cast<__mmask16>(present >> (16 * group));
-    const __m512 logits = _mm512_maskz_loadu_ps(mask, row.logits + first + 16 * group);
-    const __m512 exponents = _mm512_fmadd_ps(logits - row.largest, _mm512_set1_ps(scale),
-                                             _mm512_set1_ps(offset));
+    const int64_t begin = kLanes * group;
+    const auto mask = static_cast<uint32_t>(present >> begin & 0xffff);
+    const Floats logits = load_some(row.logits + first + begin, left - begin);
+    const Floats exponents = fused(logits - all(row.largest), all(scale), all(offset));
     // In this order what is no number stays none, and -infinity does not become one such.
-    const __m512 bounded = _mm512_max_ps(_mm512_set1_ps(kLowest), exponents);
-    const __m512 whole = _mm512_roundscale_ps(bounded, _MM_FROUND_TO_NEG_INF);
-    limits[group] = _mm512_scalef_ps(bounded - whole + 1.0f, whole);
-    reached |= _mm512_mask_cmp_ps_mask(mask, limits[group], _mm512_set1_ps(kSmallest), _CMP_NLT_UQ);
+    const Floats bounded = larger(all(kLowest), exponents);
+    const Floats whole = floored(bounded);
+    limits[group] = scaled(bounded - whole + all(1.0f), whole);
+    reached |= bits_of(not_below(limits[group], all(kSmallest))) & mask;
   }
   if (!reached) return 0;
-  __m512i words[kGroups];
+  Words words[kGroups];
   high_words(row, first, words);
   uint64_t kept = 0;
   for (int group = 0; group < kGroups; ++group) {
     // At most u but for a rounding of 2^-24, which kMargin covers too.
-    const __m512 least = _mm512_cvtepu32_ps(words[group]) * 0x1p-32f;
-    kept |= uint64_t{_mm512_cmp_ps_mask(least, limits[group], _CMP_NGT_UQ)} << (16 * group);
+    const Floats least = as_floats(words[group]) * all(0x1p-32f);
+    kept |= uint64_t{bits_of(not_above(least, limits[group]))} << (kLanes * group);
   }
   return kept & present;
 }
@@ -152,8 +149,6 @@ int64_t draw(const Row& row, int64_t best) {
   return choice.token;
 }
 
-#endif
-
 // logits [N, V] float32; most probable tokens [N] int64, negative where there is none; temperatures [N] float64, 0
 // to 100; seeds [N] int64, the bits of unsigned ones; positions [N] int64 -> tokens [N] int64. All but the logits
 // are contiguous.
@@ -165,7 +160,6 @@ Tensor draw_sampled(const Tensor& logits, const Tensor& best, const Tensor& temp
   const int64_t rows = logits.size(0), size = logits.size(1);
   const Tensor ordered = torch::stable::contiguous(logits);
   Tensor drawn = torch::stable::new_empty(best, {rows});
-#ifdef __AVX512BF16__
   const auto* scores = static_cast<const float*>(ordered.data_ptr());
   const auto* likeliest = static_cast<const int64_t*>(best.data_ptr());
   const auto* temperature = static_cast<const double*>(temperatures.data_ptr());
@@ -185,7 +179,6 @@ Tensor draw_sampled(const Tensor& logits, const Tensor& best, const Tensor& temp
     }
     to[index] = draw(row, likeliest[index]);
   });
-#endif
   return drawn;
 }
 

@@ -2,7 +2,8 @@
 //
 // Weights are packed once into tiles of 32 outputs: [N / 32][K / 2][32][2], K padded to a multiple of 32. So a
 // thread reads its share of the weights from front to back, once for as many tokens as fit into registers:
-// 32 with the CPU's tile unit (AMX-BF16, TDPBF16PS), 8 with AVX512-BF16 (VDPBF16PS).
+// 32 with the CPU's tile unit (AMX-BF16, TDPBF16PS), 8 with AVX-512, 2 with AVX2 or NEON. A CPU that cannot
+// multiply bfloat16 widens them in registers: a step of few tokens is the reading of the weights.
 //
 // On one machine a token's sums run over k in the same order whatever the number of tokens, its place among
 // them or the number of threads, so its bits depend on nothing but the token and the weights.
@@ -18,9 +19,12 @@
 #include <cstdint>
 #include <cstring>
 #include <optional>
+#include <string>
+#include <type_traits>
 #include <vector>
 
 #include "pool.h"
+#include "vectors.h"
 
 namespace {
 
@@ -43,11 +47,20 @@ bool use_tile_unit(bool wanted) {
   return tile_unit_used;
 }
 
-bool available() {
-#ifdef __AVX512BF16__
-  return true;
+// The level that this library was compiled for.
+std::string level() {
+#if defined(__AMX_BF16__)
+  return "amx";
+#elif defined(__AVX512BF16__)
+  return "avx512_bf16";
+#elif defined(__AVX512F__)
+  return "avx512";
+#elif defined(__AVX2__)
+  return "avx2";
+#elif defined(__ARM_NEON)
+  return "neon";
 #else
-  return false;
+  return "";
 #endif
 }
 
@@ -64,44 +77,40 @@ Tensor pack(const Tensor& weight) {
   return packed;
 }
 
-#ifdef __AVX512BF16__
-
 // A block of tokens with one tile of outputs. `stride` is the padded number of inputs, a multiple of 32.
 struct Block {
-  const uint16_t* x;        // the first token
+  const Input* x;           // the first token
   const uint16_t* weights;  // of the tile
   const float* bias;        // of the tile, or null
   uint16_t* y;              // the first token's first output of the tile
   int64_t stride, outputs, kept;
 };
 
-void finish(const Block& block, int64_t token, __m512 low, __m512 high) {
+void finish(const Block& block, int64_t token, Floats low, Floats high) {
   if (block.bias) {
-    low += _mm512_loadu_ps(block.bias);
-    high += _mm512_loadu_ps(block.bias + 16);
+    low = low + load(block.bias);
+    high = high + load(block.bias + kLanes);
   }
-  alignas(64) uint16_t out[kTile];
-  _mm256_store_si256((__m256i*)out, (__m256i)_mm512_cvtneps_pbh(low));
-  _mm256_store_si256((__m256i*)(out + 16), (__m256i)_mm512_cvtneps_pbh(high));
+  uint16_t out[kTile];
+  narrow(low, out);
+  narrow(high, out + kLanes);
   std::memcpy(block.y + token * block.outputs, out, block.kept * sizeof(uint16_t));
 }
 
 template <int Count>
 void multiply(const Block& block) {
-  __m512 low[Count], high[Count];
-  for (int m = 0; m < Count; ++m) low[m] = high[m] = _mm512_setzero_ps();
+  Floats low[Count], high[Count];
+  for (int m = 0; m < Count; ++m) low[m] = high[m] = all(0.0f);
   for (int64_t pair = 0; pair < block.stride / 2; ++pair) {
     const auto* line = block.weights + pair * kTile * 2;
-    _mm_prefetch(reinterpret_cast<const char*>(line) + kAhead, _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char*>(line) + kAhead + 64, _MM_HINT_T0);
-    const auto w0 = (__m512bh)_mm512_loadu_si512(line);
-    const auto w1 = (__m512bh)_mm512_loadu_si512(line + kTile);
+    __builtin_prefetch(reinterpret_cast<const char*>(line) + kAhead);
+    __builtin_prefetch(reinterpret_cast<const char*>(line) + kAhead + 64);
+    const Pairs w0 = load_pairs(line), w1 = load_pairs(line + kTile);
+#pragma GCC unroll 8
     for (int m = 0; m < Count; ++m) {
-      int32_t two;
-      std::memcpy(&two, block.x + m * block.stride + pair * 2, sizeof(two));
-      const auto token = (__m512bh)_mm512_set1_epi32(two);
-      low[m] = _mm512_dpbf16_ps(low[m], token, w0);
-      high[m] = _mm512_dpbf16_ps(high[m], token, w1);
+      const Input* two = block.x + m * block.stride + pair * 2;
+      low[m] = add_products(low[m], two, w0);
+      high[m] = add_products(high[m], two, w1);
     }
   }
   for (int m = 0; m < Count; ++m) finish(block, m, low[m], high[m]);
@@ -109,13 +118,13 @@ void multiply(const Block& block) {
 
 // As many tokens as fit into registers; returns how many of the `left` ones were taken.
 int64_t multiply_some(const Block& block, int64_t left) {
-  if (left >= 8) return multiply<8>(block), 8;
-  if (left >= 4) return multiply<4>(block), 4;
+  if constexpr (kBytes == 64) {
+    if (left >= 8) return multiply<8>(block), 8;
+    if (left >= 4) return multiply<4>(block), 4;
+  }
   if (left >= 2) return multiply<2>(block), 2;
   return multiply<1>(block), 1;
 }
-
-#endif
 
 #ifdef __AMX_BF16__
 
@@ -171,20 +180,19 @@ int64_t multiply_tiles(const Block& block, int64_t left) {
   }
   _tile_release();
   for (int64_t m = 0; m < tokens; ++m)
-    finish(block, m, _mm512_load_ps(sums[m]), _mm512_load_ps(sums[m] + 16));
+    finish(block, m, load(sums[m]), load(sums[m] + 16));
   return tokens;
 }
 
 #endif
 
-// x [count, K] in rows of a multiple of 32, zeros where padded; in `padded` unless x has them already.
-const uint16_t* in_whole_rows(const uint16_t* x, int64_t count, int64_t inputs, int64_t stride,
-                              std::vector<uint16_t>& padded) {
-  if (stride == inputs) return x;
-  padded.resize(count * stride);
-  for (int64_t m = 0; m < count; ++m)
-    std::copy_n(x + m * inputs, inputs, padded.data() + m * stride);
-  return padded.data();
+// x [count, K] as inputs, in rows of a multiple of 32, zeros where padded; in `made` unless x is that already.
+const Input* as_rows(const uint16_t* x, int64_t count, int64_t inputs, int64_t stride, std::vector<Input>& made) {
+  if constexpr (std::is_same_v<Input, uint16_t>)
+    if (stride == inputs) return reinterpret_cast<const Input*>(x);
+  made.resize(count * stride);
+  for (int64_t m = 0; m < count; ++m) as_inputs(x + m * inputs, inputs, made.data() + m * stride);
+  return made.data();
 }
 
 // x [..., K] bfloat16, packed weights, bias [32 * tiles] float32 -> [..., outputs] bfloat16.
@@ -195,11 +203,10 @@ Tensor linear(const Tensor& x, const Tensor& packed, const std::optional<Tensor>
   const int64_t inputs = shape.back(), count = tokens.numel() / inputs;
   shape.back() = outputs;
   Tensor y = torch::stable::new_empty(tokens, shape);
-#ifdef __AVX512BF16__
   const int64_t tiles = packed.size(0), stride = packed.size(1) * 2;
-  std::vector<uint16_t> padded;
-  const auto* from = in_whole_rows(static_cast<const uint16_t*>(tokens.data_ptr()), count, inputs,
-                                   stride, padded);
+  std::vector<Input> made;
+  const auto* from =
+      as_rows(static_cast<const uint16_t*>(tokens.data_ptr()), count, inputs, stride, made);
   const auto* weights = static_cast<const uint16_t*>(packed.data_ptr());
   const auto* biases = bias ? static_cast<const float*>(bias->data_ptr()) : nullptr;
   auto* to = static_cast<uint16_t*>(y.data_ptr());
@@ -219,14 +226,13 @@ Tensor linear(const Tensor& x, const Tensor& packed, const std::optional<Tensor>
       block.y += taken * outputs;
     }
   });
-#endif
   return y;
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(outrider, library) {
-  library.def("linear_available() -> bool");
+  library.def("kernel_level() -> str");
   library.def("set_threads(int threads) -> ()");
   library.def("use_tile_unit(bool wanted) -> bool");
   library.def("pack_linear(Tensor weight) -> Tensor");
@@ -234,7 +240,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(outrider, library) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(outrider, CompositeExplicitAutograd, library) {
-  library.impl("linear_available", TORCH_BOX(&available));
+  library.impl("kernel_level", TORCH_BOX(&level));
   library.impl("set_threads", TORCH_BOX(&set_threads));
   library.impl("use_tile_unit", TORCH_BOX(&use_tile_unit));
 }

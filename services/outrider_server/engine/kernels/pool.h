@@ -6,7 +6,9 @@
 
 #pragma once
 
+#if defined(__x86_64__)
 #include <immintrin.h>
+#endif
 
 #include <algorithm>
 #include <atomic>
@@ -14,6 +16,15 @@
 #include <cstdint>
 #include <mutex>
 #include <thread>
+
+// Tells the CPU that this thread waits.
+inline void relax() {
+#if defined(__x86_64__)
+  _mm_pause();
+#else
+  asm volatile("yield");
+#endif
+}
 
 class Pool {
  public:
@@ -69,7 +80,7 @@ class Pool {
     ticket_.notify_all();
     while (take()) {
     }
-    while (done_.load(std::memory_order_acquire) < count) _mm_pause();
+    while (done_.load(std::memory_order_acquire) < count) relax();
   }
 
   template <typename Work>
@@ -101,7 +112,7 @@ class Pool {
       while (std::chrono::steady_clock::now() < until) {
         if (id >= wanted_.load(std::memory_order_relaxed)) break;
         if (take()) break;
-        _mm_pause();
+        relax();
       }
       if (id < wanted_.load(std::memory_order_relaxed) && take()) continue;
       const uint64_t seen = ticket_.load(std::memory_order_seq_cst);
