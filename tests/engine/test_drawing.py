@@ -208,6 +208,12 @@ def test_every_bit_of_the_seed_and_the_position_counts() -> None:
         assert torch.equal(drawn(moved), plain(moved))
 
 
+def replace(path: Path, before: str, after: str) -> None:
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after))
+
+
 @pytest.fixture(scope="module")
 def simple_generator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The kernel as `outrider_simple`, and the noise, with multipliers of 1 in place of Philox's.
@@ -215,15 +221,10 @@ def simple_generator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     Then all even tokens of a row have one u, and seeds can be found for what no search would find.
     """
     folder, source = tmp_path_factory.mktemp("simple"), Path(kernels.__file__).parent
-    text = (source / "drawing.cpp").read_text()
-    changed = text.replace("{0xd2511f53, 0xcd9e8d57}", "{1, 1}").replace(
-        "(outrider,", "(outrider_simple,"
-    )
-    assert changed.count("outrider_simple") == 2
-    assert "{1, 1}" in changed
-    (folder / "drawing.cpp").write_text(changed)
-    for header in kernels.HEADERS:
-        shutil.copy(source / header, folder)
+    for name in ("drawing.cpp", *kernels.HEADERS):
+        shutil.copy(source / name, folder)
+    replace(folder / "drawing.cpp", "(outrider,", "(outrider_simple,")
+    replace(folder / "drawing.h", "{0xd2511f53, 0xcd9e8d57}", "{1, 1}")
     compiler = shutil.which("g++") or shutil.which("clang++")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "cache_folder", lambda: folder)

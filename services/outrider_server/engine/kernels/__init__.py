@@ -22,8 +22,8 @@ from ...user_folders import cache_folder
 from .levels import LEVELS, Level, chosen_level
 
 SOURCES = ("linear.cpp", "attention.cpp", "drawing.cpp")
-HEADERS = ("pool.h", "vectors.h")
-FLAGS = ("-std=c++20", "-O3", "-ffp-contract=off", "-shared", "-fPIC", "-w")
+HEADERS = ("linear.h", "attention.h", "drawing.h", "bfloat16.h", "vectors.h", "pool.h")
+FLAGS = ("-std=c++20", "-O3", "-ffp-contract=off", "-shared", "-fPIC", "-fvisibility=hidden", "-w")
 COMPILE_SECONDS = 300
 
 Function = TypeVar("Function", bound=Callable[..., torch.Tensor])

@@ -16,6 +16,21 @@
 #include <cstdint>
 #include <cstring>
 
+// The level that this is compiled for, as levels.py names it; nothing where it is none of them.
+#if defined(__AMX_BF16__)
+constexpr const char* kLevel = "amx";
+#elif defined(__AVX512BF16__)
+constexpr const char* kLevel = "avx512_bf16";
+#elif defined(__AVX512F__)
+constexpr const char* kLevel = "avx512";
+#elif defined(__AVX2__)
+constexpr const char* kLevel = "avx2";
+#elif defined(__ARM_NEON)
+constexpr const char* kLevel = "neon";
+#else
+constexpr const char* kLevel = "";
+#endif
+
 constexpr int kLanes = 16;
 
 #if defined(__AVX512F__)
@@ -256,76 +271,3 @@ inline float largest_of(const Floats& a) {
 #endif
   });
 }
-
-// Sixteen bfloat16 that follow each other.
-[[gnu::always_inline]] inline Floats widened(const uint16_t* values) {
-  return each_part<Floats>([&](int index) {
-#if defined(__AVX512F__)
-    const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values));
-    return (FloatPart)_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16);
-#elif defined(__AVX2__)
-    const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(values + 8 * index));
-    return (FloatPart)_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16);
-#else
-    return (FloatPart)vshll_n_u16(vld1_u16(values + 4 * index), 16);
-#endif
-  });
-}
-
-// Sixteen floats as bfloat16, rounded to the nearest, ties to even.
-[[gnu::always_inline]] inline void narrow(const Floats& values, uint16_t* to) {
-#if defined(__AVX512BF16__)
-  _mm256_storeu_si256((__m256i*)to, (__m256i)_mm512_cvtneps_pbh((__m512)values.part[0]));
-#else
-  for (int index = 0; index < kParts; ++index) {
-    const FloatPart value = values.part[index];
-    const WordPart word = (WordPart)value;
-    const WordPart nearest = (word + 0x7fff + ((word >> 16) & 1)) >> 16;
-    const WordPart kept = (value == value) ? nearest : ((word >> 16) | 0x40);  // a number that is none stays so
-    for (int lane = 0; lane < kPartLanes; ++lane) to[index * kPartLanes + lane] = static_cast<uint16_t>(kept[lane]);
-  }
-#endif
-}
-
-// What tokens are multiplied in, and sixteen pairs of weights as the CPU multiplies them.
-#if defined(__AVX512BF16__)
-
-using Input = uint16_t;  // bfloat16
-using Pairs = __m512bh;
-
-[[gnu::always_inline]] inline Pairs load_pairs(const void* from) { return (Pairs)_mm512_loadu_si512(from); }
-
-// sums + two[0] first + two[1] second, for sixteen pairs (first, second).
-[[gnu::always_inline]] inline Floats add_products(const Floats& sums, const Input* two, const Pairs& pairs) {
-  int32_t both;
-  std::memcpy(&both, two, sizeof(both));
-  return {{(FloatPart)_mm512_dpbf16_ps((__m512)sums.part[0], (__m512bh)_mm512_set1_epi32(both), pairs)}};
-}
-
-inline void as_inputs(const uint16_t* from, int64_t count, Input* to) {
-  std::memcpy(to, from, count * sizeof(Input));
-}
-
-#else
-
-using Input = float;
-struct Pairs {
-  Floats first, second;
-};
-
-[[gnu::always_inline]] inline Pairs load_pairs(const void* from) {
-  const Words words = load<Words>(static_cast<const uint32_t*>(from));
-  return {same_bits<Floats>(words << 16), same_bits<Floats>(words & all_words(0xffff0000))};
-}
-
-// sums + two[0] first + two[1] second, for sixteen pairs (first, second).
-[[gnu::always_inline]] inline Floats add_products(const Floats& sums, const Input* two, const Pairs& pairs) {
-  return fused(all(two[1]), pairs.second, fused(all(two[0]), pairs.first, sums));
-}
-
-inline void as_inputs(const uint16_t* from, int64_t count, Input* to) {
-  for (int64_t index = 0; index < count; ++index)
-    to[index] = std::bit_cast<float>(static_cast<uint32_t>(from[index]) << 16);
-}
-
-#endif
