@@ -100,6 +100,7 @@ template <int Count>
 void score(Tile& tile, const Shape& shape, int64_t query) {
   for (int64_t group = 0; group < kBlock / kLanes; ++group) {
     Floats sums[Count];
+#pragma GCC unroll 4
     for (int q = 0; q < Count; ++q) sums[q] = all(0.0f);
     for (int64_t pair = 0; pair < shape.head_dim / 2; ++pair) {
       const Pairs keys = load_pairs(tile.keys[group][pair]);
@@ -107,6 +108,7 @@ void score(Tile& tile, const Shape& shape, int64_t query) {
       for (int q = 0; q < Count; ++q)
         sums[q] = add_products(sums[q], tile.queries[query + q] + pair * 2, keys);
     }
+#pragma GCC unroll 4
     for (int q = 0; q < Count; ++q)
       store(tile.weights[query + q] + group * kLanes, sums[q] * all(shape.scaling));
   }
@@ -143,21 +145,27 @@ inline void weigh(Tile& tile, const Shape& shape, int64_t query, int64_t first) 
 
 template <int Count>
 void add_values(Tile& tile, const Shape& shape, int64_t query, int64_t keys) {
-  constexpr int kBeside = kBytes == 64 ? 2 : 1;  // lanes at once: what fits into registers, and keeps them busy
+  constexpr int kBeside = kBytes == 64 ? 2 : 1;  // groups of 16: what fits into registers, and keeps them busy
   for (int64_t d = 0; d < shape.head_dim; d += kBeside * kLanes) {
     Floats sums[Count][kBeside];
+#pragma GCC unroll 4
     for (int q = 0; q < Count; ++q)
+#pragma GCC unroll 2
       for (int n = 0; n < kBeside; ++n) sums[q][n] = load(tile.sums[query + q] + d + n * kLanes);
     for (int64_t key = 0; key < keys; ++key) {
       Floats value[kBeside];
+#pragma GCC unroll 2
       for (int n = 0; n < kBeside; ++n) value[n] = load(tile.values[key] + d + n * kLanes);
 #pragma GCC unroll 4
       for (int q = 0; q < Count; ++q) {
         const Floats weight = all(tile.weights[query + q][key]);
+#pragma GCC unroll 2
         for (int n = 0; n < kBeside; ++n) sums[q][n] = fused(weight, value[n], sums[q][n]);
       }
     }
+#pragma GCC unroll 4
     for (int q = 0; q < Count; ++q)
+#pragma GCC unroll 2
       for (int n = 0; n < kBeside; ++n) store(tile.sums[query + q] + d + n * kLanes, sums[q][n]);
   }
 }

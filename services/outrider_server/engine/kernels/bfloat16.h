@@ -23,17 +23,21 @@
   });
 }
 
-// Sixteen floats as bfloat16, rounded to the nearest, ties to even.
+// Sixteen floats as bfloat16, rounded to the nearest, ties to even. What is no number stays none.
 [[gnu::always_inline]] inline void narrow(const Floats& values, uint16_t* to) {
 #if defined(__AVX512BF16__)
-  _mm256_storeu_si256((__m256i*)to, (__m256i)_mm512_cvtneps_pbh((__m512)values.part[0]));
+  const __m256bh nearest = _mm512_cvtneps_pbh((__m512)values.part[0]);
+  std::memcpy(to, &nearest, sizeof(nearest));
 #else
+  using Halves [[gnu::vector_size(kBytes / 2)]] = uint16_t;
+#pragma GCC unroll 4
   for (int index = 0; index < kParts; ++index) {
     const FloatPart value = values.part[index];
-    const WordPart word = (WordPart)value;
+    const auto word = (WordPart)value;
     const WordPart nearest = (word + 0x7fff + ((word >> 16) & 1)) >> 16;
-    const WordPart kept = (value == value) ? nearest : ((word >> 16) | 0x40);  // a number that is none stays so
-    for (int lane = 0; lane < kPartLanes; ++lane) to[index * kPartLanes + lane] = static_cast<uint16_t>(kept[lane]);
+    const WordPart rounded = value == value ? nearest : (word >> 16 | 0x40);
+    const Halves halves = __builtin_convertvector(rounded, Halves);
+    std::memcpy(to + index * kPartLanes, &halves, sizeof(halves));
   }
 #endif
 }
@@ -65,7 +69,7 @@ struct Pairs {
 };
 
 [[gnu::always_inline]] inline Pairs load_pairs(const void* from) {
-  const Words words = load<Words>(static_cast<const uint32_t*>(from));
+  const auto words = load<Words>(static_cast<const uint32_t*>(from));
   return {same_bits<Floats>(words << 16), same_bits<Floats>(words & all_words(0xffff0000))};
 }
 

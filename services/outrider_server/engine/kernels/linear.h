@@ -2,8 +2,9 @@
 //
 // Weights are packed once into tiles of 32 outputs: [N / 32][K / 2][32][2], K padded to a multiple of 32. So a
 // thread reads its share of the weights from front to back, once for as many tokens as fit into registers:
-// 32 with the CPU's tile unit (AMX-BF16, TDPBF16PS), 8 with AVX-512, 2 with AVX2 or NEON. A CPU that cannot
-// multiply bfloat16 widens them in registers: a step of few tokens is the reading of the weights.
+// 32 with the CPU's tile unit (AMX-BF16, TDPBF16PS), 8 with AVX-512. With AVX2 and NEON 4 tokens fill the
+// registers with 16 outputs; the tile's other 16 follow every few KB, while the cache has them. A CPU that cannot
+// multiply bfloat16 widens it in registers: a step of few tokens is the reading of the weights.
 //
 // On one machine a token's sums run over k in the same order whatever the number of tokens, its place among
 // them or the number of threads, so its bits depend on nothing but the token and the weights.
@@ -28,6 +29,8 @@
 namespace linear {
 
 constexpr int64_t kTile = 32;     // outputs
+constexpr int64_t kGroups = 2;    // of 16 of them
+constexpr int64_t kStretch = 16;  // pairs of inputs that one group is multiplied by before the other: 2 KB
 constexpr int64_t kAhead = 4096;  // bytes that weights are asked for before they are used
 
 // Whether the CPU's tile unit (AMX) multiplies. Changed between steps only.
@@ -63,44 +66,69 @@ struct Block {
   int64_t stride, outputs, kept;
 };
 
-inline void finish(const Block& block, int64_t token, Floats low, Floats high) {
-  if (block.bias) {
-    low = low + load(block.bias);
-    high = high + load(block.bias + kLanes);
-  }
-  uint16_t out[kTile];
-  narrow(low, out);
-  narrow(high, out + kLanes);
-  std::memcpy(block.y + token * block.outputs, out, block.kept * sizeof(uint16_t));
+// The sums of a token with one of the tile's two groups of 16 outputs.
+inline void finish(const Block& block, int64_t token, int64_t group, Floats sums) {
+  const int64_t first = group * kLanes;
+  if (block.bias) sums = sums + load(block.bias + first);
+  uint16_t out[kLanes];
+  narrow(sums, out);
+  std::memcpy(block.y + token * block.outputs + first, out,
+              std::clamp<int64_t>(block.kept - first, 0, kLanes) * sizeof(uint16_t));
 }
 
-template <int Count>
-void multiply_block(const Block& block) {
-  Floats low[Count], high[Count];
-  for (int m = 0; m < Count; ++m) low[m] = high[m] = all(0.0f);
-  for (int64_t pair = 0; pair < block.stride / 2; ++pair) {
-    const auto* line = block.weights + pair * kTile * 2;
-    __builtin_prefetch(reinterpret_cast<const char*>(line) + kAhead);
-    __builtin_prefetch(reinterpret_cast<const char*>(line) + kAhead + 64);
-    const Pairs w0 = load_pairs(line), w1 = load_pairs(line + kTile);
+// Adds pairs [begin, end) of inputs to the sums of `Count` tokens with `Groups` groups of outputs from `first` on,
+// which are in registers meanwhile.
+template <int Count, int Groups>
+void add_pairs(const Block& block, int64_t first, int64_t begin, int64_t end, Floats (&sums)[Count][kGroups]) {
+  Floats held[Count][Groups];
 #pragma GCC unroll 8
-    for (int m = 0; m < Count; ++m) {
-      const Input* two = block.x + m * block.stride + pair * 2;
-      low[m] = add_products(low[m], two, w0);
-      high[m] = add_products(high[m], two, w1);
+  for (int m = 0; m < Count; ++m)
+#pragma GCC unroll 2
+    for (int group = 0; group < Groups; ++group) held[m][group] = sums[m][first + group];
+  for (int64_t pair = begin; pair < end; ++pair) {
+    const auto* line = block.weights + pair * kTile * 2;
+    if (first == 0) {
+      __builtin_prefetch(reinterpret_cast<const char*>(line) + kAhead);
+      __builtin_prefetch(reinterpret_cast<const char*>(line) + kAhead + 64);
     }
+    Pairs weights[Groups];
+#pragma GCC unroll 2
+    for (int group = 0; group < Groups; ++group)
+      weights[group] = load_pairs(line + (first + group) * kLanes * 2);
+#pragma GCC unroll 8
+    for (int m = 0; m < Count; ++m)
+#pragma GCC unroll 2
+      for (int group = 0; group < Groups; ++group)
+        held[m][group] =
+            add_products(held[m][group], block.x + m * block.stride + pair * 2, weights[group]);
   }
-  for (int m = 0; m < Count; ++m) finish(block, m, low[m], high[m]);
+#pragma GCC unroll 8
+  for (int m = 0; m < Count; ++m)
+#pragma GCC unroll 2
+    for (int group = 0; group < Groups; ++group) sums[m][first + group] = held[m][group];
+}
+
+// `Count` tokens, with as many groups of outputs at once as then fit into registers.
+template <int Count, int Groups>
+void multiply_tokens(const Block& block) {
+  Floats sums[Count][kGroups];
+  for (auto& of_token : sums) std::fill_n(of_token, kGroups, all(0.0f));
+  const int64_t pairs = block.stride / 2;  // a multiple of kStretch
+  const int64_t length = Groups == kGroups ? pairs : kStretch;
+  for (int64_t begin = 0; begin < pairs; begin += length)
+    for (int64_t first = 0; first < kGroups; first += Groups)
+      add_pairs<Count, Groups>(block, first, begin, begin + length, sums);
+  for (int m = 0; m < Count; ++m)
+    for (int64_t group = 0; group < kGroups; ++group) finish(block, m, group, sums[m][group]);
 }
 
 // As many tokens as fit into registers; returns how many of the `left` ones were taken.
 inline int64_t multiply_some(const Block& block, int64_t left) {
-  if constexpr (kBytes == 64) {
-    if (left >= 8) return multiply_block<8>(block), 8;
-    if (left >= 4) return multiply_block<4>(block), 4;
-  }
-  if (left >= 2) return multiply_block<2>(block), 2;
-  return multiply_block<1>(block), 1;
+  constexpr bool wide = kBytes == 64;
+  if (wide && left >= 8) return multiply_tokens<8, 2>(block), 8;
+  if (left >= 4) return multiply_tokens<4, wide ? 2 : 1>(block), 4;
+  if (left >= 2) return multiply_tokens<2, 2>(block), 2;
+  return multiply_tokens<1, 2>(block), 1;
 }
 
 #ifdef __AMX_BF16__
@@ -157,7 +185,8 @@ inline int64_t multiply_tiles(const Block& block, int64_t left) {
   }
   _tile_release();
   for (int64_t m = 0; m < tokens; ++m)
-    finish(block, m, load(sums[m]), load(sums[m] + 16));
+    for (int64_t group = 0; group < kGroups; ++group)
+      finish(block, m, group, load(sums[m] + group * kLanes));
   return tokens;
 }
 

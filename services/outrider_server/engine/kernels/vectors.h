@@ -3,6 +3,7 @@
 // own stands here and nowhere else.
 //
 // Every operation works lane by lane in a fixed order, so that a level gives the same bits whatever it is used for.
+// Lanes in arrays stay in registers only where all loops over these are unrolled.
 
 #pragma once
 
@@ -50,8 +51,9 @@ using WordPart [[gnu::vector_size(kBytes)]] = uint32_t;
 using WidePart [[gnu::vector_size(kBytes)]] = uint64_t;
 
 // Sixteen values: floats, signed and unsigned integers of 32 bits. Comparisons give Masks: all bits of a lane or none.
-template <typename Part>
+template <typename Register>
 struct Lanes {
+  using Part = Register;
   Part part[kParts];
 };
 
@@ -92,25 +94,27 @@ template <typename Part>
   return each_part<Lanes<Part>>([&](int index) { return a.part[index] << bits; });
 }
 
+// Minus zero, as nothing is changed by it, not even a zero's sign, and so nothing is computed.
 [[gnu::always_inline]] inline Floats all(float value) {
-  return each_part<Floats>([&](int) { return FloatPart{} + value; });
+  return each_part<Floats>([&](int) { return value - FloatPart{}; });
 }
 
 [[gnu::always_inline]] inline Words all_words(uint32_t value) {
-  return each_part<Words>([&](int) { return WordPart{} + value; });
+  return each_part<Words>([&](int) { return value - WordPart{}; });
 }
 
 [[gnu::always_inline]] inline Wides all_wides(uint64_t value) {
-  return each_part<Wides>([&](int) { return WidePart{} + value; });
+  return each_part<Wides>([&](int) { return value - WidePart{}; });
 }
 
-// Memory need not be aligned.
+// The 64 bytes from `from` on, which need not be aligned.
 template <typename To, typename From>
 [[gnu::always_inline]] inline To load(const From* from) {
-  To to;
-  static_assert(sizeof(To) == 64);
-  std::memcpy(&to, from, sizeof(to));
-  return to;
+  return each_part<To>([&](int index) {
+    typename To::Part part;
+    std::memcpy(&part, from + index * (kBytes / sizeof(From)), kBytes);
+    return part;
+  });
 }
 
 [[gnu::always_inline]] inline Floats load(const float* from) { return load<Floats>(from); }
@@ -123,14 +127,15 @@ inline Floats load_some(const float* from, int64_t count) {
   return load(held);
 }
 
-template <typename From, typename To>
-[[gnu::always_inline]] inline void store(To* to, const From& from) {
-  std::memcpy(to, &from, sizeof(from));
+[[gnu::always_inline]] inline void store(float* to, const Floats& from) {
+#pragma GCC unroll 4
+  for (int index = 0; index < kParts; ++index)
+    std::memcpy(to + index * kPartLanes, &from.part[index], kBytes);
 }
 
-template <typename To, typename From>
-[[gnu::always_inline]] inline To same_bits(const From& from) {
-  return std::bit_cast<To>(from);
+template <typename To, typename Part>
+[[gnu::always_inline]] inline To same_bits(const Lanes<Part>& from) {
+  return each_part<To>([&](int index) { return std::bit_cast<typename To::Part>(from.part[index]); });
 }
 
 // a b + c, rounded once.
@@ -149,7 +154,9 @@ template <typename To, typename From>
 
 // The larger one; b where either is no number.
 [[gnu::always_inline]] inline Floats larger(const Floats& a, const Floats& b) {
-  return each_part<Floats>([&](int index) { return a.part[index] > b.part[index] ? a.part[index] : b.part[index]; });
+  return each_part<Floats>([&](int index) {
+    return a.part[index] > b.part[index] ? a.part[index] : b.part[index];
+  });
 }
 
 // The next whole number, ties to even.
@@ -178,8 +185,8 @@ template <typename To, typename From>
   });
 }
 
-// a 2^whole for a whole number of at least -126; what is larger than a float is infinite. What is no number in a
-// stays none.
+// a 2^whole for a whole number of at least -126; for one above 127 at least a 2^127. What is no number in a stays
+// none.
 [[gnu::always_inline]] inline Floats scaled(const Floats& a, const Floats& whole) {
   return each_part<Floats>([&](int index) {
 #if defined(__AVX512F__)
