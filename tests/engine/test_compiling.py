@@ -24,7 +24,10 @@ from models_for_tests import (
 from outrider_server.core.types import Draw, SamplingParams
 from outrider_server.engine import compiling
 from outrider_server.engine.compiling import GuardedCompiler
+from outrider_server.engine.cpp_compiler import cpp_compiler
 from outrider_server.engine.drawing.noise import gumbel_noise
+from outrider_server.engine.kernels.building import built_library
+from outrider_server.engine.kernels.levels import chosen_level
 from outrider_server.engine.layout import Row
 from outrider_server.engine.step import StepRunner
 
@@ -74,11 +77,24 @@ def test_off_and_too_small_say_why_they_do_not_compile() -> None:
 
 
 def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiling.shutil, "which", lambda _: None)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
     compiler = GuardedCompiler(loaded(tiny_llama()), "on", dynamic=False)
     doubler = Doubler()
-    assert compiler.note == "no C++ compiler was found"
+    assert compiler.note == "no C++ compiler was found; install g++"
     assert compiler.compile(doubler.double, 0) == doubler.double
+
+
+def test_what_is_slower_without_a_compiler_is_said_once_a_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    compiling._tell_what_is_slower.cache_clear()
+    for mode in ("off", "on", "auto"):
+        GuardedCompiler(loaded(tiny_llama()), mode, dynamic=False)
+    assert capsys.readouterr().err == (
+        "outrider: steps run eagerly, on torch's kernels, which is slower:"
+        " no C++ compiler was found; install g++\n"
+    )
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -86,7 +102,7 @@ def test_one_failure_turns_every_function_eager_and_is_told_once(
     dynamic: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch, "compile", failing)
-    monkeypatch.setattr(compiling.shutil, "which", lambda name: name)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
     compiler = GuardedCompiler(loaded(tiny_llama()), "on", dynamic)
     first, second = Doubler(), Doubler()
     runs = [compiler.compile(doubler.double, 0) for doubler in (first, second)]
@@ -117,7 +133,7 @@ def test_a_runner_whose_compiler_fails_gives_the_logits_of_eager_steps(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "compile", failing)
-    monkeypatch.setattr(compiling.shutil, "which", lambda name: name)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
     runner = StepRunner(loaded(subject.model()), tiny_limits(), "on")
     assert runner.compiled
     subject.check(runner.logits([Row(0, 0, TOKENS[:8])], 2)[0], subject.wanted(TOKENS[:8]))
@@ -165,6 +181,9 @@ def run_python(program: str, environment: dict[str, str]) -> subprocess.Complete
     )
 
 
+PROGRAM = "from outrider_server.engine.kernels import kernels_missing; print(kernels_missing())"
+
+
 @needs_kernels
 def test_a_machine_whose_compiler_fails_is_served_eagerly_by_torchs_kernels(
     tmp_path: Path,
@@ -187,10 +206,29 @@ def test_the_kernels_are_compiled_once_a_machine(tmp_path: Path) -> None:
     environment = fake_compiler(
         tmp_path, f'echo call >> {log}; exec /usr/bin/env -i PATH="{os.environ["PATH"]}" g++ "$@"'
     )
-    program = "from outrider_server.engine.kernels import kernels_missing; print(kernels_missing())"
     for _ in range(2):
-        assert run_python(program, environment).stdout == "\n"
+        assert run_python(PROGRAM, environment).stdout == "\n"
     assert log.read_text().count("call") == 1
+
+
+@needs_kernels
+def test_kernels_that_cannot_be_kept_are_built_for_this_process_and_it_is_said_once(
+    tmp_path: Path,
+) -> None:
+    """A file stands where the cache folder should. The compiler writes a library that is there already."""
+    with built_library(cpp_compiler(), chosen_level()) as library:
+        script = f'while [ "$1" != -o ]; do shift; done; cp {library} "$2"'
+    scratch, file = tmp_path / "scratch", tmp_path / "file"
+    scratch.mkdir()
+    file.touch()
+    variables = {"XDG_CACHE_HOME": str(file), "TMPDIR": str(scratch)}
+    done = run_python(PROGRAM, fake_compiler(tmp_path, script) | variables)
+    assert done.stdout == "\n"
+    assert done.stderr == (
+        "outrider: every start compiles the kernels anew:"
+        f" {file}/outrider cannot be written (Not a directory); set XDG_CACHE_HOME\n"
+    )
+    assert not list(scratch.iterdir()), "nothing is left behind"
 
 
 @needs_kernels

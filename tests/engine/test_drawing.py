@@ -7,7 +7,6 @@ about 2^-50 could tell them apart. No seed here has one.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,10 +14,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models_for_tests import needs_kernels
-from outrider_server.engine import kernels
+from outrider_server.engine.cpp_compiler import cpp_compiler
 from outrider_server.engine.drawing import noise as noise_module
 from outrider_server.engine.drawing.noise import gumbel_noise, philox
 from outrider_server.engine.drawing.sampling import DrawTable, Features, draw_tokens
+from outrider_server.engine.kernels import building
+from outrider_server.engine.kernels.levels import chosen_level
 from outrider_server.engine.step import NOT_FINITE
 
 pytestmark = needs_kernels
@@ -215,24 +216,25 @@ def replace(path: Path, before: str, after: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def simple_generator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The kernel as `outrider_simple`, and the noise, with multipliers of 1 in place of Philox's.
+def simple_library(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The kernel as `outrider_simple`, with multipliers of 1 in place of Philox's."""
+    folder = tmp_path_factory.mktemp("simple")
+    for name in ("drawing.cpp", *building.HEADERS):
+        shutil.copy(building.FOLDER / name, folder)
+    replace(folder / "drawing.cpp", "(outrider,", "(outrider_simple,")
+    replace(folder / "drawing.h", "{0xd2511f53, 0xcd9e8d57}", "{1, 1}")
+    library, sources = folder / "simple.so", [folder / "drawing.cpp"]
+    building.compile_library(cpp_compiler(), chosen_level(), sources, library)
+    torch.ops.load_library(library)
+
+
+@pytest.fixture
+def simple_generator(simple_library: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same multipliers for the plain noise.
 
     Then all even tokens of a row have one u, and seeds can be found for what no search would find.
     """
-    folder, source = tmp_path_factory.mktemp("simple"), Path(kernels.__file__).parent
-    for name in ("drawing.cpp", *kernels.HEADERS):
-        shutil.copy(source / name, folder)
-    replace(folder / "drawing.cpp", "(outrider,", "(outrider_simple,")
-    replace(folder / "drawing.h", "{0xd2511f53, 0xcd9e8d57}", "{1, 1}")
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels, "cache_folder", lambda: folder)
-        level = kernels.chosen_level()
-        library = kernels._compiled(str(compiler), level, [folder / "drawing.cpp"], "simple")
-        torch.ops.load_library(library)
-        patch.setattr(noise_module, "MULTIPLIERS", (1, 1))
-        yield
+    monkeypatch.setattr(noise_module, "MULTIPLIERS", (1, 1))
 
 
 def seed_whose_even_tokens_have_noise_of_minus_infinity() -> int:

@@ -14,14 +14,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models_for_tests import needs_kernels
+from outrider_server.engine.cpp_compiler import NO_COMPILER
 from outrider_server.engine.kernels import kernels_missing
+from outrider_server.engine.kernels.levels import LEVELS
 
 from .subjects import random
 
 BUILT_OR_IMPOSSIBLE = {
     "",
-    "the CPU has none of amx, avx512_bf16, avx512, avx2, neon",
-    "no C++ compiler was found",
+    NO_COMPILER,
+    f"the CPU has none of {', '.join(level.name for level in LEVELS)}",
 }
 
 

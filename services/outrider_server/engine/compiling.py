@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import functools
 import sys
 import types
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from .cpp_compiler import NO_COMPILER, cpp_compiler
 from .model.loading import LoadedModel
 
 MIN_PARAMETERS_TO_COMPILE = 500_000
@@ -26,6 +27,8 @@ class GuardedCompiler:
 
     def __init__(self, loaded: LoadedModel, mode: str, dynamic: bool) -> None:
         self.note = _reason_not_to_compile(loaded, mode)
+        if self.note == NO_COMPILER:
+            _tell_what_is_slower()
         self._dynamic = dynamic
         self._wrap_in_cpp = mode == "max"
 
@@ -68,6 +71,13 @@ class GuardedCompiler:
         print(f"outrider: {note}; steps run eagerly", file=sys.stderr, flush=True)
 
 
+@functools.cache
+def _tell_what_is_slower() -> None:
+    """Once a process, whatever it has engines for."""
+    told = f"outrider: steps run eagerly, on torch's kernels, which is slower: {NO_COMPILER}"
+    print(told, file=sys.stderr, flush=True)
+
+
 def _with_code_of_its_own(method: Callable[..., Any]) -> Callable[..., Any]:
     """The bound method over a copy of its code.
 
@@ -85,8 +95,8 @@ def _reason_not_to_compile(loaded: LoadedModel, mode: str) -> str:
         return "compilation is switched off"
     if loaded.ranks > 1:
         return "a model that ranks share runs eagerly"
-    if loaded.model.device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
-        return "no C++ compiler was found"
+    if loaded.model.device.type == "cpu" and not cpp_compiler():
+        return NO_COMPILER
     if mode == "auto" and loaded.parameter_count < MIN_PARAMETERS_TO_COMPILE:
         return "the model is too small to gain from compilation"
     return ""

@@ -11,6 +11,7 @@ import torch
 from ..core.errors import StartupError
 from ..engine.attention.attention_choice import check_attention
 from ..engine.engine import Engine
+from ..engine.kernels.levels import chosen_level
 from ..engine.model.hub import local_folder
 from ..engine.model.loading import LoadedModel, load_model
 from ..engine.options import EngineOptions
@@ -51,6 +52,8 @@ def engine_builder(
         torch.set_num_threads(options.thread_count)
         device = _usable(options.device, group)
         check_attention(options.attention, device.type)
+        if device.type == "cpu":
+            chosen_level()  # refuses one that cannot be, also where the kernels would not run
         _check_memory(options, device, group)
         if group is not None:
             group.join(device)

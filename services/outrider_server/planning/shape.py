@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-
 from ..core.errors import StartupError
 from ..engine.compiling import MIN_PARAMETERS_TO_COMPILE
+from ..engine.cpp_compiler import cpp_compiler
 from ..engine.kernels import kernels_missing
 from ..engine.model.packing import HEAD_DIM_STEP, LARGEST_HEAD_DIM
 from ..engine.options import EngineOptions
@@ -55,6 +54,6 @@ def _can_be_packed(sizes: ModelSizes, dtype: str, options: EngineOptions) -> boo
 def _is_compiled(sizes: ModelSizes, options: EngineOptions, on_cpu: bool) -> bool:
     if options.compile == "off":
         return False
-    if on_cpu and not (shutil.which("g++") or shutil.which("clang++")):
+    if on_cpu and not cpp_compiler():
         return False
     return options.compile != "auto" or sizes.parameters >= MIN_PARAMETERS_TO_COMPILE

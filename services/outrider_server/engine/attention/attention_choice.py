@@ -5,7 +5,6 @@ Owns the refusals by name and the measurement at start-up.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from transformers import PreTrainedModel
 
 from ...core.errors import StartupError
 from ..cache import SlotCache
+from ..cpp_compiler import cpp_compiler
 from ..model.architectures import cache_shape
 from .attention import PACKED, SDPA, SLOPES, make_places, slot_attention
 from .attention_kernels import FLASH, FLEX
@@ -57,7 +57,7 @@ def _missing(kernel: str, device: str) -> str:
         return f"it needs a CUDA device, and the model is on {device}; use sdpa there"
     if kernel == FLASH and find_spec("flash_attn") is None:
         return "it needs the package flash-attn; pip install flash-attn, or use sdpa"
-    if kernel == FLEX and device == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
+    if kernel == FLEX and device == "cpu" and not cpp_compiler():
         return "it needs a C++ compiler; install g++, or use sdpa"
     if kernel == PACKED and device != "cpu":
         return f"it needs a CPU, and the model is on {device}; use sdpa there"

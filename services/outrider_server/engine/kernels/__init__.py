@@ -7,24 +7,16 @@ torch's kernels alone.
 from __future__ import annotations
 
 import functools
-import hashlib
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
-from ...core.errors import StartupError
-from ...user_folders import cache_folder
-from .levels import LEVELS, Level, chosen_level
-
-SOURCES = ("linear.cpp", "attention.cpp", "drawing.cpp")
-HEADERS = ("linear.h", "attention.h", "drawing.h", "bfloat16.h", "vectors.h", "pool.h")
-FLAGS = ("-std=c++20", "-O3", "-ffp-contract=off", "-shared", "-fPIC", "-fvisibility=hidden", "-w")
-COMPILE_SECONDS = 300
+from ..cpp_compiler import NO_COMPILER, cpp_compiler
+from .building import built_library
+from .levels import LEVELS, chosen_level
 
 Function = TypeVar("Function", bound=Callable[..., torch.Tensor])
 
@@ -40,26 +32,20 @@ def take_threads() -> None:
 
 @functools.cache
 def kernels_missing() -> str:
-    """Compiles and loads the kernels, once a process; one sentence why there are none, or nothing."""
+    """Loads the kernels, once a process; one sentence why there are none, or nothing.
+
+    Raises StartupError where a level was named that cannot be.
+    """
     level = chosen_level()
     if level is None:
         return f"the CPU has none of {', '.join(each.name for each in LEVELS)}"
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        return "no C++ compiler was found"
-    folder = Path(__file__).parent
-    sources = [folder / name for name in SOURCES]
-    digest = hashlib.sha256(
-        f"{torch.__version__} {compiler} {FLAGS} {level.name} {level.options}".encode()
-    )
-    for source in (*sources, *(folder / name for name in HEADERS)):
-        digest.update(source.read_bytes())
+    compiler = cpp_compiler()
+    if not compiler:
+        return NO_COMPILER
     load: Callable[[Path], None] = torch.ops.load_library
     try:
-        library = _compiled(compiler, level, sources, digest.hexdigest()[:24])
-        load(library)
-    except StartupError as error:
-        return str(error)
+        with built_library(compiler, level) as library:
+            load(library)
     except (OSError, subprocess.SubprocessError) as error:
         return f"the kernels could not be built ({type(error).__name__})"
     if torch.ops.outrider.kernel_level() != level.name:
@@ -99,25 +85,3 @@ def _describe_shapes() -> None:
         positions: torch.Tensor,
     ) -> torch.Tensor:
         return torch.empty_like(best)
-
-
-def _compiled(compiler: str, level: Level, sources: list[Path], digest: str) -> Path:
-    """The shared library, from the cache or compiled into it. Raises OSError or SubprocessError."""
-    library = cache_folder() / f"kernels-{digest}.so"
-    if library.is_file():
-        return library
-    library.parent.mkdir(parents=True, exist_ok=True)
-    torch_folder = Path(torch.__file__).parent
-    with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
-        made = Path(scratch) / library.name
-        command = [
-            compiler,
-            *FLAGS,
-            *level.options,
-            f"-I{torch_folder / 'include'}",
-            *map(str, sources),
-        ]
-        command += ["-o", str(made), f"-L{torch_folder / 'lib'}", "-ltorch_cpu", "-lc10"]
-        subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_SECONDS)
-        made.replace(library)
-    return library

@@ -25,7 +25,7 @@ class Level:
     options: tuple[str, ...]
 
 
-_AVX2 = frozenset({"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe"})
+_AVX2 = frozenset({"avx2", "fma", "abm", "bmi1", "bmi2", "f16c", "movbe"})
 _AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 _BF16 = _AVX512 | {"avx512_bf16"}
 _AMX = _BF16 | {"amx_tile", "amx_bf16"}
@@ -46,7 +46,7 @@ def chosen_level(variables: Mapping[str, str] = os.environ) -> Level | None:
 
     Raises StartupError for a name that is no level, and for a level that the CPU lacks.
     """
-    had = machine_levels(platform.machine(), cpu_flags())
+    had = machine_levels()
     wanted = variables.get(VARIABLE, "")
     if not wanted:
         return had[0] if had else None
@@ -60,8 +60,9 @@ def chosen_level(variables: Mapping[str, str] = os.environ) -> Level | None:
     raise StartupError(f"{VARIABLE} is {wanted}, which this CPU has not; it has {here}")
 
 
-def machine_levels(machine: str, flags: frozenset[str]) -> tuple[Level, ...]:
-    """The levels that a CPU of these flags has, best first."""
+def machine_levels() -> tuple[Level, ...]:
+    """The levels that this machine has, best first."""
+    machine, flags = platform.machine(), cpu_flags()
     return tuple(level for level in LEVELS if level.machine == machine and level.flags <= flags)
 
 

@@ -1,0 +1,85 @@
+"""The kernels' library: compiled once a machine for a level of CPU, and kept in the user's cache folder."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from ...core.errors import StartupError
+from ...user_folders import cache_folder
+from .levels import Level
+
+FOLDER = Path(__file__).parent
+SOURCES = ("linear.cpp", "attention.cpp", "drawing.cpp")
+HEADERS = ("linear.h", "attention.h", "drawing.h", "bfloat16.h", "vectors.h", "pool.h")
+FLAGS = ("-std=c++20", "-O3", "-ffp-contract=off", "-w")
+LIBRARY_FLAGS = ("-shared", "-fPIC", "-fvisibility=hidden")
+COMPILE_SECONDS = 300
+
+
+@contextmanager
+def built_library(compiler: str, level: Level) -> Iterator[Path]:
+    """The library for a level. It may be gone when this ends; what was loaded of it stays.
+
+    Raises OSError or SubprocessError where it cannot be compiled.
+    """
+    sources = [FOLDER / name for name in SOURCES]
+    with _place(f"kernels-{_digest(compiler, level)}.so") as library:
+        if not library.is_file():
+            with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
+                made = Path(scratch) / library.name
+                compile_library(compiler, level, sources, made)
+                made.replace(library)
+        yield library
+
+
+def compile_library(compiler: str, level: Level, sources: list[Path], library: Path) -> None:
+    """Raises OSError or SubprocessError where it cannot be compiled."""
+    torch_folder = Path(torch.__file__).parent
+    command = [compiler, *FLAGS, *LIBRARY_FLAGS, *level.options, f"-I{torch_folder / 'include'}"]
+    command += [*map(str, sources), "-o", str(library)]
+    command += [f"-L{torch_folder / 'lib'}", "-ltorch_cpu", "-lc10"]
+    subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_SECONDS)
+
+
+@contextmanager
+def _place(name: str) -> Iterator[Path]:
+    """A file of the user's cache folder, or, where it cannot be kept there, one that goes with this."""
+    if not (reason := _why_not_kept(name)):
+        yield cache_folder() / name
+        return
+    told = f"outrider: every start compiles the kernels anew: {reason}"
+    print(told, file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        yield Path(scratch) / name
+
+
+def _why_not_kept(name: str) -> str:
+    """One sentence why the user's cache folder can have no such file; nothing where it has it, or can."""
+    try:
+        folder = cache_folder()
+    except StartupError as error:
+        return str(error)
+    if (folder / name).is_file():
+        return ""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        return f"{folder} cannot be written ({error.strerror}); set XDG_CACHE_HOME"
+    return ""
+
+
+def _digest(compiler: str, level: Level) -> str:
+    made_of = (torch.__version__, compiler, FLAGS, LIBRARY_FLAGS, level.name, level.options)
+    digest = hashlib.sha256(repr(made_of).encode())
+    for name in (*SOURCES, *HEADERS):
+        digest.update((FOLDER / name).read_bytes())
+    return digest.hexdigest()[:24]
