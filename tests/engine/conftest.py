@@ -1,4 +1,4 @@
-"""One thread for the arithmetic of tiny models: more would only wait for each other."""
+"""One thread for the arithmetic of tiny models: more would only wait for each other. And the kernels."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 from outrider_server.engine.kernels import kernels_missing
+
+from .kernel_levels import OTHERS, UNITS, Operators, opened
 
 torch.set_num_threads(1)  # engines are made while test modules are imported
 
@@ -18,3 +20,11 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     if not kernels_missing():
         torch.ops.outrider.set_threads(1)
+
+
+@pytest.fixture(scope="module", params=[*UNITS, *OTHERS])
+def operators(request: pytest.FixtureRequest) -> Iterator[Operators]:
+    """The kernels on each unit and at each level that can run here: all that is said of them holds on any."""
+    found = opened(request.param)
+    yield found
+    found.close()

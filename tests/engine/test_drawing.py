@@ -22,6 +22,8 @@ from outrider_server.engine.kernels import building
 from outrider_server.engine.kernels.levels import chosen_level
 from outrider_server.engine.step import NOT_FINITE
 
+from .kernel_levels import Operators
+
 pytestmark = needs_kernels
 
 Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
@@ -43,8 +45,8 @@ def plain(rows: Rows) -> torch.Tensor:
     return torch.where(best == NOT_FINITE, NOT_FINITE, drawn)
 
 
-def drawn(rows: Rows) -> torch.Tensor:
-    return torch.ops.outrider.draw_sampled(*rows)
+def drawn(operators: Operators, rows: Rows) -> torch.Tensor:
+    return operators.draw_sampled(*rows)
 
 
 def some_rows(count: int, vocabulary_size: int, spread: float, seed: int) -> Rows:
@@ -75,37 +77,45 @@ SPREADS = st.sampled_from([0.01, 0.3, 1.0, 3.0, 10.0, 50.0])
     seed=st.integers(0, 9999),
 )
 def test_a_draw_is_that_of_plain_sampling(
-    count: int, vocabulary_size: int, spread: float, kind: str, threads: int, seed: int
+    operators: Operators,
+    count: int,
+    vocabulary_size: int,
+    spread: float,
+    kind: str,
+    threads: int,
+    seed: int,
 ) -> None:
-    torch.ops.outrider.set_threads(threads)
+    operators.set_threads(threads)
     rows = some_rows(count, vocabulary_size, spread, seed)
     if kind == "ties":
         rows = with_logits(rows, (rows[0] / spread).round() * spread)
     if kind == "hidden":
         hidden = rows[0].argsort(dim=-1) < vocabulary_size // 2  # any half
         rows = with_logits(rows, rows[0].masked_fill(hidden, -torch.inf))
-    assert torch.equal(drawn(rows), plain(rows))
+    assert torch.equal(drawn(operators, rows), plain(rows))
 
 
 @pytest.mark.parametrize("spread", [0.01, 1.0, 3.0, 50.0])
 @pytest.mark.parametrize("vocabulary_size", [4096, 50_000, 32_001])
 def test_a_draw_over_a_large_vocabulary_is_that_of_plain_sampling(
-    vocabulary_size: int, spread: float
+    operators: Operators, vocabulary_size: int, spread: float
 ) -> None:
     rows = some_rows(16, vocabulary_size, spread, vocabulary_size)
-    assert torch.equal(drawn(rows), plain(rows))
+    assert torch.equal(drawn(operators, rows), plain(rows))
 
 
 @pytest.mark.parametrize(
     ("vocabulary_size", "count"), [(2, 20_000), (61, 150_000), (259, 30_000), (1024, 10_000)]
 )
-def test_of_many_draws_not_one_differs(vocabulary_size: int, count: int) -> None:
+def test_of_many_draws_not_one_differs(
+    operators: Operators, vocabulary_size: int, count: int
+) -> None:
     """210,000 in all, each row with a spread of its own."""
-    for start in range(0, count, 2000):
+    for start in range(0, count, 2000 * operators.thrift):
         rows = some_rows(2000, vocabulary_size, 1.0, start)
         spreads = 10 ** torch.linspace(-2, 1.7, 2000)[:, None]
         rows = with_logits(rows, rows[0] * spreads)
-        assert torch.equal(drawn(rows), plain(rows))
+        assert torch.equal(drawn(operators, rows), plain(rows))
 
 
 @settings(max_examples=100)
@@ -116,7 +126,7 @@ def test_of_many_draws_not_one_differs(vocabulary_size: int, count: int) -> None
     seed=st.integers(0, 9999),
 )
 def test_a_token_that_wins_or_loses_by_the_last_bit_is_drawn_or_not(
-    vocabulary_size: int, temperature: float, largest: float, seed: int
+    operators: Operators, vocabulary_size: int, temperature: float, largest: float, seed: int
 ) -> None:
     """The bound excludes no winner: each row has one token whose u lies at the very edge of it.
 
@@ -143,70 +153,78 @@ def test_a_token_that_wins_or_loses_by_the_last_bit_is_drawn_or_not(
     wanted = plain(rows)
     assert wanted[0] == best
     assert wanted[-1] == other
-    assert torch.equal(drawn(rows), wanted)
+    assert torch.equal(drawn(operators, rows), wanted)
 
 
 @pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-44, 1e-38])
-def test_the_smallest_temperatures_neither_overflow_nor_miss(temperature: float) -> None:
+def test_the_smallest_temperatures_neither_overflow_nor_miss(
+    operators: Operators, temperature: float
+) -> None:
     """1 / T is beyond float; logits that differ by about T still compete."""
     logits, best, _, seeds, positions = some_rows(40, 100, 1.0, 1)
     temperatures = torch.full((40,), temperature, dtype=torch.float64)
     for scale in (1.0, 1e-38, 1e-44):
         rows = with_logits((logits, best, temperatures, seeds, positions), logits * scale)
-        assert torch.equal(drawn(rows), plain(rows))
+        assert torch.equal(drawn(operators, rows), plain(rows))
 
 
-def test_logits_at_the_ends_of_their_range_neither_overflow_nor_miss() -> None:
+def test_logits_at_the_ends_of_their_range_neither_overflow_nor_miss(operators: Operators) -> None:
     rows = some_rows(200, 70, 1.0, 2)
     ends = torch.tensor([-3.4e38, -1e38, 0.0, 1e38, 3.4e38])
     rows = with_logits(rows, ends[(rows[0].abs() * 100).long() % 5])
-    assert torch.equal(drawn(rows), plain(rows))
+    assert torch.equal(drawn(operators, rows), plain(rows))
 
 
 @settings(max_examples=30)
 @given(begin=st.integers(0, 69), count=st.integers(1, 70), threads=st.integers(1, 3))
-def test_a_draw_is_the_same_in_any_company(begin: int, count: int, threads: int) -> None:
+def test_a_draw_is_the_same_in_any_company(
+    operators: Operators, begin: int, count: int, threads: int
+) -> None:
     rows = some_rows(70, 333, 1.0, 3)
-    torch.ops.outrider.set_threads(1)
-    together = drawn(rows)
-    torch.ops.outrider.set_threads(threads)
+    operators.set_threads(1)
+    together = drawn(operators, rows)
+    operators.set_threads(threads)
     part = slice(begin, min(begin + count, 70))
     logits, best, temperatures, seeds, positions = (column[part] for column in rows)
-    assert torch.equal(drawn((logits, best, temperatures, seeds, positions)), together[part])
+    assert torch.equal(
+        drawn(operators, (logits, best, temperatures, seeds, positions)), together[part]
+    )
 
 
-def test_rows_without_numbers_have_no_token_and_greedy_rows_the_most_probable() -> None:
+def test_rows_without_numbers_have_no_token_and_greedy_rows_the_most_probable(
+    operators: Operators,
+) -> None:
     logits, best, temperatures, seeds, positions = some_rows(12, 40, 0.01, 4)
     temperatures[:] = torch.tensor([0.0, 1.0]).repeat(6)
     logits[4:8] = torch.tensor([torch.nan, torch.inf, -torch.inf, torch.nan])[:, None]
     best[4:8] = NOT_FINITE
     rows = (logits, best, temperatures, seeds, positions)
-    got = drawn(rows)
+    got = drawn(operators, rows)
     assert got[4:8].tolist() == [NOT_FINITE] * 4
     assert torch.equal(got[::2], best[::2])
     assert not torch.equal(got[9::2], best[9::2])
     assert torch.equal(got, plain(rows))
 
 
-def test_logits_that_do_not_lie_in_order_are_read_in_order() -> None:
+def test_logits_that_do_not_lie_in_order_are_read_in_order(operators: Operators) -> None:
     rows = some_rows(9, 50, 1.0, 5)
     turned = (rows[0].T.contiguous().T, *rows[1:])
-    assert torch.equal(drawn(turned), drawn(rows))
+    assert torch.equal(drawn(operators, turned), drawn(operators, rows))
 
 
-def test_every_bit_of_the_seed_and_the_position_counts() -> None:
+def test_every_bit_of_the_seed_and_the_position_counts(operators: Operators) -> None:
     """By chance the draws of 64 rows over 500 tokens all stay the same once in 500^64 times."""
     logits, best, _, _, _ = some_rows(64, 500, 0.01, 6)
     ones, positions = torch.ones(64, dtype=torch.float64), torch.arange(64) * 1000
     seeds = torch.arange(64) * 0x9E3779B97F4A7C1
-    base = drawn((logits, best, ones, seeds, positions))
+    base = drawn(operators, (logits, best, ones, seeds, positions))
     for bit in range(64):
         changed = seeds ^ (1 << bit if bit < 63 else -(2**63))
-        assert not torch.equal(drawn((logits, best, ones, changed, positions)), base)
+        assert not torch.equal(drawn(operators, (logits, best, ones, changed, positions)), base)
     for bit in range(17):
         moved = (logits, best, ones, seeds, positions ^ (1 << bit))
-        assert not torch.equal(drawn(moved), base)
-        assert torch.equal(drawn(moved), plain(moved))
+        assert not torch.equal(drawn(operators, moved), base)
+        assert torch.equal(drawn(operators, moved), plain(moved))
 
 
 def replace(path: Path, before: str, after: str) -> None:

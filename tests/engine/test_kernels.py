@@ -6,7 +6,7 @@ error is bounded by the sum of the magnitudes that were added.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import platform
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -18,6 +18,7 @@ from outrider_server.engine.cpp_compiler import NO_COMPILER
 from outrider_server.engine.kernels import kernels_missing
 from outrider_server.engine.kernels.levels import LEVELS
 
+from .kernel_levels import EMULATED, OTHERS, Operators, why_not_emulated
 from .subjects import random
 
 BUILT_OR_IMPOSSIBLE = {
@@ -27,33 +28,38 @@ BUILT_OR_IMPOSSIBLE = {
 }
 
 
-@pytest.fixture(autouse=True, params=["tile unit", "vector unit"], scope="module")
-def unit(request: pytest.FixtureRequest) -> Iterator[str]:
-    """All that is said of the kernel holds on either unit; the tile unit where the CPU has one."""
-    if not kernels_missing():
-        wanted = request.param == "tile unit"
-        if torch.ops.outrider.use_tile_unit(wanted) is not wanted:
-            pytest.skip("the CPU has no tile unit (AMX-BF16)")
-    yield request.param
-    if not kernels_missing():
-        torch.ops.outrider.use_tile_unit(True)
-
-
 def test_the_kernels_are_there_wherever_they_can_be() -> None:
     """All else here would be skipped where they could not be built, and say so only in the reason."""
     assert kernels_missing() in BUILT_OR_IMPOSSIBLE
 
 
+def test_the_kernels_of_another_machine_run_here_too() -> None:
+    """They are left out without a word below, so here it is said what is missing."""
+    for level in LEVELS:
+        if level.machine in EMULATED and level.machine != platform.machine():
+            if missing := why_not_emulated(level):
+                pytest.skip(missing)
+            assert level.name in OTHERS
+
+
+@needs_kernels
+def test_the_compiler_knows_a_level_by_its_name(operators: Operators) -> None:
+    assert operators.kernel_level() == operators.level.name
+
+
 def linear(
-    tokens: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+    operators: Operators,
+    tokens: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The kernel over freshly packed weights; the bias is padded as the packed layer does it."""
-    packed = torch.ops.outrider.pack_linear(weight)
+    packed = operators.pack_linear(weight)
     padded = None
     if bias is not None:
         padded = torch.zeros(packed.shape[0] * 32)
         padded[: len(bias)] = bias
-    return torch.ops.outrider.packed_linear(tokens, packed, padded, len(weight))
+    return operators.packed_linear(tokens, packed, padded, len(weight))
 
 
 @needs_kernels
@@ -67,30 +73,36 @@ def linear(
     seed=st.integers(0, 999),
 )
 def test_a_packed_product_is_the_product(
-    tokens: int, inputs: int, outputs: int, biased: bool, threads: int, seed: int
+    operators: Operators,
+    tokens: int,
+    inputs: int,
+    outputs: int,
+    biased: bool,
+    threads: int,
+    seed: int,
 ) -> None:
-    torch.ops.outrider.set_threads(threads)
+    operators.set_threads(threads)
     x, weight = random(tokens, inputs, seed=seed), random(outputs, inputs, seed=seed + 1)
     bias = random(outputs, seed=seed + 2).float() if biased else None
     wanted = x.double() @ weight.double().T + (0 if bias is None else bias.double())
     added = x.double().abs() @ weight.double().abs().T + (0 if bias is None else bias.abs())
-    error = (linear(x, weight, bias).double() - wanted).abs()
+    error = (linear(operators, x, weight, bias).double() - wanted).abs()
     assert (error <= wanted.abs() * 2**-8 + added * inputs * 2**-23).all()
 
 
 @needs_kernels
 @pytest.mark.parametrize("shape", [(7,), (1, 7), (2, 3, 7), (1, 2, 1, 7)])
-def test_leading_dimensions_stay(shape: tuple[int, ...]) -> None:
+def test_leading_dimensions_stay(operators: Operators, shape: tuple[int, ...]) -> None:
     x, weight = random(*shape), random(33, 7, seed=1)
-    got = linear(x, weight)
+    got = linear(operators, x, weight)
     assert got.shape == (*shape[:-1], 33)
-    assert torch.equal(got.view(-1, 33), linear(x.reshape(-1, 7), weight))
+    assert torch.equal(got.view(-1, 33), linear(operators, x.reshape(-1, 7), weight))
 
 
 @needs_kernels
-def test_tokens_that_do_not_lie_in_order_are_read_in_order() -> None:
+def test_tokens_that_do_not_lie_in_order_are_read_in_order(operators: Operators) -> None:
     x, weight = random(9, 14), random(40, 9, seed=1)
-    assert torch.equal(linear(x.T, weight), linear(x.T.contiguous(), weight))
+    assert torch.equal(linear(operators, x.T, weight), linear(operators, x.T.contiguous(), weight))
 
 
 @needs_kernels
@@ -102,13 +114,13 @@ def test_tokens_that_do_not_lie_in_order_are_read_in_order() -> None:
     inputs=st.sampled_from([1, 2, 31, 64, 97]),
 )
 def test_a_tokens_product_has_the_same_bits_in_any_company(
-    begin: int, count: int, threads: int, inputs: int
+    operators: Operators, begin: int, count: int, threads: int, inputs: int
 ) -> None:
     x, weight, bias = random(70, inputs), random(1290, inputs, seed=1), random(1290, seed=2).float()
-    together = linear(x, weight, bias)
-    torch.ops.outrider.set_threads(threads)
+    together = linear(operators, x, weight, bias)
+    operators.set_threads(threads)
     part = slice(begin, min(begin + count, 70))
-    assert torch.equal(linear(x[part], weight, bias), together[part])
+    assert torch.equal(linear(operators, x[part], weight, bias), together[part])
 
 
 @needs_kernels
@@ -117,7 +129,7 @@ def test_callers_at_once_get_their_own_products() -> None:
     weight = random(1290, 64, seed=1)
     asked = [random(tokens, 64, seed=tokens) for tokens in range(1, 9)]
     packed = torch.ops.outrider.pack_linear(weight)
-    wanted = [linear(x, weight) for x in asked]
+    wanted = [linear(torch.ops.outrider, x, weight) for x in asked]
 
     def call(index: int) -> bool:
         torch.ops.outrider.set_threads(1 + index % 4)
@@ -131,10 +143,10 @@ def test_callers_at_once_get_their_own_products() -> None:
 @needs_kernels
 @pytest.mark.parametrize(("outputs", "inputs"), [(1, 1), (32, 8), (33, 7), (70, 12)])
 def test_packed_weights_lie_in_tiles_of_32_outputs_and_pairs_of_inputs(
-    outputs: int, inputs: int
+    operators: Operators, outputs: int, inputs: int
 ) -> None:
     weight = random(outputs, inputs)
-    packed = torch.ops.outrider.pack_linear(weight)
+    packed = operators.pack_linear(weight)
     assert packed.shape == (-(-outputs // 32), 16 * -(-inputs // 32), 32, 2)
     padded = torch.zeros((packed.shape[0] * 32, packed.shape[1] * 2), dtype=torch.bfloat16)
     padded[:outputs, :inputs] = weight

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from models_for_tests import needs_kernels
 from outrider_server.engine.attention.attention import make_places
 
+from .kernel_levels import Operators
 from .subjects import random
 
 SLOTS, LENGTH, SCRATCH = 4, 256, 3
@@ -40,9 +41,13 @@ def attention_inputs(
 
 
 def attend(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, places: torch.Tensor
+    operators: Operators,
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    places: torch.Tensor,
 ) -> torch.Tensor:
-    return torch.ops.outrider.packed_attention(query, keys, values, places, 0.2)
+    return operators.packed_attention(query, keys, values, places, 0.2)
 
 
 def dense(
@@ -79,11 +84,11 @@ RUNS = st.lists(
     seed=st.integers(0, 999),
 )
 def test_packed_attention_is_a_dense_softmax(
-    runs: list[Run], padding: int, heads: tuple[int, int], dim: int, seed: int
+    operators: Operators, runs: list[Run], padding: int, heads: tuple[int, int], dim: int, seed: int
 ) -> None:
     places = places_of(runs, padding)
     query, keys, values = attention_inputs(*heads, dim, places.shape[2], seed)
-    got = attend(query, keys, values, places)
+    got = attend(operators, query, keys, values, places)
     wanted = dense(query, keys, values, places)
     torch.testing.assert_close(got.float(), wanted, rtol=2**-8, atol=1e-5)
 
@@ -92,18 +97,20 @@ def test_packed_attention_is_a_dense_softmax(
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("position", [0, 1, 15, 16, 62, 63, 64, 65, 126, 127, 128, LENGTH - 1])
 def test_positions_around_a_block_of_keys_see_all_up_to_their_own(
-    position: int, heads: tuple[int, int]
+    operators: Operators, position: int, heads: tuple[int, int]
 ) -> None:
     """All keys weigh the same and each value is the number of its position, so a key more would show."""
     query, keys, values = attention_inputs(*heads, 32, 1)
     values[:] = torch.arange(LENGTH)[:, None].clamp(max=256)
-    got = attend(query * 0, keys, values, places_of([(1, position, 1)]))
+    got = attend(operators, query * 0, keys, values, places_of([(1, position, 1)]))
     assert torch.equal(got, torch.full_like(got, position / 2))
 
 
 @needs_kernels
 @pytest.mark.parametrize("heads", HEADS)
-def test_scores_far_apart_neither_overflow_nor_vanish(heads: tuple[int, int]) -> None:
+def test_scores_far_apart_neither_overflow_nor_vanish(
+    operators: Operators, heads: tuple[int, int]
+) -> None:
     """The largest score comes late, early, or in a block of its own; the softmax rescales what it has."""
     query, keys, values = attention_inputs(*heads, 64, 3)
     places = places_of([(0, 150, 1), (1, 150, 1), (2, 150, 1)])
@@ -111,7 +118,7 @@ def test_scores_far_apart_neither_overflow_nor_vanish(heads: tuple[int, int]) ->
         keys[slot, :, peak] = 40 * keys[slot, :, peak].sign()
     query = (query.sign() * 30).to(torch.bfloat16)
     torch.testing.assert_close(
-        attend(query, keys, values, places).float(),
+        attend(operators, query, keys, values, places).float(),
         dense(query, keys, values, places),
         rtol=2**-8,
         atol=1e-5,
@@ -127,74 +134,79 @@ def test_scores_far_apart_neither_overflow_nor_vanish(heads: tuple[int, int]) ->
     threads=st.integers(1, 3),
 )
 def test_a_tokens_attention_has_the_same_bits_alone_and_in_any_company(
-    runs: list[Run], padding: int, heads: tuple[int, int], threads: int
+    operators: Operators, runs: list[Run], padding: int, heads: tuple[int, int], threads: int
 ) -> None:
     places = places_of(runs, padding)
     query, keys, values = attention_inputs(*heads, 32, places.shape[2])
-    together = attend(query, keys, values, places)
-    torch.ops.outrider.set_threads(threads)
-    for token in range(places.shape[2] - padding):
+    together = attend(operators, query, keys, values, places)
+    operators.set_threads(threads)
+    for token in range(0, places.shape[2] - padding, operators.thrift):
         one = slice(token, token + 1)
-        alone = attend(query[:, :, one], keys, values, places[:, :, one])
+        alone = attend(operators, query[:, :, one], keys, values, places[:, :, one])
         assert torch.equal(alone[:, 0], together[:, token])
-    for cut in range(0, places.shape[2], 3):
-        rest = attend(query[:, :, cut:], keys, values, places[:, :, cut:])
+    for cut in range(0, places.shape[2], 3 * operators.thrift):
+        rest = attend(operators, query[:, :, cut:], keys, values, places[:, :, cut:])
         assert torch.equal(rest, together[:, cut:])
 
 
 @needs_kernels
-def test_a_query_out_of_a_fused_projection_is_read_where_it_lies() -> None:
+def test_a_query_out_of_a_fused_projection_is_read_where_it_lies(operators: Operators) -> None:
     fused = random(1, 12, 4, 3 * 32)
     query = fused[..., :32].transpose(1, 2)
     _, keys, values = attention_inputs(4, 2, 32, 12)
     places = places_of([(0, 60, 12)])
     assert torch.equal(
-        attend(query, keys, values, places), attend(query.contiguous(), keys, values, places)
+        attend(operators, query, keys, values, places),
+        attend(operators, query.contiguous(), keys, values, places),
     )
 
 
 @needs_kernels
 @pytest.mark.parametrize("rubbish", [torch.nan, torch.inf, -torch.inf, 1e30])
-def test_what_stands_after_a_run_or_in_other_slots_does_not_reach_it(rubbish: float) -> None:
+def test_what_stands_after_a_run_or_in_other_slots_does_not_reach_it(
+    operators: Operators, rubbish: float
+) -> None:
     """Not even what stands in the same block of keys: a slot needs no wiping for the packed kernel."""
     places = places_of([(0, 20, 8), (2, 60, 8)])
     query, keys, values = attention_inputs(4, 2, 32, 16)
-    before = attend(query, keys, values, places)
+    before = attend(operators, query, keys, values, places)
     for cache in (keys, values):
         cache[0, :, 28:] = rubbish
         cache[2, :, 68:] = rubbish
         cache[[1, 3]] = rubbish
-    assert torch.equal(attend(query, keys, values, places), before)
+    assert torch.equal(attend(operators, query, keys, values, places), before)
 
 
 @needs_kernels
-def test_a_later_key_of_the_same_run_never_reaches_a_token_and_a_value_only_if_it_is_no_number() -> (
-    None
-):
+def test_a_later_key_of_the_same_run_never_reaches_a_token_and_a_value_only_if_it_is_no_number(
+    operators: Operators,
+) -> None:
     """A masked value still meets the sum of its run as 0 times itself.
 
     What stands there was written by the same step, so a token spoils at most the rest of its own row.
     """
     places = places_of([(0, 20, 8)])
     query, keys, values = attention_inputs(4, 2, 32, 8)
-    before = attend(query, keys, values, places)
+    before = attend(operators, query, keys, values, places)
     keys[0, :, 24:], values[0, :, 24:] = torch.nan, 1e30
-    assert torch.equal(attend(query, keys, values, places)[:, :4], before[:, :4])
+    assert torch.equal(attend(operators, query, keys, values, places)[:, :4], before[:, :4])
     values[0, :, 24:] = torch.nan
-    alone = attend(query[:, :, :4], keys, values, places[:, :, :4])
+    alone = attend(operators, query[:, :, :4], keys, values, places[:, :, :4])
     assert torch.equal(alone, before[:, :4])
 
 
 @needs_kernels
 @pytest.mark.parametrize("position", [0, 63, 64, 99])
 @pytest.mark.parametrize("spoiled", ["keys", "values", "query"])
-def test_what_is_no_number_and_seen_is_never_hidden(position: int, spoiled: str) -> None:
+def test_what_is_no_number_and_seen_is_never_hidden(
+    operators: Operators, position: int, spoiled: str
+) -> None:
     """A softmax that drops such a key would decide tokens where the model gave none."""
     query, keys, values = attention_inputs(4, 2, 32, 1)
     {"keys": keys[1, :, position], "values": values[1, :, position], "query": query}[spoiled].fill_(
         torch.nan
     )
-    assert attend(query, keys, values, places_of([(1, 99, 1)])).isnan().all()
+    assert attend(operators, query, keys, values, places_of([(1, 99, 1)])).isnan().all()
 
 
 @needs_kernels

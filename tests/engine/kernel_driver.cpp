@@ -1,0 +1,103 @@
+// The kernels' arithmetic without torch, for tests: answers requests on standard input until it ends.
+//
+// A request is its kind and its sizes, integers of 64 bits each, and then its arrays; an answer is one array.
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "attention.h"
+#include "drawing.h"
+#include "linear.h"
+#include "pool.h"
+
+namespace {
+
+enum Kind : int64_t { kName, kThreads, kTileUnit, kPack, kLinear, kAttention, kDraw };
+
+template <typename Value>
+std::vector<Value> take(int64_t count) {
+  std::vector<Value> values(count);
+  if (std::fread(values.data(), sizeof(Value), values.size(), stdin) != values.size()) std::exit(0);
+  return values;
+}
+
+int64_t size() { return take<int64_t>(1)[0]; }
+
+template <typename Value>
+void give(const std::vector<Value>& values) {
+  std::fwrite(values.data(), sizeof(Value), values.size(), stdout);
+  std::fflush(stdout);
+}
+
+// In sixteen letters, zeros behind it.
+void name() {
+  std::string level = kLevel;
+  level.resize(16);
+  give(std::vector<char>(level.begin(), level.end()));
+}
+
+void pack() {
+  const int64_t outputs = size(), inputs = size();
+  const auto weight = take<uint16_t>(outputs * inputs);
+  std::vector<uint16_t> packed(linear::tiles_of(outputs) * linear::kTile * linear::padded(inputs));
+  linear::pack(weight.data(), outputs, inputs, packed.data());
+  give(packed);
+}
+
+void multiply() {
+  const int64_t count = size(), outputs = size(), inputs = size(), biases = size();
+  const auto x = take<uint16_t>(count * inputs);
+  const int64_t tiles = linear::tiles_of(outputs);
+  const auto packed = take<uint16_t>(tiles * linear::kTile * linear::padded(inputs));
+  const auto bias = take<float>(biases);
+  std::vector<uint16_t> y(count * outputs);
+  linear::multiply({packed.data(), biases ? bias.data() : nullptr, outputs, inputs}, x.data(), count, y.data());
+  give(y);
+}
+
+void attend() {
+  attention::Shape shape{};
+  shape.tokens = size(), shape.heads = size(), shape.key_heads = size();
+  shape.head_dim = size(), shape.length = size();
+  shape.query_head_stride = shape.head_dim;
+  shape.query_token_stride = shape.heads * shape.head_dim;
+  const int64_t cached = size() * shape.key_heads * shape.length * shape.head_dim;
+  const int64_t asked = shape.tokens * shape.query_token_stride;
+  const auto query = take<uint16_t>(asked), keys = take<uint16_t>(cached), values = take<uint16_t>(cached);
+  const auto places = take<int64_t>(shape.tokens * 2);
+  shape.scaling = take<float>(1)[0];
+  std::vector<uint16_t> out(asked);
+  attention::attend(shape, {query.data(), keys.data(), values.data(), places.data(), out.data()});
+  give(out);
+}
+
+void draw() {
+  const int64_t rows = size(), vocabulary = size();
+  const auto logits = take<float>(rows * vocabulary);
+  const auto best = take<int64_t>(rows);
+  const auto temperatures = take<double>(rows);
+  const auto seeds = take<int64_t>(rows), positions = take<int64_t>(rows);
+  std::vector<int64_t> tokens(rows);
+  drawing::draw({logits.data(), best.data(), temperatures.data(), seeds.data(), positions.data(), rows, vocabulary},
+                tokens.data());
+  give(tokens);
+}
+
+}  // namespace
+
+int main() {
+  while (true) {
+    switch (size()) {
+      case kName: name(); break;
+      case kThreads: Pool::instance().set_threads(size()); break;
+      case kTileUnit: give<int64_t>({linear::use_tile_unit(size() != 0)}); break;
+      case kPack: pack(); break;
+      case kLinear: multiply(); break;
+      case kAttention: attend(); break;
+      case kDraw: draw(); break;
+    }
+  }
+}
