@@ -56,10 +56,8 @@ async def started_host(
     )
 
 
-@pytest.fixture(scope="module")
-def untrained_draft(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a draft with random weights and the bundled vocabulary."""
-    folder = tmp_path_factory.mktemp("untrained")
+def save_untrained_draft(folder: Path) -> Path:
+    """Writes the folder of a draft with random weights and the bundled vocabulary."""
     torch.manual_seed(5)
     config = LlamaConfig(
         vocab_size=4096,
@@ -76,6 +74,11 @@ def untrained_draft(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(DRAFT_FOLDER / name, folder / name)
     return folder
+
+
+@pytest.fixture(scope="module")
+def untrained_draft(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_untrained_draft(tmp_path_factory.mktemp("untrained"))
 
 
 @pytest.fixture
