@@ -48,13 +48,14 @@ void pack() {
 }
 
 void multiply() {
-  const int64_t count = size(), outputs = size(), inputs = size(), biases = size();
+  const int64_t count = size(), outputs = size(), inputs = size(), biases = size(), bytes = size();
   const auto x = take<uint16_t>(count * inputs);
   const int64_t tiles = linear::tiles_of(outputs);
   const auto packed = take<uint16_t>(tiles * linear::kTile * linear::padded(inputs));
   const auto bias = take<float>(biases);
-  std::vector<uint16_t> y(count * outputs);
-  linear::multiply({packed.data(), biases ? bias.data() : nullptr, outputs, inputs}, x.data(), count, y.data());
+  std::vector<char> y(count * outputs * bytes);
+  linear::multiply({packed.data(), biases ? bias.data() : nullptr, outputs, inputs}, x.data(), count, y.data(),
+                   bytes == sizeof(uint16_t));
   give(y);
 }
 

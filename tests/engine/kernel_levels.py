@@ -88,11 +88,17 @@ class Driven:
         return self._ask(PACK, (outputs, inputs), (weight,), packed)
 
     def packed_linear(
-        self, x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, outputs: int
+        self,
+        x: torch.Tensor,
+        packed: torch.Tensor,
+        bias: torch.Tensor | None,
+        outputs: int,
+        dtype: torch.dtype,
     ) -> torch.Tensor:
         biases = [] if bias is None else [bias]
-        sizes = (x[..., 0].numel(), outputs, x.shape[-1], sum(map(len, biases)))
-        y = x.new_empty((*x.shape[:-1], outputs))
+        y = x.new_empty((*x.shape[:-1], outputs), dtype=dtype)
+        biased = sum(map(len, biases))
+        sizes = (x[..., 0].numel(), outputs, x.shape[-1], biased, y.element_size())
         return self._ask(LINEAR, sizes, (x, packed, *biases), y)
 
     def packed_attention(

@@ -1,7 +1,7 @@
 """The linear kernel against float64, and what a token's bits may depend on: nothing but it and the weights.
 
-It rounds once, to bfloat16 at the end, which is at most 2^-8 of the result. What comes before is float32; its
-error is bounded by the sum of the magnitudes that were added.
+Its sums are float32; their error is bounded by the sum of the magnitudes that were added. Where bfloat16 is
+wanted it rounds them once, at the end.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ def linear(
     tokens: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> torch.Tensor:
     """The kernel over freshly packed weights; the bias is padded as the packed layer does it."""
     packed = operators.pack_linear(weight)
@@ -59,7 +60,7 @@ def linear(
     if bias is not None:
         padded = torch.zeros(packed.shape[0] * 32)
         padded[: len(bias)] = bias
-    return operators.packed_linear(tokens, packed, padded, len(weight))
+    return operators.packed_linear(tokens, packed, padded, len(weight), dtype)
 
 
 @needs_kernels
@@ -86,8 +87,9 @@ def test_a_packed_product_is_the_product(
     bias = random(outputs, seed=seed + 2).float() if biased else None
     wanted = x.double() @ weight.double().T + (0 if bias is None else bias.double())
     added = x.double().abs() @ weight.double().abs().T + (0 if bias is None else bias.abs())
-    error = (linear(operators, x, weight, bias).double() - wanted).abs()
-    assert (error <= wanted.abs() * 2**-8 + added * inputs * 2**-23).all()
+    sums = linear(operators, x, weight, bias, torch.float32)
+    assert ((sums.double() - wanted).abs() <= added * inputs * 2**-23).all()
+    assert torch.equal(linear(operators, x, weight, bias), sums.bfloat16())
 
 
 @needs_kernels
@@ -133,7 +135,7 @@ def test_callers_at_once_get_their_own_products() -> None:
 
     def call(index: int) -> bool:
         torch.ops.outrider.set_threads(1 + index % 4)
-        got = torch.ops.outrider.packed_linear(asked[index % 8], packed, None, 1290)
+        got = torch.ops.outrider.packed_linear(asked[index % 8], packed, None, 1290, torch.bfloat16)
         return torch.equal(got, wanted[index % 8])
 
     with ThreadPoolExecutor(3) as callers:
@@ -158,4 +160,5 @@ def test_the_operators_declared_shape_is_its_shape() -> None:
     packed = torch.ops.outrider.pack_linear(random(33, 7))
     operator = torch.ops.outrider.packed_linear.default
     for bias in (None, torch.ones(64)):
-        torch.library.opcheck(operator, (random(1, 5, 7), packed, bias, 33))
+        for dtype in (torch.bfloat16, torch.float32):
+            torch.library.opcheck(operator, (random(1, 5, 7), packed, bias, 33, dtype))

@@ -263,3 +263,21 @@ def test_compile_off_is_the_plain_version() -> None:
     runner = StepRunner(loaded(model), tiny_limits(), "off")
     assert not runner.layout.packed
     assert not is_packed(model)
+
+
+@needs_kernels
+def test_logits_that_bfloat16_would_round_to_ties_are_told_apart() -> None:
+    """The head's sums are not rounded. Each token has a twin whose weights differ in one last bit."""
+    model = packable_llama(vocabulary_size=200)
+    weights = model.lm_head.weight.data.mul_(10)
+    weights[100:] = weights[:100]
+    weights[100:, 0] *= 1.01
+    weight = weights.double()
+    runner = packed_runner(model)
+    hidden: list[torch.Tensor] = []
+    model.lm_head.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0][0]))
+    (logits,) = runner.logits([Row(0, 0, TOKENS[:8])], 1)
+    exact = hidden[0].double() @ weight.T
+    torch.testing.assert_close(logits.double(), exact, rtol=1e-5, atol=1e-5)
+    assert torch.equal(logits.argmax(-1), exact.argmax(-1))
+    assert not torch.equal(logits.bfloat16().argmax(-1), exact.argmax(-1))

@@ -61,9 +61,13 @@ def _describe_shapes() -> None:
 
     @describe("outrider::packed_linear")
     def _linear(
-        tokens: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, outputs: int
+        tokens: torch.Tensor,
+        packed: torch.Tensor,
+        bias: torch.Tensor | None,
+        outputs: int,
+        dtype: torch.dtype,
     ) -> torch.Tensor:
-        return tokens.new_empty((*tokens.shape[:-1], outputs))
+        return tokens.new_empty((*tokens.shape[:-1], outputs), dtype=dtype)
 
     @describe("outrider::packed_attention")
     def _attention(

@@ -32,19 +32,20 @@ Tensor pack(const Tensor& weight) {
   return packed;
 }
 
-// x [..., K] bfloat16, packed weights, bias [32 * tiles] float32 -> [..., outputs] bfloat16.
+// x [..., K] bfloat16, packed weights, bias [32 * tiles] float32 -> [..., outputs] in the type that is asked for,
+// bfloat16 or float32.
 Tensor packed_linear(const Tensor& x, const Tensor& packed, const std::optional<Tensor>& bias,
-                     int64_t outputs) {
+                     int64_t outputs, torch::headeronly::ScalarType type) {
   const Tensor tokens = torch::stable::contiguous(x);
   std::vector<int64_t> shape(tokens.sizes().begin(), tokens.sizes().end());
   const int64_t inputs = shape.back(), count = tokens.numel() / inputs;
   shape.back() = outputs;
-  Tensor y = torch::stable::new_empty(tokens, shape);
+  Tensor y = torch::stable::new_empty(tokens, shape, type);
   const linear::Layer layer{static_cast<const uint16_t*>(packed.data_ptr()),
                             bias ? static_cast<const float*>(bias->data_ptr()) : nullptr, outputs,
                             inputs};
-  linear::multiply(layer, static_cast<const uint16_t*>(tokens.data_ptr()), count,
-                   static_cast<uint16_t*>(y.data_ptr()));
+  linear::multiply(layer, static_cast<const uint16_t*>(tokens.data_ptr()), count, y.data_ptr(),
+                   type == torch::headeronly::ScalarType::BFloat16);
   return y;
 }
 
@@ -55,7 +56,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(outrider, library) {
   library.def("set_threads(int threads) -> ()");
   library.def("use_tile_unit(bool wanted) -> bool");
   library.def("pack_linear(Tensor weight) -> Tensor");
-  library.def("packed_linear(Tensor x, Tensor packed, Tensor? bias, int outputs) -> Tensor");
+  library.def("packed_linear(Tensor x, Tensor packed, Tensor? bias, int outputs, ScalarType dtype) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(outrider, CompositeExplicitAutograd, library) {

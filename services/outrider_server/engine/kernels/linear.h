@@ -62,18 +62,24 @@ struct Block {
   const Input* x;           // the first token
   const uint16_t* weights;  // of the tile
   const float* bias;        // of the tile, or null
-  uint16_t* y;              // the first token's first output of the tile
+  char* y;                  // the first token's first output of the tile
   int64_t stride, outputs, kept;
+  bool rounded;  // to bfloat16; else outputs are float32
+
+  int64_t output_bytes() const { return rounded ? sizeof(uint16_t) : sizeof(float); }
 };
 
 // The sums of a token with one of the tile's two groups of 16 outputs.
 inline void finish(const Block& block, int64_t token, int64_t group, Floats sums) {
   const int64_t first = group * kLanes;
   if (block.bias) sums = sums + load(block.bias + first);
-  uint16_t out[kLanes];
-  narrow(sums, out);
-  std::memcpy(block.y + token * block.outputs + first, out,
-              std::clamp<int64_t>(block.kept - first, 0, kLanes) * sizeof(uint16_t));
+  alignas(64) char out[kLanes * sizeof(float)];
+  if (block.rounded)
+    narrow(sums, reinterpret_cast<uint16_t*>(out));
+  else
+    store(reinterpret_cast<float*>(out), sums);
+  std::memcpy(block.y + (token * block.outputs + first) * block.output_bytes(), out,
+              std::clamp<int64_t>(block.kept - first, 0, kLanes) * block.output_bytes());
 }
 
 // Adds pairs [begin, end) of inputs to the sums of `Count` tokens with `Groups` groups of outputs from `first` on,
@@ -209,15 +215,16 @@ struct Layer {
   int64_t outputs, inputs;
 };
 
-// x [count, K] bfloat16 -> y [count, N] bfloat16.
-inline void multiply(const Layer& layer, const uint16_t* x, int64_t count, uint16_t* y) {
+// x [count, K] bfloat16 -> y [count, N], bfloat16 where it is rounded and float32 where it is not.
+inline void multiply(const Layer& layer, const uint16_t* x, int64_t count, void* y, bool rounded) {
   const int64_t stride = padded(layer.inputs);
   std::vector<Input> made;
   const Input* rows = as_rows(x, count, layer.inputs, stride, made);
   Pool::instance().run(tiles_of(layer.outputs), [&](int64_t tile) {
     const int64_t first = tile * kTile;
     Block block{rows, layer.packed + first * stride, layer.bias ? layer.bias + first : nullptr,
-                y + first, stride, layer.outputs, std::min(kTile, layer.outputs - first)};
+                static_cast<char*>(y), stride, layer.outputs, std::min(kTile, layer.outputs - first), rounded};
+    block.y += first * block.output_bytes();
     for (int64_t m = 0; m < count;) {
 #ifdef __AMX_BF16__
       const int64_t taken = tile_unit_used ? multiply_tiles(block, count - m)
@@ -227,7 +234,7 @@ inline void multiply(const Layer& layer, const uint16_t* x, int64_t count, uint1
 #endif
       m += taken;
       block.x += taken * stride;
-      block.y += taken * layer.outputs;
+      block.y += taken * layer.outputs * block.output_bytes();
     }
   });
 }

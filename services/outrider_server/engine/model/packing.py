@@ -6,6 +6,8 @@ beside it, so tokens of many sessions can share a step without padding to each o
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
@@ -22,9 +24,10 @@ LARGEST_HEAD_DIM = 256
 class PackedLinear(nn.Module):
     """A linear layer over packed bfloat16 weights; takes the place of `nn.Linear`."""
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, dtype: torch.dtype = torch.bfloat16) -> None:
         super().__init__()
         self.out_features = linear.out_features
+        self.dtype = dtype
         self.packed = torch.ops.outrider.pack_linear.default(linear.weight.detach().contiguous())
         self.bias: torch.Tensor | None = None
         if linear.bias is not None:
@@ -33,9 +36,9 @@ class PackedLinear(nn.Module):
             self.bias[: linear.out_features] = linear.bias.detach().float()
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """tokens [..., K] bfloat16 -> [..., N] bfloat16, summed in float32."""
+        """tokens [..., K] bfloat16 -> [..., N] of `dtype`, summed in float32."""
         out: torch.Tensor = torch.ops.outrider.packed_linear.default(
-            tokens, self.packed, self.bias, self.out_features
+            tokens, self.packed, self.bias, self.out_features, self.dtype
         )
         return out
 
@@ -44,10 +47,14 @@ def pack_model(model: PreTrainedModel) -> bool:
     """Replaces the model's linear layers in place; False, changing nothing, where it cannot run so."""
     if why_not_packed(model):
         return False
+    find_head: Callable[[], nn.Module | None] = model.get_output_embeddings
+    head = find_head()
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear:
-                setattr(parent, name, PackedLinear(child))
+                # Logits of the most probable tokens are so large that bfloat16 makes ties of many.
+                dtype = torch.float32 if child is head else torch.bfloat16
+                setattr(parent, name, PackedLinear(child, dtype))
     set_kernel(model, PACKED)
     return True
 
