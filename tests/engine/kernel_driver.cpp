@@ -15,7 +15,7 @@
 
 namespace {
 
-enum Kind : int64_t { kName, kThreads, kTileUnit, kPack, kLinear, kAttention, kDraw };
+enum Kind : int64_t { kName, kThreads, kTileUnit, kPack, kLinear, kAttention, kDraw, kMostProbable };
 
 template <typename Value>
 std::vector<Value> take(int64_t count) {
@@ -75,16 +75,30 @@ void attend() {
   give(out);
 }
 
+// As many slots as rows.
 void draw() {
   const int64_t rows = size(), vocabulary = size();
   const auto logits = take<float>(rows * vocabulary);
-  const auto best = take<int64_t>(rows);
+  const auto best = take<int64_t>(rows), slots = take<int64_t>(rows), positions = take<int64_t>(rows);
   const auto temperatures = take<double>(rows);
-  const auto seeds = take<int64_t>(rows), positions = take<int64_t>(rows);
+  const auto top_k = take<int64_t>(rows);
+  const auto top_p = take<double>(rows), floors = take<double>(rows);
+  const auto seeds = take<int64_t>(rows);
   std::vector<int64_t> tokens(rows);
-  drawing::draw({logits.data(), best.data(), temperatures.data(), seeds.data(), positions.data(), rows, vocabulary},
+  drawing::draw({logits.data(), rows, vocabulary, vocabulary, best.data(), slots.data(), positions.data(),
+                 temperatures.data(), top_k.data(), top_p.data(), floors.data(), seeds.data()},
                 tokens.data());
   give(tokens);
+}
+
+void choose() {
+  const int64_t rows = size(), vocabulary = size();
+  const bool hidden = size() != 0;
+  const auto logits = take<float>(rows * vocabulary);
+  std::vector<int64_t> best(rows);
+  for (int64_t row = 0; row < rows; ++row)
+    best[row] = drawing::most_probable(logits.data() + row * vocabulary, vocabulary, hidden);
+  give(best);
 }
 
 }  // namespace
@@ -99,6 +113,7 @@ int main() {
       case kLinear: multiply(); break;
       case kAttention: attend(); break;
       case kDraw: draw(); break;
+      case kMostProbable: choose(); break;
     }
   }
 }

@@ -32,7 +32,7 @@ from outrider_server.user_folders import cache_folder
 EMULATED = ("aarch64",)
 """Machines whose levels qemu runs on others; of x86 it knows no AVX-512."""
 SOURCE = Path(__file__).parent / "kernel_driver.cpp"
-NAME, THREADS, TILE_UNIT, PACK, LINEAR, ATTENTION, DRAW = range(7)
+NAME, THREADS, TILE_UNIT, PACK, LINEAR, ATTENTION, DRAW, MOST_PROBABLE = range(8)
 
 
 class Loaded:
@@ -117,6 +117,10 @@ class Driven:
 
     def draw_sampled(self, logits: torch.Tensor, *columns: torch.Tensor) -> torch.Tensor:
         return self._ask(DRAW, logits.shape, (logits, *columns), torch.empty_like(columns[0]))
+
+    def most_probable(self, logits: torch.Tensor, hidden: bool) -> torch.Tensor:
+        best = torch.empty(len(logits), dtype=torch.int64)
+        return self._ask(MOST_PROBABLE, (*logits.shape, hidden), (logits,), best)
 
     def _send(self, kind: int, sizes: tuple[int, ...], arrays: tuple[torch.Tensor, ...]) -> None:
         stdin = self._process.stdin

@@ -7,62 +7,25 @@ about 2^-50 could tell them apart. No seed here has one.
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace as replaced
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from models_for_tests import needs_kernels
 from outrider_server.engine.cpp_compiler import cpp_compiler
 from outrider_server.engine.drawing import noise as noise_module
 from outrider_server.engine.drawing.noise import gumbel_noise, philox
-from outrider_server.engine.drawing.sampling import DrawTable, Features, draw_tokens
 from outrider_server.engine.kernels import building
 from outrider_server.engine.kernels.levels import chosen_level
 from outrider_server.engine.step import NOT_FINITE
 
+from .drawn_rows import drawn, plain, some_rows
 from .kernel_levels import Operators
 
 pytestmark = needs_kernels
-
-Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
-"""What the operator takes: logits, most probable tokens, temperatures, seeds, positions."""
-
-
-def plain(rows: Rows) -> torch.Tensor:
-    """The same draws by torch: [N] int64."""
-    logits, best, temperatures, seeds, positions = rows
-    table = DrawTable(len(logits), torch.device("cpu"))
-    table.temperature.copy_(temperatures)
-    table.seed.copy_(seeds)
-
-    def noise(seeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        return gumbel_noise(seeds, positions, logits.shape[1])
-
-    slots, features = torch.arange(len(logits)), Features(noise=True)
-    drawn = draw_tokens(logits[:, None], positions[:, None], slots, table, features, noise)[:, 0]
-    return torch.where(best == NOT_FINITE, NOT_FINITE, drawn)
-
-
-def drawn(operators: Operators, rows: Rows) -> torch.Tensor:
-    return operators.draw_sampled(*rows)
-
-
-def some_rows(count: int, vocabulary_size: int, spread: float, seed: int) -> Rows:
-    """Rows of every temperature, some of them greedy, over normal logits."""
-    generator = torch.Generator().manual_seed(seed)
-    logits = spread * torch.randn((count, vocabulary_size), generator=generator)
-    temperatures = 10 ** (5 * torch.rand(count, generator=generator, dtype=torch.float64) - 3)
-    temperatures[torch.rand(count, generator=generator) < 0.1] = 0
-    seeds = torch.randint(-(2**63), 2**63 - 1, (count,), generator=generator)
-    positions = torch.randint(0, 100_000, (count,), generator=generator)
-    return logits, logits.argmax(dim=-1), temperatures, seeds, positions
-
-
-def with_logits(rows: Rows, logits: torch.Tensor) -> Rows:
-    return logits, logits.argmax(dim=-1), *rows[2:]
-
 
 SPREADS = st.sampled_from([0.01, 0.3, 1.0, 3.0, 10.0, 50.0])
 
@@ -88,10 +51,10 @@ def test_a_draw_is_that_of_plain_sampling(
     operators.set_threads(threads)
     rows = some_rows(count, vocabulary_size, spread, seed)
     if kind == "ties":
-        rows = with_logits(rows, (rows[0] / spread).round() * spread)
+        rows = rows.over((rows.logits / spread).round() * spread)
     if kind == "hidden":
-        hidden = rows[0].argsort(dim=-1) < vocabulary_size // 2  # any half
-        rows = with_logits(rows, rows[0].masked_fill(hidden, -torch.inf))
+        hidden = rows.logits.argsort(dim=-1) < vocabulary_size // 2  # any half
+        rows = rows.over(rows.logits.masked_fill(hidden, -torch.inf))
     assert torch.equal(drawn(operators, rows), plain(rows))
 
 
@@ -114,7 +77,7 @@ def test_of_many_draws_not_one_differs(
     for start in range(0, count, 2000 * operators.thrift):
         rows = some_rows(2000, vocabulary_size, 1.0, start)
         spreads = 10 ** torch.linspace(-2, 1.7, 2000)[:, None]
-        rows = with_logits(rows, rows[0] * spreads)
+        rows = rows.over(rows.logits * spreads)
         assert torch.equal(drawn(operators, rows), plain(rows))
 
 
@@ -134,21 +97,20 @@ def test_a_token_that_wins_or_loses_by_the_last_bit_is_drawn_or_not(
     moved in the smallest steps, across the place where their scores are equal.
     """
     steps = torch.arange(-8, 9)
-    _, _, _, seeds, positions = some_rows(1, 1, 1.0, seed)
+    row = some_rows(1, 1, 1.0, seed)
     largest = float(torch.tensor(largest))
-    noise = gumbel_noise(seeds, positions[:, None] + 1, vocabulary_size)[0, 0]
+    noise = gumbel_noise(row.seeds, row.positions[:, None] + 1, vocabulary_size)[0, 0]
     best, other = int(noise.argmin()), int(noise.argmax())
     edge = torch.tensor(largest + temperature * float(noise[best] - noise[other]))
     step = torch.nextafter(edge, torch.tensor(torch.inf)) - edge
     logits = torch.full((len(steps), vocabulary_size), largest - 90 * max(temperature, 1.0))
     logits[:, best] = largest
     logits[:, other] = edge + steps * step
-    rows = (
-        logits,
-        logits.argmax(dim=-1),
-        torch.full((len(steps),), temperature, dtype=torch.float64),
-        seeds.expand(len(steps)).contiguous(),
-        positions.expand(len(steps)).contiguous(),
+    rows = replaced(
+        some_rows(len(steps), vocabulary_size, 1.0, seed).over(logits),
+        temperatures=torch.full((len(steps),), temperature, dtype=torch.float64),
+        seeds=row.seeds.repeat(len(steps)),
+        positions=row.positions.repeat(len(steps)),
     )
     wanted = plain(rows)
     assert wanted[0] == best
@@ -161,17 +123,17 @@ def test_the_smallest_temperatures_neither_overflow_nor_miss(
     operators: Operators, temperature: float
 ) -> None:
     """1 / T is beyond float; logits that differ by about T still compete."""
-    logits, best, _, seeds, positions = some_rows(40, 100, 1.0, 1)
-    temperatures = torch.full((40,), temperature, dtype=torch.float64)
+    rows = some_rows(40, 100, 1.0, 1)
+    rows.temperatures.fill_(temperature)
     for scale in (1.0, 1e-38, 1e-44):
-        rows = with_logits((logits, best, temperatures, seeds, positions), logits * scale)
-        assert torch.equal(drawn(operators, rows), plain(rows))
+        scaled = rows.over(rows.logits * scale)
+        assert torch.equal(drawn(operators, scaled), plain(scaled))
 
 
 def test_logits_at_the_ends_of_their_range_neither_overflow_nor_miss(operators: Operators) -> None:
     rows = some_rows(200, 70, 1.0, 2)
     ends = torch.tensor([-3.4e38, -1e38, 0.0, 1e38, 3.4e38])
-    rows = with_logits(rows, ends[(rows[0].abs() * 100).long() % 5])
+    rows = rows.over(ends[(rows.logits.abs() * 100).long() % 5])
     assert torch.equal(drawn(operators, rows), plain(rows))
 
 
@@ -185,44 +147,44 @@ def test_a_draw_is_the_same_in_any_company(
     together = drawn(operators, rows)
     operators.set_threads(threads)
     part = slice(begin, min(begin + count, 70))
-    logits, best, temperatures, seeds, positions = (column[part] for column in rows)
-    assert torch.equal(
-        drawn(operators, (logits, best, temperatures, seeds, positions)), together[part]
-    )
+    assert torch.equal(drawn(operators, rows[part]), together[part])
 
 
 def test_rows_without_numbers_have_no_token_and_greedy_rows_the_most_probable(
     operators: Operators,
 ) -> None:
-    logits, best, temperatures, seeds, positions = some_rows(12, 40, 0.01, 4)
-    temperatures[:] = torch.tensor([0.0, 1.0]).repeat(6)
-    logits[4:8] = torch.tensor([torch.nan, torch.inf, -torch.inf, torch.nan])[:, None]
-    best[4:8] = NOT_FINITE
-    rows = (logits, best, temperatures, seeds, positions)
+    rows = some_rows(12, 40, 0.01, 4)
+    rows.temperatures[:] = torch.tensor([0.0, 1.0]).repeat(6)
+    rows.logits[4:8] = torch.tensor([torch.nan, torch.inf, -torch.inf, torch.nan])[:, None]
+    rows.best[4:8] = NOT_FINITE
     got = drawn(operators, rows)
     assert got[4:8].tolist() == [NOT_FINITE] * 4
-    assert torch.equal(got[::2], best[::2])
-    assert not torch.equal(got[9::2], best[9::2])
+    assert torch.equal(got[::2], rows.best[::2])
+    assert not torch.equal(got[9::2], rows.best[9::2])
     assert torch.equal(got, plain(rows))
 
 
 def test_logits_that_do_not_lie_in_order_are_read_in_order(operators: Operators) -> None:
     rows = some_rows(9, 50, 1.0, 5)
-    turned = (rows[0].T.contiguous().T, *rows[1:])
-    assert torch.equal(drawn(operators, turned), drawn(operators, rows))
+    wanted, wider = drawn(operators, rows), torch.nn.functional.pad(rows.logits, (0, 7), value=9.0)
+    for logits in (rows.logits.T.contiguous().T, wider[:, :50]):
+        assert torch.equal(drawn(operators, replaced(rows, logits=logits)), wanted)
 
 
 def test_every_bit_of_the_seed_and_the_position_counts(operators: Operators) -> None:
     """By chance the draws of 64 rows over 500 tokens all stay the same once in 500^64 times."""
-    logits, best, _, _, _ = some_rows(64, 500, 0.01, 6)
-    ones, positions = torch.ones(64, dtype=torch.float64), torch.arange(64) * 1000
-    seeds = torch.arange(64) * 0x9E3779B97F4A7C1
-    base = drawn(operators, (logits, best, ones, seeds, positions))
+    rows = replaced(
+        some_rows(64, 500, 0.01, 6),
+        temperatures=torch.ones(64, dtype=torch.float64),
+        seeds=torch.arange(64) * 0x9E3779B97F4A7C1,
+        positions=torch.arange(64) * 1000,
+    )
+    base = drawn(operators, rows)
     for bit in range(64):
-        changed = seeds ^ (1 << bit if bit < 63 else -(2**63))
-        assert not torch.equal(drawn(operators, (logits, best, ones, changed, positions)), base)
+        changed = rows.seeds ^ (1 << bit if bit < 63 else -(2**63))
+        assert not torch.equal(drawn(operators, replaced(rows, seeds=changed)), base)
     for bit in range(17):
-        moved = (logits, best, ones, seeds, positions ^ (1 << bit))
+        moved = replaced(rows, positions=rows.positions ^ (1 << bit))
         assert not torch.equal(drawn(operators, moved), base)
         assert torch.equal(drawn(operators, moved), plain(moved))
 
@@ -273,10 +235,10 @@ def seed_whose_even_tokens_have_noise_of_minus_infinity() -> int:
 def test_of_tokens_that_tie_the_lowest_is_drawn(spread: float) -> None:
     """Few different logits, and one u for half of the tokens: most rows have a tie of equal scores."""
     rows = some_rows(2000, 150, 1.0, 8)
-    rows = with_logits(rows, -spread * rows[0].abs().round())
-    got, wanted = torch.ops.outrider_simple.draw_sampled(*rows), plain(rows)
+    rows = rows.over(-spread * rows.logits.abs().round())
+    got, wanted = drawn(torch.ops.outrider_simple, rows), plain(rows)
     assert torch.equal(got, wanted)
-    tied = rows[0][:, ::2] == rows[0].gather(1, wanted[:, None])
+    tied = rows.logits[:, ::2] == rows.logits.gather(1, wanted[:, None])
     assert ((wanted % 2 == 0) & (tied.sum(dim=1) > 1)).sum() > 200
 
 
@@ -284,17 +246,42 @@ def test_of_tokens_that_tie_the_lowest_is_drawn(spread: float) -> None:
 @pytest.mark.parametrize("vocabulary_size", [1, 2, 70, 333])
 def test_noise_of_minus_infinity_loses_and_ties_with_itself(vocabulary_size: int) -> None:
     """Half of the rows have nothing else: there all scores are minus infinity, and token 0 is the lowest."""
-    logits, _, temperatures, seeds, positions = some_rows(200, vocabulary_size, 1.0, 9)
-    seeds[:] = seed_whose_even_tokens_have_noise_of_minus_infinity()
-    noise = gumbel_noise(seeds[:1], positions[:1, None], vocabulary_size)
+    rows = some_rows(200, vocabulary_size, 1.0, 9)
+    rows.seeds[:] = seed_whose_even_tokens_have_noise_of_minus_infinity()
+    noise = gumbel_noise(rows.seeds[:1], rows.positions[:1, None], vocabulary_size)
     assert noise[..., ::2].isneginf().all()
-    logits[::2, 1::2] = -torch.inf
-    temperatures.clamp_(min=1e-3)
-    rows = (logits, logits.argmax(dim=-1), temperatures, seeds, positions)
-    got = torch.ops.outrider_simple.draw_sampled(*rows)
+    rows.logits[::2, 1::2] = -torch.inf
+    rows.temperatures.clamp_(min=1e-3)
+    rows.top_p[::3] = 0.5
+    rows = rows.over(rows.logits)
+    got = drawn(torch.ops.outrider_simple, rows)
     assert torch.equal(got, plain(rows))
     assert not got[::2].any()
 
 
+@settings(max_examples=100)
+@given(
+    count=st.integers(1, 5),
+    vocabulary_size=st.integers(1, 100),
+    rubbish=st.sampled_from([0.0, torch.nan, torch.inf, -torch.inf]),
+    hidden=st.booleans(),
+    seed=st.integers(0, 9999),
+)
+def test_the_first_of_the_largest_logits_is_the_most_probable(
+    operators: Operators, count: int, vocabulary_size: int, rubbish: float, hidden: bool, seed: int
+) -> None:
+    """Zeros of both signs tie. A row with a logit that is no number has none, but -inf may hide some."""
+    logits = some_rows(count, vocabulary_size + 3, 1.0, seed).logits.round()[:, :vocabulary_size]
+    logits[0, seed % vocabulary_size] = -0.0
+    logits[-1, seed // 3 % vocabulary_size] = rubbish
+    assume(not (hidden and (logits.isnan() | logits.isposinf()).any()))
+    largest = logits.amax(dim=-1)
+    numbers = largest.isfinite() if hidden else logits.isfinite().all(dim=-1)
+    wanted = torch.where(numbers, logits.argmax(dim=-1), NOT_FINITE)
+    assert torch.equal(operators.most_probable(logits, hidden), wanted)
+
+
 def test_the_operators_declared_shape_is_its_shape() -> None:
-    torch.library.opcheck(torch.ops.outrider.draw_sampled.default, some_rows(5, 33, 1.0, 7))
+    operator, rows = torch.ops.outrider.draw_sampled.default, some_rows(5, 33, 1.0, 7)
+    torch.library.opcheck(operator, rows.arguments)
+    torch.library.opcheck(torch.ops.outrider.most_probable.default, (rows.logits, False))

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from outrider_server.core.types import MAX_SEED, Draw, SamplingParams
+from outrider_server.engine.drawing.adjusting import adjust
 from outrider_server.engine.drawing.noise import gumbel_noise
-from outrider_server.engine.drawing.sampling import DrawTable, Features, draw_tokens, penalize
+from outrider_server.engine.drawing.sampling import DrawTable, Features, draw_tokens
 
 SIZE = 19
 CPU = torch.device("cpu")
@@ -44,10 +45,11 @@ def decide(
 ) -> torch.Tensor:
     features = features or table.features(slots)
     index = torch.tensor(slots)
-    if features.bias:
-        logits = logits + table.bias(slots, SIZE)[:, None, :]
-    if features.penalties:
-        logits = penalize(logits, HISTORY, positions, index, table)
+    if features.scores:
+        each = index.repeat_interleave(logits.shape[1])
+        flat = logits.flatten(0, 1)
+        flat = adjust(flat, HISTORY, each, positions.flatten(), table, features)
+        logits = flat.view_as(logits)
     return draw_tokens(logits, positions, index, table, features, noise_of)
 
 

@@ -21,8 +21,10 @@ from .attention.attention_kernels import KEY_BLOCK
 from .cache import SlotCache
 from .cache_argument import cache_argument
 from .compiling import GuardedCompiler
+from .drawing.adjusting import adjust
+from .drawing.logprobs import token_logprobs
 from .drawing.noise import gumbel_noise
-from .drawing.sampling import DrawTable, Features, draw_tokens, penalize
+from .drawing.sampling import DrawTable, Features, draw_tokens
 from .kernels import take_threads
 from .layout import INPUT_KINDS, Layout, Row, RowResult, packed_buckets
 from .lengths import length_rule
@@ -184,20 +186,17 @@ class StepRunner:
         """The token after each of the step's tokens: [N] int64, NOT_FINITE where there is none."""
         features = self.draws.features([row.slot for row in rows])
         features.withheld = any(self.draws.withholds(row.slot, row.start_position) for row in rows)
-        if not (features.noise or features.scores):
+        _, slots, positions, _ = inputs
+        if features.scores:
+            logits = adjust(logits, self.history, slots, positions, self.draws, features)
+            best = torch.where(best == NOT_FINITE, NOT_FINITE, self._most_probable(logits, True))
+        if not features.noise:
             return best
-        if not (features.filters or features.scores):
+        if self.layout.packed or not (features.filters or features.scores):
             return self._sample(inputs, logits, best)
-        slots, positions = inputs[1], inputs[2, :, None]
-        scores = logits[:, None, :]
-        if features.bias:
-            scores = scores + self.draws.bias(slots.tolist(), self.vocabulary_size)[:, None, :]
-        if features.penalties:
-            scores = penalize(scores, self.history, positions, slots, self.draws)
-        if features.withheld:
-            ends = self.draws.withheld(slots.tolist(), inputs[2].tolist(), self.vocabulary_size)
-            scores = scores + ends[:, None, :]
-        drawn = draw_tokens(scores, positions, slots, self.draws, features, self._noise)
+        drawn = draw_tokens(
+            logits[:, None], positions[:, None], slots, self.draws, features, self._noise
+        )
         return torch.where(best == NOT_FINITE, NOT_FINITE, drawn[:, 0])
 
     def _draw_sampled(
@@ -217,10 +216,18 @@ class StepRunner:
     def _draw_packed(
         self, inputs: torch.Tensor, logits: torch.Tensor, best: torch.Tensor
     ) -> torch.Tensor:
-        """`_draw_sampled`, by the engine's own kernel."""
-        _, slots, positions, _ = inputs
+        """`_draw` where some row is sampled, by the engine's own kernel."""
+        draws = self.draws
         drawn: torch.Tensor = torch.ops.outrider.draw_sampled.default(
-            logits, best, self.draws.temperature[slots], self.draws.seed[slots], positions
+            logits,
+            best,
+            inputs[1],
+            inputs[2],
+            draws.temperature,
+            draws.top_k,
+            draws.top_p,
+            draws.floor,
+            draws.seed,
         )
         return drawn
 
@@ -232,17 +239,7 @@ class StepRunner:
     ) -> tuple[TokenLogprobs, ...]:
         """Log-probabilities of the drawn tokens, where the slot's turn wants them. logits [W, V]."""
         wanted = self.draws.logprobs(row.slot)
-        if wanted is None:
-            return ()
-        logprobs = logits[: len(row.tokens)].log_softmax(dim=-1)
-        top = logprobs.topk(min(wanted, self.vocabulary_size), dim=-1)
-        return tuple(
-            TokenLogprobs(
-                float(logprobs[index, max(drawn[index], 0)]),
-                tuple(zip(top.indices[index].tolist(), top.values[index].tolist(), strict=True)),
-            )
-            for index in range(len(row.tokens))
-        )
+        return () if wanted is None else token_logprobs(logits[: len(row.tokens)], drawn, wanted)
 
     def _fill(self, rows: Sequence[Row], tokens: int, row_width: int = 0) -> torch.Tensor:
         """Writes the rows into the static input of this many tokens: [INPUT_KINDS, tokens]."""
@@ -262,9 +259,21 @@ class StepRunner:
         width = inputs.shape[1] if self.layout.packed else self.limits.width
         output = self.model(**self._arguments(inputs.view(INPUT_KINDS, -1, width)))
         logits = output.logits[..., : self.vocabulary_size].float().flatten(0, 1)
+        return logits, self._most_probable(logits, hidden=False)
+
+    def _most_probable(self, logits: torch.Tensor, hidden: bool) -> torch.Tensor:
+        """The first of each row's largest logits: [N, V] -> [N], NOT_FINITE where they are no numbers.
+
+        Some may be `hidden` by -inf.
+        """
+        if self.layout.packed:
+            best: torch.Tensor = torch.ops.outrider.most_probable.default(logits, hidden)
+            return best
         # NaN is the largest and the smallest of its row. Asking every logit takes ten times as long.
-        finite = logits.amax(dim=-1).isfinite() & logits.amin(dim=-1).isfinite()
-        return logits, torch.where(finite, logits.argmax(dim=-1), NOT_FINITE)
+        finite = logits.amax(dim=-1).isfinite()
+        if not hidden:
+            finite &= logits.amin(dim=-1).isfinite()
+        return torch.where(finite, logits.argmax(dim=-1), NOT_FINITE)
 
     def _read(self, inputs: torch.Tensor) -> torch.Tensor:
         """One forward pass that decides nothing: keys and values are written; the hidden states are spare."""

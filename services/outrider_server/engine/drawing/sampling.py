@@ -1,4 +1,4 @@
-"""From logits to decided tokens, row by row: penalties, filters, noise, argmax.
+"""From logits to decided tokens, row by row: filters, noise, argmax.
 
 Owns the sampling parameters of every slot as tensors, and the rule `y = argmax(log p + g)`. The draw at a
 position sees the tokens before that position only, so it is the same with and without speculation.
@@ -10,13 +10,19 @@ differently.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from ...core.types import Draw
+from ...core.types import MAX_FLOAT32, NEUTRAL, Draw
 from .noise import seed_bits
+
+LOG2E = 1.4426950408889634
+OCTAVE = 2**16
+"""Steps of a distance between two logits, in which one weighs half of the other."""
+OCTAVES = 32
 
 Noise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Seeds [R] and positions [R, W] -> Gumbel noise [R, W, V]."""
@@ -39,6 +45,36 @@ class Features:
         return self.penalties or self.bias or self.withheld
 
 
+@dataclass(frozen=True, slots=True)
+class Adjustments:
+    """What moves single logits of a slot before its draws."""
+
+    biased: torch.Tensor
+    """[B] int64 token ids."""
+    biases: torch.Tensor
+    """[B] float32, one a token id."""
+    withheld: torch.Tensor
+    """[H] int64 token ids that no draw before `withheld_until` gives."""
+    withheld_until: int = 0
+    vocabulary_size: int | None = None
+    """Ids from here on are never drawn."""
+
+    @classmethod
+    def of(cls, draw: Draw, device: torch.device) -> Adjustments:
+        """What the draw asks for."""
+        bias = draw.sampling.logit_bias
+        return cls(
+            torch.tensor(list(bias), dtype=torch.int64, device=device),
+            torch.tensor(list(bias.values()), dtype=torch.float32, device=device),
+            torch.tensor(draw.withheld, dtype=torch.int64, device=device),
+            draw.withheld_until,
+            draw.vocabulary_size,
+        )
+
+
+UNADJUSTED = Adjustments.of(Draw(NEUTRAL, 0, 0), torch.device("cpu"))
+
+
 class DrawTable:
     """The `Draw` of every slot, as tensors indexed by slot. Written when a turn opens."""
 
@@ -49,24 +85,27 @@ class DrawTable:
         self.temperature = column(torch.float64, 0.0)
         self.top_k = column(torch.int64, 0)
         self.top_p = column(torch.float64, 1.0)
-        self.min_p = column(torch.float64, 0.0)
+        self.floor = column(torch.float64, -torch.inf)
         self.repetition_penalty = column(torch.float32, 1.0)
         self.frequency_penalty = column(torch.float32, 0.0)
         self.presence_penalty = column(torch.float32, 0.0)
         self.seed = column(torch.int64, 0)
         self.generated_from = column(torch.int64, 0)
         self._draws: dict[int, Draw] = {}
+        self._adjustments: dict[int, Adjustments] = {}
 
     def write(self, slot: int, draw: Draw) -> None:
         """Sets how the slot's tokens are drawn from now on."""
         sampling = draw.sampling
         self._draws[slot] = draw
-        for name in ("temperature", "top_k", "top_p", "min_p"):
+        for name in ("temperature", "top_k", "top_p"):
             getattr(self, name)[slot] = getattr(sampling, name)
+        self.floor[slot] = math.log(sampling.min_p) if sampling.min_p else -torch.inf
         for name in ("repetition_penalty", "frequency_penalty", "presence_penalty"):
             getattr(self, name)[slot] = getattr(sampling, name)
         self.seed[slot] = seed_bits(draw.seed)
         self.generated_from[slot] = draw.generated_from
+        self._adjustments[slot] = Adjustments.of(draw, self.seed.device)
 
     def features(self, slots: list[int]) -> Features:
         """What the draws of these slots need."""
@@ -92,90 +131,66 @@ class DrawTable:
         """How many top logprobs the slot's turn wants; None for none at all."""
         return self._draws[slot].logprobs
 
-    def bias(self, slots: list[int], vocabulary_size: int) -> torch.Tensor:
-        """Dense logit bias of a slot a row: [R, V] float32; zero for a slot that was never written.
-
-        What the slot's vocabulary lacks has -inf.
-        """
-        dense = torch.zeros((len(slots), vocabulary_size), device=self.temperature.device)
-        for row, slot in enumerate(slots):
-            draw = self._draws.get(slot)
-            if draw is None:
-                continue
-            for token, value in draw.sampling.logit_bias.items():
-                dense[row, token] = value
-            if draw.vocabulary_size is not None:
-                dense[row, draw.vocabulary_size :] = -torch.inf
-        return dense
-
     def withholds(self, slot: int, position: int) -> bool:
         """True where the draw that follows this position may not give every token."""
-        return position + 1 < self._draws[slot].withheld_until
+        return position + 1 < self.adjustments(slot).withheld_until
 
-    def withheld(
-        self, slots: list[int], positions: list[int], vocabulary_size: int
-    ) -> torch.Tensor:
-        """-inf for what the draw after each position may not give, else 0: [N, V] float32.
+    def adjustments(self, slot: int) -> Adjustments:
+        """What moves single logits of the slot's draws; nothing for a slot that was never written."""
+        return self._adjustments.get(slot, UNADJUSTED)
 
-        One slot and one position a token; a slot that was never written withholds nothing.
-        """
-        dense = torch.zeros((len(slots), vocabulary_size), device=self.temperature.device)
-        for row, (slot, position) in enumerate(zip(slots, positions, strict=True)):
-            if slot in self._draws and self.withholds(slot, position):
-                dense[row, list(self._draws[slot].withheld)] = -torch.inf
-        return dense
+    def divisor(self, slots: torch.Tensor) -> torch.Tensor:
+        """What the logits of a slot a row are divided by: [R, 1, 1] float64; 1 where it is greedy."""
+        temperature = self.temperature[slots][:, None, None]
+        return torch.where(temperature == 0, 1.0, temperature)
 
 
-def penalize(
-    logits: torch.Tensor,
-    history: torch.Tensor,
-    positions: torch.Tensor,
-    slots: torch.Tensor,
-    table: DrawTable,
-) -> torch.Tensor:
-    """Applies repetition, frequency and presence penalties.
+def masses_of(logits: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
+    """What each token weighs beside the most probable one, which has 2^31: float32 -> int64, [..., V].
 
-    logits [R, W, V] float32, history [S, L] int64 (the token at each position of each slot), positions
-    [R, W], slots [R] -> [R, W, V] float32. The draw after position j sees the history up to j. Repetition
-    counts the whole session (Keskar et al. 2019), frequency and presence the turn's generated tokens.
+    2^(31 - d), to 10^-5 of it, for a distance d in octaves, rounded to 2^-16; nothing from 32 octaves on.
+    Whole numbers add up to the same sum in any order, and no backend rounds them in its own way.
     """
-    rows, width, vocabulary_size = logits.shape
-    tokens = history.index_select(0, slots)
-    held = torch.arange(tokens.shape[1], device=logits.device)
-    seen = held <= positions.unsqueeze(-1)
-    generated = seen & (held >= table.generated_from[slots][:, None, None])
-    index = tokens.unsqueeze(1).expand(rows, width, -1)
-    empty = torch.zeros((rows, width, vocabulary_size), device=logits.device)
-    present = empty.scatter_add(-1, index, seen.to(torch.float32)) > 0
-    counts = empty.scatter_add(-1, index, generated.to(torch.float32))
-    repetition = table.repetition_penalty[slots][:, None, None]
-    weakened = torch.where(logits > 0, logits / repetition, logits * repetition)
-    logits = torch.where(present, weakened, logits)
-    logits = logits - counts * table.frequency_penalty[slots][:, None, None]
-    return logits - (counts > 0) * table.presence_penalty[slots][:, None, None]
+    scale = (OCTAVE * LOG2E / temperature).clamp(max=MAX_FLOAT32).to(torch.float32)
+    distance = (logits.amax(dim=-1, keepdim=True) - logits) * scale
+    steps = distance.clamp(max=OCTAVES * OCTAVE - 1).round().to(torch.int64)
+    whole, part = steps >> 16, steps & (OCTAVE - 1)
+    # 2^-f = 1 - f / 2 - f (1 - f) b(f), with b in 17 bits; no product has more than 32.
+    bend = 25303 - ((part * (6072 - ((part * 887) >> 16))) >> 16)
+    curve = ((part * (OCTAVE - part)) >> 13) * bend
+    return (2**31 - (part << 14) - (curve >> 5)) >> whole
 
 
-def keep_probable(scores: torch.Tensor, slots: torch.Tensor, table: DrawTable) -> torch.Tensor:
-    """Sets filtered tokens to -inf. scores [R, W, V] float64, after temperature, -> the same.
+def keep_probable(logits: torch.Tensor, slots: torch.Tensor, table: DrawTable) -> torch.Tensor:
+    """Which tokens the filters keep: [R, W, V] float32 -> the same in truth values.
 
     In this order: top-k (Fan et al. 2018), top-p over what is left (Holtzman et al. 2019), min-p relative
-    to the most probable token (Nguyen et al. 2024). Tokens that tie with the last one kept are kept, so the
-    result does not depend on the order of equal scores.
+    to the most probable token (Nguyen et al. 2024). Each is a least logit, so tokens that tie with the last
+    one kept are kept, and the result does not depend on the order of equal ones.
     """
-    vocabulary_size = scores.shape[-1]
-    ordered = scores.sort(dim=-1, descending=True).values
+    temperature = table.divisor(slots)
+    vocabulary_size = logits.shape[-1]
+    ordered = logits.sort(dim=-1, descending=True).values
     top_k = table.top_k[slots].clamp(max=vocabulary_size)
     last = torch.where(top_k > 0, top_k, vocabulary_size)[:, None, None] - 1
-    threshold = ordered.gather(-1, last.expand(*scores.shape[:2], 1))
-    ordered = ordered.masked_fill(ordered < threshold, -torch.inf)
-    probabilities = ordered.softmax(dim=-1)
-    mass_above = probabilities.cumsum(dim=-1) - probabilities
+    least = ordered.gather(-1, last.expand(*logits.shape[:2], 1))
+    masses = masses_of(ordered, temperature).masked_fill(ordered < least, 0)
+    above = masses.cumsum(dim=-1) - masses
     top_p = table.top_p[slots][:, None, None]
-    kept = (mass_above < top_p).sum(dim=-1, keepdim=True).clamp(min=1)
-    kept = torch.where(top_p < 1, kept, vocabulary_size)  # a rounded sum may reach 1 before the end
-    threshold = torch.maximum(threshold, ordered.gather(-1, kept - 1))
-    floor = ordered[..., :1] + torch.log(table.min_p[slots])[:, None, None]
-    return scores.masked_fill(scores < torch.maximum(threshold, floor), -torch.inf)
+    wanted = (top_p * masses.sum(dim=-1, keepdim=True)).ceil().to(torch.int64)
+    kept = (above < wanted).sum(dim=-1, keepdim=True).clamp(min=1)
+    nucleus = torch.maximum(least, ordered.gather(-1, kept - 1))
+    least = torch.where(top_p < 1, nucleus, least)
+    return (logits >= least) & (scores_of(logits, temperature) >= table.floor[slots][:, None, None])
+
+
+def scores_of(logits: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
+    """Scores at a temperature: [R, W, V] float32 and [R, 1, 1] float64 -> float64, at most 0.
+
+    Relative to the largest, so that no temperature, however small, overflows to a tie of infinities.
+    """
+    relative = logits.to(torch.float64)
+    return (relative - relative.amax(dim=-1, keepdim=True)) / temperature
 
 
 def draw_tokens(
@@ -192,13 +207,9 @@ def draw_tokens(
     """
     if not features.noise:
         return logits.argmax(dim=-1)
-    temperature = table.temperature[slots][:, None, None]
-    greedy = temperature == 0
-    # Relative to the largest, so that no temperature, however small, overflows to a tie of infinities.
-    relative = logits.to(torch.float64)
-    relative = relative - relative.amax(dim=-1, keepdim=True)
-    scores = relative / torch.where(greedy, 1.0, temperature)
+    scores = scores_of(logits, table.divisor(slots))
     if features.filters:
-        scores = torch.where(greedy, scores, keep_probable(scores, slots, table))
+        scores = scores.masked_fill(~keep_probable(logits, slots, table), -torch.inf)
     gumbel = noise(table.seed[slots], positions + 1)
-    return torch.where(greedy, scores, scores + gumbel).argmax(dim=-1)
+    greedy = table.temperature[slots][:, None, None] == 0
+    return torch.where(greedy, logits, scores + gumbel).argmax(dim=-1)

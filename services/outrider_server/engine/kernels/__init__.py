@@ -80,12 +80,16 @@ def _describe_shapes() -> None:
         _, heads, tokens, head_dim = query.shape
         return query.new_empty((1, tokens, heads, head_dim))
 
+    @describe("outrider::most_probable")
+    def _most_probable(logits: torch.Tensor, hidden: bool) -> torch.Tensor:
+        return logits.new_empty(logits.shape[:1], dtype=torch.int64)
+
     @describe("outrider::draw_sampled")
     def _draw(
         logits: torch.Tensor,
         best: torch.Tensor,
-        temperatures: torch.Tensor,
-        seeds: torch.Tensor,
+        slots: torch.Tensor,
         positions: torch.Tensor,
+        *draws: torch.Tensor,
     ) -> torch.Tensor:
         return torch.empty_like(best)

@@ -18,7 +18,7 @@ from .levels import Level
 
 FOLDER = Path(__file__).parent
 SOURCES = ("linear.cpp", "attention.cpp", "drawing.cpp")
-HEADERS = ("linear.h", "attention.h", "drawing.h", "bfloat16.h", "vectors.h", "pool.h")
+HEADERS = ("linear.h", "attention.h", "drawing.h", "filters.h", "bfloat16.h", "vectors.h", "pool.h")
 FLAGS = ("-std=c++20", "-O3", "-ffp-contract=off", "-w")
 LIBRARY_FLAGS = ("-shared", "-fPIC", "-fvisibility=hidden")
 COMPILE_SECONDS = 300

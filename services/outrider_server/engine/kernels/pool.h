@@ -41,6 +41,9 @@ class Pool {
     for (; started_ < threads - 1; ++started_) std::thread([this, id = started_] { help(id); }).detach();
   }
 
+  // How many threads a caller has, itself included, unless another one has the helpers.
+  int64_t threads() const { return wanted_.load(std::memory_order_relaxed) + 1; }
+
   // Runs work(i) for every i below count and returns when all are done. Threads take runs of neighbours, so
   // that each reads memory in long stretches. A pool that is busy with another caller leaves this one to
   // itself.

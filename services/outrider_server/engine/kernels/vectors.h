@@ -84,6 +84,11 @@ OUTRIDER_OPERATOR(&)
 OUTRIDER_OPERATOR(|)
 #undef OUTRIDER_OPERATOR
 
+// Each lane by its own number of bits.
+[[gnu::always_inline]] inline Words operator>>(const Words& a, const Words& bits) {
+  return each_part<Words>([&](int index) { return a.part[index] >> bits.part[index]; });
+}
+
 template <typename Part>
 [[gnu::always_inline]] inline Lanes<Part> operator>>(const Lanes<Part>& a, int bits) {
   return each_part<Lanes<Part>>([&](int index) { return a.part[index] >> bits; });
@@ -127,7 +132,9 @@ inline Floats load_some(const float* from, int64_t count) {
   return load(held);
 }
 
-[[gnu::always_inline]] inline void store(float* to, const Floats& from) {
+template <typename Value, typename Part>
+[[gnu::always_inline]] inline void store(Value* to, const Lanes<Part>& from) {
+  static_assert(sizeof(Value) == sizeof(float));
 #pragma GCC unroll 4
   for (int index = 0; index < kParts; ++index)
     std::memcpy(to + index * kPartLanes, &from.part[index], kBytes);
@@ -155,7 +162,26 @@ template <typename To, typename Part>
 // The larger one; b where either is no number.
 [[gnu::always_inline]] inline Floats larger(const Floats& a, const Floats& b) {
   return each_part<Floats>([&](int index) {
+#if defined(__AVX512F__)
+    return (FloatPart)_mm512_max_ps((__m512)a.part[index], (__m512)b.part[index]);
+#elif defined(__AVX2__)
+    return (FloatPart)_mm256_max_ps((__m256)a.part[index], (__m256)b.part[index]);
+#else
     return a.part[index] > b.part[index] ? a.part[index] : b.part[index];
+#endif
+  });
+}
+
+// The smaller one; b where either is no number.
+[[gnu::always_inline]] inline Floats smaller(const Floats& a, const Floats& b) {
+  return each_part<Floats>([&](int index) {
+#if defined(__AVX512F__)
+    return (FloatPart)_mm512_min_ps((__m512)a.part[index], (__m512)b.part[index]);
+#elif defined(__AVX2__)
+    return (FloatPart)_mm256_min_ps((__m256)a.part[index], (__m256)b.part[index]);
+#else
+    return a.part[index] < b.part[index] ? a.part[index] : b.part[index];
+#endif
   });
 }
 
@@ -228,6 +254,13 @@ template <typename To, typename Part>
   return each_part<Masks>([&](int index) { return ~(a.part[index] > b.part[index]); });
 }
 
+[[gnu::always_inline]] inline Masks differ(const Words& a, const Words& b) {
+  return each_part<Masks>([&](int index) { return a.part[index] != b.part[index]; });
+}
+
+// A bit for each of the first `count` lanes.
+inline uint32_t low_bits(int64_t count) { return count >= kLanes ? 0xffff : (1u << count) - 1; }
+
 // A bit for each lane, the first lane's lowest.
 [[gnu::always_inline]] inline uint32_t bits_of(const Masks& masks) {
   uint32_t bits = 0;
@@ -260,6 +293,11 @@ inline float largest_of(const Floats& a) {
     for (int lane = 0; lane < half; ++lane)
       held[lane] = held[lane] > held[lane + half] ? held[lane] : held[lane + half];
   return held[0];
+}
+
+// Whole numbers of floats below 2^31 that are not negative.
+[[gnu::always_inline]] inline Words as_words(const Floats& whole) {
+  return each_part<Words>([&](int index) { return (WordPart)__builtin_convertvector(whole.part[index], IntPart); });
 }
 
 [[gnu::always_inline]] inline Floats as_floats(const Words& words) {
