@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from outrider_server.planning.config_file import read_config
@@ -66,8 +66,6 @@ def planned(folder: Path, mode: str, slots: int) -> MemoryPlan:
     """The plan of an engine."""
     sizes = count_model(read_config(folder))
     shape = engine_shape(sizes, options(slots=slots, compile="auto" if mode == "eager" else mode))
-    if mode == "eager":
-        shape = replace(shape, compiled=False)
     return plan_memory(sizes, shape)
 
 

@@ -4,12 +4,12 @@ The cache is exact: one slot more than asked, for padding, each as long as the c
 rounded up to whole blocks of keys. The workspace is the larger of these, for N tokens of the largest step:
 
     the layers      N * (4 hidden + 3 intermediate) values, and what attention needs beside them
-    the decision    N * vocabulary * (80 bytes eagerly, 57 compiled), for a row that is sampled, filtered,
-                    penalized and biased: the most that a request can ask for
-    the penalties   N * vocabulary * 34 bytes + N * positions * 10 bytes
+    the decision    N * vocabulary * 88 bytes, for a row that is sampled, filtered, penalized and biased: the
+                    most that a request can ask for; the engine's own kernels need none
+    the penalties   N * vocabulary * 12 bytes + N * positions * 24 bytes
 
-The bytes a cell are those of the tensors alive at once in `sampling.py` and `noise.py` (float64 scores and
-noise, the int64 words that noise is made of), read off with torch's memory profiler.
+The bytes a cell are those of the tensors alive at once in `adjusting.py` and `sampling.py` (float64 scores,
+the int64 words that masses are made of), read off with torch's memory profiler.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from ..engine.attention.attention_kernels import KEY_BLOCK
 from .types import DTYPE_BYTES, EngineShape, MemoryPlan, ModelSizes
 from .weights import packing_bytes, weight_bytes
 
-DECISION_BYTES = 80
-COMPILED_DECISION_BYTES = 57
-PENALTY_BYTES = 34
-HISTORY_BYTES = 10
+DECISION_BYTES = 88
+PENALTY_BYTES = 12
+HISTORY_BYTES = 24
 MASK_BYTES = 7
 """A cell of attention's mask: as truth values, in the model's dtype, and in float32."""
 DRAW_BYTES = 3 * 8 + 3 * 8 + 3 * 4
@@ -59,11 +58,11 @@ def cache_bytes(sizes: ModelSizes, shape: EngineShape) -> int:
 def workspace_bytes(sizes: ModelSizes, shape: EngineShape) -> int:
     """The most that a verify step or a prefill step holds beside weights, cache and tables."""
     tokens = shape.rows * shape.width
-    decision = COMPILED_DECISION_BYTES if shape.compiled else DECISION_BYTES
     cells = tokens * sizes.vocabulary
+    decision = 0 if shape.packed else cells * DECISION_BYTES
     penalties = cells * PENALTY_BYTES + tokens * slot_positions(shape) * HISTORY_BYTES
     return max(
-        cells * decision,
+        decision,
         penalties,
         _layers_bytes(sizes, shape, shape.rows, shape.width),
         _layers_bytes(sizes, shape, 1, shape.prefill_width),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from ..core.errors import StartupError
-from ..engine.compiling import MIN_PARAMETERS_TO_COMPILE
-from ..engine.cpp_compiler import cpp_compiler
 from ..engine.kernels import kernels_missing
 from ..engine.model.packing import HEAD_DIM_STEP, LARGEST_HEAD_DIM
 from ..engine.options import EngineOptions
@@ -32,7 +30,6 @@ def engine_shape(sizes: ModelSizes, options: EngineOptions) -> EngineShape:
         prefill_width=options.prefill_width,
         context_tokens=wanted or named,
         packed=on_cpu and options.compile != "off" and _can_be_packed(sizes, dtype, options),
-        compiled=_is_compiled(sizes, options, on_cpu),
         gathers_slots=not on_cpu,
     )
 
@@ -49,11 +46,3 @@ def _can_be_packed(sizes: ModelSizes, dtype: str, options: EngineOptions) -> boo
         and bool(sizes.linears)
     )
     return fits and not kernels_missing()
-
-
-def _is_compiled(sizes: ModelSizes, options: EngineOptions, on_cpu: bool) -> bool:
-    if options.compile == "off":
-        return False
-    if on_cpu and not cpp_compiler():
-        return False
-    return options.compile != "auto" or sizes.parameters >= MIN_PARAMETERS_TO_COMPILE

@@ -90,7 +90,6 @@ class EngineShape:
     context_tokens: int
     packed: bool = False
     """Whether it runs on the engine's own CPU kernels."""
-    compiled: bool = True
     gathers_slots: bool = False
     """Whether attention copies the slots of a step, as it does on other devices than a CPU."""
 
