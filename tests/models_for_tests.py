@@ -127,10 +127,15 @@ def park_all(engine: Engine) -> None:
 def save_folder(folder: Path, vocabulary_size: int = VOCABULARY_SIZE) -> Path:
     """Writes a folder that can be served: weights, configuration, tokenizer."""
     tiny_llama(vocabulary_size=vocabulary_size).save_pretrained(folder)
+    save_tokenizer(folder, vocabulary_size)
+    return folder
+
+
+def save_tokenizer(folder: Path, vocabulary_size: int) -> None:
+    """Writes a tokenizer of so many words beside a model."""
     words = {f"w{token}": token for token in range(vocabulary_size)}
     Tokenizer(WordLevel(words, unk_token="w0")).save(str(folder / "tokenizer.json"))
     edit_json(folder / "tokenizer_config.json", eos_token="w1")
-    return folder
 
 
 def edit_json(path: Path, **changes: object) -> None:

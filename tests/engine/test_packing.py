@@ -24,7 +24,8 @@ from models_for_tests import (
 from outrider_server.engine.layout import Row
 from outrider_server.engine.model import packing
 from outrider_server.engine.model.architectures import adapt_model
-from outrider_server.engine.model.packing import PackedLinear, is_packed, pack_model, why_not_packed
+from outrider_server.engine.model.packed_layers import PackedLinear
+from outrider_server.engine.model.packing import is_packed, pack_model, why_not_packed
 from outrider_server.engine.step import StepRunner
 from torch import nn
 from transformers import (

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from models_for_tests import edit_json, llama_config, save_folder
+from models_for_tests import edit_json, llama_config, needs_kernels, save_folder
 from outrider_server.core.errors import ModelRefused
 from outrider_server.engine.engine import Engine
 from outrider_server.engine.layout import Row
 from outrider_server.engine.model import quantizing
 from outrider_server.engine.model.int8 import Int8Linear
 from outrider_server.engine.model.loading import load_model
-from outrider_server.engine.options import EngineOptions
+from outrider_server.engine.model.packed_layers import PackedLinear, QuantizedLinear
+from outrider_server.engine.model.quantized_weights import is_quantized
+from outrider_server.engine.options import CompileMode, EngineOptions
 from outrider_server.host.building import engine_builder
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaForCausalLM
 
@@ -59,8 +61,10 @@ def save_quantized(folder: Path, kind: str) -> None:
     model.save_pretrained(folder)
 
 
-def engine(folder: Path, kind: str, dtype: str = "bfloat16") -> Engine:
-    """An audited engine of eager steps."""
+def engine(
+    folder: Path, kind: str, dtype: str = "bfloat16", compile_mode: CompileMode = "off"
+) -> Engine:
+    """An audited engine of eager steps; with `auto` on the engine's own kernels."""
     return engine_builder(
         EngineOptions(
             folder=folder,
@@ -71,7 +75,7 @@ def engine(folder: Path, kind: str, dtype: str = "bfloat16") -> Engine:
             width=8,
             prefill_width=16,
             max_context_tokens=96,
-            compile="off",
+            compile=compile_mode,
             threads=1,
             quantization=kind,
             park_bytes=0,
@@ -123,9 +127,41 @@ def test_every_shape_of_a_step_gives_the_same_bits(folder: Path, kind: str) -> N
     assert built.runner.kernel_note
 
 
+@needs_kernels
+@pytest.mark.parametrize("kind", KINDS)
+def test_quantized_layers_run_on_the_engines_own_kernels(folder: Path, kind: str) -> None:
+    built, aligned = engine(folder, kind, compile_mode="auto"), engine(folder, kind)
+    assert built.runner.kernel_note == ""
+    assert built.audit.all_interchangeable, built.audit.findings
+    assert built.arithmetic != aligned.arithmetic
+    model = built.loaded.model
+    kinds = [type(module) for module in model.modules()]
+    assert kinds.count(QuantizedLinear) == 14, "seven of each of two layers"
+    assert kinds.count(PackedLinear) == 1, "the output layer"
+    assert not any(is_quantized(module) for module in model.modules()), "the originals are gone"
+    row = Row(0, 0, tuple(range(8)))
+    logits = [each.runner.logits([row], 1)[0].flatten() for each in (built, aligned)]
+    assert torch.corrcoef(torch.stack(logits))[0, 1] > 0.998
+
+
+@needs_kernels
+def test_four_bits_whose_blocks_cross_rows_stay_on_the_librarys_kernels(folder: Path) -> None:
+    """96 inputs are a block and a half; bitsandbytes' packed kernel does not take them either."""
+    edit_json(folder / "config.json", intermediate_size=96)
+    torch.manual_seed(0)
+    config = llama_config(**(SIZES | {"intermediate_size": 96}))
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    built = engine(folder, "nf4", compile_mode="auto")
+    assert "blocks of 64 inputs, not of 64 in 96" in built.runner.kernel_note
+    assert engine(folder, "int8", compile_mode="auto").runner.kernel_note == ""
+
+
+@pytest.mark.parametrize("compile_mode", ["off", pytest.param("auto", marks=needs_kernels)])
 @pytest.mark.parametrize("kind", ["int8", "nf4"])
-def test_a_row_decides_the_same_alone_and_beside_others(folder: Path, kind: str) -> None:
-    built = engine(folder, kind)
+def test_a_row_decides_the_same_alone_and_beside_others(
+    folder: Path, kind: str, compile_mode: CompileMode
+) -> None:
+    built = engine(folder, kind, compile_mode=compile_mode)
     own = Row(0, 0, tuple(range(8)))
     others = [Row(slot, 0, tuple((slot * 13 + k) % 61 for k in range(8))) for slot in (1, 2, 3)]
     alone = built.runner.logits([own], 1)[0].clone()

@@ -9,7 +9,7 @@ import pytest
 from models_for_tests import packable_llama, packed_runner, tiny_limits, tiny_llama, tiny_runner
 from outrider_bench.widening import widened
 from outrider_server.engine.kernels import kernels_missing
-from outrider_server.engine.model.packing import PackedLinear
+from outrider_server.engine.model.packed_layers import PackedLinear
 from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER
 from outrider_server.planning.config_file import read_config
 from outrider_server.planning.counting import count_model
@@ -97,7 +97,7 @@ def test_packed_layers_have_the_planned_bytes(tmp_path: Path) -> None:
     after = sum(tensor.nbytes for tensor in model.parameters())
     after += sum(module.packed.nbytes for module in packed)
     after += sum(module.bias.nbytes for module in packed if module.bias is not None)
-    assert packing_bytes(count_model(read_config(tmp_path))) == after - before
+    assert packing_bytes(count_model(read_config(tmp_path)), "none") == after - before
 
 
 def test_layers_that_differ_are_added_up_each() -> None:

@@ -9,7 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from outrider_server.planning.weights import weight_bytes
+from models_for_tests import needs_kernels, save_tokenizer
+from outrider_server.engine.model.loading import load_model
+from outrider_server.engine.model.packed_layers import PackedLinear, QuantizedLinear
+from outrider_server.engine.model.packing import pack_model
+from outrider_server.planning.weights import packing_bytes, weight_bytes
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import logging as library_logging
 
@@ -84,6 +88,31 @@ def test_a_loaded_model_holds_the_planned_bytes(
         device_map={"": "cpu"},
     )
     assert weight_bytes(sizes, "bfloat16", quantization).total_bytes == held_bytes(model)
+
+
+@needs_bitsandbytes
+@needs_kernels
+@pytest.mark.parametrize("quantization", SETTINGS)
+def test_quantized_layers_on_the_kernels_have_the_planned_bytes(
+    quantization: str, tmp_path: Path
+) -> None:
+    """With sizes that are no multiple of a tile, and an output layer that is not quantized."""
+    content = LLAMA | {"hidden_size": 128, "intermediate_size": 192, "head_dim": 32}
+    sizes = counted(tmp_path, content)
+    torch.manual_seed(0)
+    config = AutoConfig.from_pretrained(tmp_path)
+    AutoModelForCausalLM.from_config(config).to(torch.bfloat16).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path, 100)
+    model = load_model(tmp_path, "auto", torch.device("cpu"), quantization).model
+    assert pack_model(model)
+    layers = [each for each in model.modules() if isinstance(each, QuantizedLinear | PackedLinear)]
+    held = sum(weight.nbytes for weight in model.parameters())
+    for layer in layers:
+        parts = (getattr(layer, name, None) for name in ("packed", "scales", "codes", "bias"))
+        held += sum(part.nbytes for part in parts if part is not None)
+    planned = weight_bytes(sizes, "bfloat16", quantization)
+    added = packing_bytes(sizes, quantization)
+    assert planned.quantized_bytes + planned.scale_bytes + planned.kept_bytes + added == held
 
 
 def test_experts_in_one_tensor_stay_as_they_are(tmp_path: Path) -> None:

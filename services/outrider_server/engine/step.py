@@ -31,6 +31,7 @@ from .lengths import length_rule
 from .model.architectures import adapt_model
 from .model.loading import LoadedModel
 from .model.packing import is_packed, pack_model, why_not_packed
+from .model.quantizing import settle_layers
 from .model.rotary import rotate_by_length
 from .parking import Layers, read_slot, write_slot
 from .ranks.ranks import Group, Operation
@@ -302,7 +303,7 @@ class StepRunner:
 
 
 def _put_on_kernels(model: PreTrainedModel, compile_mode: str, attention: str) -> str:
-    """Packs the model where that is wanted and possible; else one sentence why it is not.
+    """Packs the model where that is wanted and possible; else one sentence why it is not. Settles it then.
 
     Raises StartupError where the engine's own attention was asked for and cannot run.
     """
@@ -314,4 +315,6 @@ def _put_on_kernels(model: PreTrainedModel, compile_mode: str, attention: str) -
         pack_model(model)
     if note and attention == PACKED:
         raise StartupError(f"attention {PACKED} cannot run: {note}; use auto or sdpa")
+    if note:
+        settle_layers(model)
     return note

@@ -127,6 +127,7 @@ def _quantizable(model: PreTrainedModel) -> dict[int, int]:
 
 
 def _linears(model: PreTrainedModel) -> tuple[LinearLayer, ...]:
+    quantizable = _quantizable(model)
     embeddings = {
         id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)
     }
@@ -136,6 +137,7 @@ def _linears(model: PreTrainedModel) -> tuple[LinearLayer, ...]:
             module.in_features,
             module.bias is not None,
             id(module.weight) in embeddings,
+            id(module.weight) in quantizable,
         )
         for module in model.modules()
         if type(module) is nn.Linear

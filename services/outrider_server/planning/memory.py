@@ -31,7 +31,7 @@ def plan_memory(sizes: ModelSizes, shape: EngineShape) -> MemoryPlan:
     """The bytes of an engine of this shape over the model."""
     return MemoryPlan(
         weights=weight_bytes(sizes, shape.dtype, shape.quantization),
-        kernel_bytes=packing_bytes(sizes) if shape.packed else 0,
+        kernel_bytes=packing_bytes(sizes, shape.quantization) if shape.packed else 0,
         cache_bytes=cache_bytes(sizes, shape),
         table_bytes=_table_bytes(shape),
         workspace_bytes=workspace_bytes(sizes, shape),

@@ -7,6 +7,7 @@ from ..engine.kernels import kernels_missing
 from ..engine.model.packing import HEAD_DIM_STEP, LARGEST_HEAD_DIM
 from ..engine.options import EngineOptions
 from .types import EngineShape, ModelSizes
+from .weights import KERNEL_BLOCK
 
 
 def engine_shape(sizes: ModelSizes, options: EngineOptions) -> EngineShape:
@@ -37,7 +38,7 @@ def engine_shape(sizes: ModelSizes, options: EngineOptions) -> EngineShape:
 def _can_be_packed(sizes: ModelSizes, dtype: str, options: EngineOptions) -> bool:
     """Whether the engine's own kernels take the model on this machine; builds them where they would run."""
     fits = (
-        options.quantization == "none"
+        _takes_quantized(sizes, options.quantization)
         and not sizes.checkpoint_bytes
         and dtype == "bfloat16"
         and not any(dtype in tensor.float32_in for tensor in sizes.tensors)
@@ -46,3 +47,10 @@ def _can_be_packed(sizes: ModelSizes, dtype: str, options: EngineOptions) -> boo
         and bool(sizes.linears)
     )
     return fits and not kernels_missing()
+
+
+def _takes_quantized(sizes: ModelSizes, quantization: str) -> bool:
+    """Whether the kernels take the model's linear layers so quantized: 4 bits in blocks within a row."""
+    return quantization in ("none", "int8") or all(
+        layer.inputs % KERNEL_BLOCK == 0 for layer in sizes.linears if layer.quantizable
+    )

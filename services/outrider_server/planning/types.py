@@ -34,6 +34,8 @@ class LinearLayer:
     has_bias: bool
     tied: bool
     """Whether its matrix is an embedding too, which stays when the layer is packed."""
+    quantizable: bool
+    """Whether bitsandbytes would quantize it."""
 
 
 @dataclass(frozen=True, slots=True)

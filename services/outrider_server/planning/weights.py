@@ -18,7 +18,10 @@ FOUR_BIT_BLOCK = 64
 FOUR_BIT_TABLE_BYTES = 16 * 4
 SCALE_BYTES = 4
 KERNEL_TILE = 32
-"""The engine's kernels pad outputs and inputs to multiples of this many."""
+"""The engine's kernels pad outputs to multiples of this many, and inputs of bfloat16 weights."""
+KERNEL_BLOCK = 64
+"""And inputs of quantized weights to multiples of this many, which share a scale in 4 bits."""
+KERNEL_TABLE_BYTES = 16
 
 
 def weight_bytes(sizes: ModelSizes, dtype: str, quantization: str) -> WeightBytes:
@@ -31,7 +34,7 @@ def weight_bytes(sizes: ModelSizes, dtype: str, quantization: str) -> WeightByte
     quantized = scales = kept = 0
     for tensor in sizes.tensors:
         if quantization != "none" and tensor.outputs:
-            values, scale = _quantized(tensor, quantization)
+            values, scale = _stored(tensor.outputs, tensor.count // tensor.outputs, quantization)
             quantized += values
             scales += scale
         else:
@@ -58,31 +61,45 @@ def read_bytes(sizes: ModelSizes, dtype: str, quantization: str) -> int:
     return total.total_bytes - total.buffer_bytes - looked_up
 
 
-def packing_bytes(sizes: ModelSizes) -> int:
-    """What the engine's own kernels add to bfloat16 weights.
+def packing_bytes(sizes: ModelSizes, quantization: str) -> int:
+    """What the engine's own kernels add to bfloat16 weights, the linear layers quantized as told.
 
     Padding to tiles, biases in float32, and the output layer's packed copy where the embedding stays.
     """
     extra = 0
     for layer in sizes.linears:
-        outputs, inputs = _padded(layer.outputs), _padded(layer.inputs)
-        extra += 2 * outputs * inputs
-        extra -= 0 if layer.tied else 2 * layer.outputs * layer.inputs
+        outputs = _padded(layer.outputs, KERNEL_TILE)
+        if quantization != "none" and layer.quantizable:
+            inputs = _padded(layer.inputs, KERNEL_BLOCK)
+            extra += _packed(outputs, inputs, quantization)
+            extra -= sum(_stored(layer.outputs, layer.inputs, quantization))
+        else:
+            extra += 2 * outputs * _padded(layer.inputs, KERNEL_TILE)
+            extra -= 0 if layer.tied else 2 * layer.outputs * layer.inputs
         extra += 4 * outputs - 2 * layer.outputs if layer.has_bias else 0
     return extra
 
 
-def _quantized(tensor: WeightTensor, quantization: str) -> tuple[int, int]:
-    """Bytes of values and of scales."""
+def _packed(outputs: int, inputs: int, quantization: str) -> int:
+    """Bytes of a padded quantized matrix on the engine's own kernels."""
     if quantization == "int8":
-        return tensor.count, SCALE_BYTES * tensor.outputs
-    blocks = -(-tensor.count // FOUR_BIT_BLOCK)
-    return -(-tensor.count // 2), SCALE_BYTES * blocks + FOUR_BIT_TABLE_BYTES
+        return outputs * (inputs + SCALE_BYTES)
+    blocks = inputs // KERNEL_BLOCK
+    return outputs * (inputs // 2 + SCALE_BYTES * blocks) + KERNEL_TABLE_BYTES
+
+
+def _stored(outputs: int, inputs: int, quantization: str) -> tuple[int, int]:
+    """Bytes of the values and of the scales of a quantized matrix."""
+    count = outputs * inputs
+    if quantization == "int8":
+        return count, SCALE_BYTES * outputs
+    blocks = -(-count // FOUR_BIT_BLOCK)
+    return -(-count // 2), SCALE_BYTES * blocks + FOUR_BIT_TABLE_BYTES
 
 
 def _kept(tensor: WeightTensor, dtype: str) -> int:
     return tensor.count * (4 if dtype in tensor.float32_in else DTYPE_BYTES[dtype])
 
 
-def _padded(size: int) -> int:
-    return -(-size // KERNEL_TILE) * KERNEL_TILE
+def _padded(size: int, step: int) -> int:
+    return -(-size // step) * step

@@ -12,11 +12,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from ..core.errors import ModelRefused
+from ..engine.model.quantizing import avoid_unfit_kernels
 from .layers import output_rows
 from .mixed import OUTLIER_THRESHOLD
-
-PACKED_OUTPUTS = 32
-"""The CPU's packed kernel for 4 bit takes outputs in multiples of this."""
 
 
 def load_quantized(
@@ -46,7 +44,7 @@ def load_quantized(
             f"model folder {folder} cannot be loaded as {method}: {reason}"
         ) from error
     assert isinstance(model, PreTrainedModel)
-    _avoid_unfit_kernels(model)
+    avoid_unfit_kernels(model)
     return model
 
 
@@ -83,15 +81,3 @@ def _config(method: str, dtype: torch.dtype, kept: list[str]) -> BitsAndBytesCon
         bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=kept,
     )
-
-
-def _avoid_unfit_kernels(model: PreTrainedModel) -> None:
-    """The packed kernel fails on other shapes than its own; the library's plain one takes them all."""
-    import bitsandbytes
-
-    for module in model.modules():
-        if isinstance(module, bitsandbytes.nn.Linear4bit):
-            weight: Any = module.weight
-            whole = module.in_features % weight.blocksize == 0
-            if not whole or module.out_features % PACKED_OUTPUTS:
-                module.support_avx512bf16_for_cpu = False

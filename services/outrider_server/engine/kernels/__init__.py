@@ -69,6 +69,17 @@ def _describe_shapes() -> None:
     ) -> torch.Tensor:
         return tokens.new_empty((*tokens.shape[:-1], outputs), dtype=dtype)
 
+    @describe("outrider::quantized_linear")
+    def _quantized(
+        tokens: torch.Tensor,
+        packed: torch.Tensor,
+        scales: torch.Tensor,
+        codes: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        outputs: int,
+    ) -> torch.Tensor:
+        return tokens.new_empty((*tokens.shape[:-1], outputs))
+
     @describe("outrider::packed_attention")
     def _attention(
         query: torch.Tensor,

@@ -17,8 +17,18 @@ from ...user_folders import cache_folder
 from .levels import Level
 
 FOLDER = Path(__file__).parent
-SOURCES = ("linear.cpp", "attention.cpp", "drawing.cpp")
-HEADERS = ("linear.h", "attention.h", "drawing.h", "filters.h", "bfloat16.h", "vectors.h", "pool.h")
+SOURCES = ("linear.cpp", "quantized.cpp", "attention.cpp", "drawing.cpp")
+HEADERS = (
+    "linear.h",
+    "quantized.h",
+    "attention.h",
+    "drawing.h",
+    "filters.h",
+    "bfloat16.h",
+    "integers.h",
+    "vectors.h",
+    "pool.h",
+)
 FLAGS = ("-std=c++20", "-O3", "-ffp-contract=off", "-w")
 LIBRARY_FLAGS = ("-shared", "-fPIC", "-fvisibility=hidden")
 COMPILE_SECONDS = 300

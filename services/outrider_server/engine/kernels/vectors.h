@@ -146,17 +146,18 @@ template <typename To, typename Part>
 }
 
 // a b + c, rounded once.
-[[gnu::always_inline]] inline Floats fused(const Floats& a, const Floats& b, const Floats& c) {
-  return each_part<Floats>([&](int index) {
+[[gnu::always_inline]] inline FloatPart fused(FloatPart a, FloatPart b, FloatPart c) {
 #if defined(__AVX512F__)
-    return (FloatPart)_mm512_fmadd_ps((__m512)a.part[index], (__m512)b.part[index], (__m512)c.part[index]);
+  return (FloatPart)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif defined(__AVX2__)
-    return (FloatPart)_mm256_fmadd_ps((__m256)a.part[index], (__m256)b.part[index], (__m256)c.part[index]);
+  return (FloatPart)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
 #else
-    return (FloatPart)vfmaq_f32((float32x4_t)c.part[index], (float32x4_t)a.part[index],
-                                (float32x4_t)b.part[index]);
+  return (FloatPart)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 #endif
-  });
+}
+
+[[gnu::always_inline]] inline Floats fused(const Floats& a, const Floats& b, const Floats& c) {
+  return each_part<Floats>([&](int index) { return fused(a.part[index], b.part[index], c.part[index]); });
 }
 
 // The larger one; b where either is no number.

@@ -28,7 +28,7 @@ from .generation_defaults import read_generation_defaults
 from .hub import local_folder
 from .own_code import check_left_over
 from .probing import probe_step
-from .quantizing import NONE, loading_options, settle_layers, stored_quantization
+from .quantizing import NONE, adopt_layers, loading_options, stored_quantization
 from .summing import plan_in_order
 from .tokenizer_files import read_tokenizer
 from .vocabulary import Vocabulary, read_vocabulary
@@ -110,7 +110,7 @@ def load_model(
         )
     kind = stored or (quantization if quantization != NONE else "")
     model = _load_weights(checkpoint, config, dtype, options, kind)
-    settle_layers(checkpoint.folder, kind, model)
+    adopt_layers(checkpoint.folder, kind, model)
     module: nn.Module = model  # the library's own `to` and `eval` have no types
     if not options:  # a quantized or shared one was loaded to where it belongs
         module.to(device)

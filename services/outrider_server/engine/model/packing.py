@@ -6,7 +6,8 @@ beside it, so tokens of many sessions can share a step without padding to each o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,31 +17,11 @@ from transformers import PreTrainedModel
 from ..attention.attention import PACKED, SLOPES, registered_name, set_kernel
 from ..kernels import kernels_missing
 from .architectures import binding_window, cache_shape
+from .packed_layers import PackedLinear, QuantizedLinear
+from .quantized_weights import is_quantized, quantized_weight, why_not_taken
 
 HEAD_DIM_STEP = 32
 LARGEST_HEAD_DIM = 256
-
-
-class PackedLinear(nn.Module):
-    """A linear layer over packed bfloat16 weights; takes the place of `nn.Linear`."""
-
-    def __init__(self, linear: nn.Linear, dtype: torch.dtype = torch.bfloat16) -> None:
-        super().__init__()
-        self.out_features = linear.out_features
-        self.dtype = dtype
-        self.packed = torch.ops.outrider.pack_linear.default(linear.weight.detach().contiguous())
-        self.bias: torch.Tensor | None = None
-        if linear.bias is not None:
-            outputs = self.packed.shape[0] * self.packed.shape[2]
-            self.bias = torch.zeros(outputs)
-            self.bias[: linear.out_features] = linear.bias.detach().float()
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """tokens [..., K] bfloat16 -> [..., N] of `dtype`, summed in float32."""
-        out: torch.Tensor = torch.ops.outrider.packed_linear.default(
-            tokens, self.packed, self.bias, self.out_features, self.dtype
-        )
-        return out
 
 
 def pack_model(model: PreTrainedModel) -> bool:
@@ -49,14 +30,21 @@ def pack_model(model: PreTrainedModel) -> bool:
         return False
     find_head: Callable[[], nn.Module | None] = model.get_output_embeddings
     head = find_head()
-    for parent in list(model.modules()):
+    # Of parents alone: a list of all modules would keep every layer until the last one is replaced.
+    for parent in [module for module in model.modules() if any(True for _ in module.children())]:
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear:
                 # Logits of the most probable tokens are so large that bfloat16 makes ties of many.
                 dtype = torch.float32 if child is head else torch.bfloat16
                 setattr(parent, name, PackedLinear(child, dtype))
+            elif is_quantized(child):
+                setattr(parent, name, _quantized(child))
     set_kernel(model, PACKED)
     return True
+
+
+def _quantized(layer: Any) -> QuantizedLinear:
+    return QuantizedLinear(quantized_weight(layer), layer.bias)
 
 
 def is_packed(model: PreTrainedModel) -> bool:
@@ -71,11 +59,17 @@ def why_not_packed(model: PreTrainedModel) -> str:
         return "the kernels are for CPUs"
     if any(isinstance(weight, DTensor) for weight in model.parameters()):
         return "the kernels take whole models, not a rank's share"
-    if not all(weight.dtype == torch.bfloat16 for weight in model.parameters()):
+    if not all(weight.dtype == torch.bfloat16 for weight in _plain_weights(model)):
         return "the kernels take bfloat16 weights only"
     if head_dim % HEAD_DIM_STEP or head_dim > LARGEST_HEAD_DIM:
         return f"the kernels do not take heads of {head_dim}"
     return _unlike_packed_attention(model) or _other_products(model) or kernels_missing()
+
+
+def _plain_weights(model: PreTrainedModel) -> Iterator[torch.Tensor]:
+    for module in model.modules():
+        if not is_quantized(module):
+            yield from module.parameters(recurse=False)
 
 
 def _unlike_packed_attention(model: PreTrainedModel) -> str:
@@ -91,6 +85,10 @@ def _other_products(model: PreTrainedModel) -> str:
     """Every product must run on the kernels: torch's depend on how many tokens share a step."""
     for module in model.modules():
         if type(module) is nn.Linear or isinstance(module, nn.Embedding):
+            continue
+        if is_quantized(module):
+            if reason := why_not_taken(module):
+                return reason
             continue
         if any(weight.dim() > 1 for weight in module.parameters(recurse=False)):
             return f"the kernels take linear layers only, not {type(module).__name__}"

@@ -20,11 +20,14 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from ...core.errors import ModelRefused
 from .int8 import Int8Linear
+from .quantized_weights import is_four_bit
 
 NONE = "none"
 INT8 = "int8"
 FOUR_BITS = ("nf4", "fp4")
 DEVICES = ("cpu", "cuda")
+PACKED_OUTPUTS = 32
+"""bitsandbytes' packed kernel for 4 bits takes outputs in multiples of this."""
 INSTALL = "pip install 'outrider[quantization]'"
 
 
@@ -91,32 +94,49 @@ def _settings(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig:
     return settings(load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_compute_dtype=dtype)
 
 
-@torch.no_grad()
-def settle_layers(folder: Path, kind: str, model: PreTrainedModel) -> None:
-    """Makes bitsandbytes' layers ready for steps, in place.
+def adopt_layers(folder: Path, kind: str, model: PreTrainedModel) -> None:
+    """Replaces bitsandbytes' 8-bit layers, in place, by layers that look at each token alone.
 
-    8-bit layers become layers that look at each token alone. 4-bit layers put their weights into the order
-    of the machine's kernel on their first call, which must not happen inside a compiled step. Raises
-    ModelRefused where the model has no layer of that kind.
+    Raises ModelRefused where the model has no layer of that kind.
     """
     if kind != INT8 and kind not in FOUR_BITS:
         return
-    from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
+    from bitsandbytes.nn.modules import Linear8bitLt
 
-    found = 0
+    found = False
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, Linear8bitLt):
                 setattr(parent, name, _own_layer(child))
-            elif isinstance(child, Linear4bit):
-                child(_one_token(child, model.dtype))
-            else:
-                continue
-            found += 1
+                found = True
+            found = found or is_four_bit(child)
     if not found:
         raise ModelRefused(
             f"model folder {folder} has no linear layer that {kind} quantizes; leave it out"
         )
+
+
+@torch.no_grad()
+def settle_layers(model: PreTrainedModel) -> None:
+    """Makes bitsandbytes' 4-bit layers ready for steps on its own kernels.
+
+    They put their weights into the order of the machine's kernel on their first call, which must not happen
+    inside a compiled step.
+    """
+    avoid_unfit_kernels(model)
+    for layer in model.modules():
+        if is_four_bit(layer):
+            layer(_one_token(layer, model.dtype))
+
+
+def avoid_unfit_kernels(model: PreTrainedModel) -> None:
+    """bitsandbytes' packed kernel fails on other shapes than its own; its plain one takes them all."""
+    layer: Any
+    for layer in model.modules():
+        if is_four_bit(layer):
+            whole = layer.in_features % layer.weight.blocksize == 0
+            if not whole or layer.out_features % PACKED_OUTPUTS:
+                layer.support_avx512bf16_for_cpu = False
 
 
 def _own_layer(layer: Any) -> nn.Module:

@@ -1,0 +1,77 @@
+// Linear layers over weights of 8 and 4 bits, as torch operators.
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "quantized.h"
+
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// weight [N, K] int8, contiguous -> packed [ceil(N / 32), 16 ceil(K / 64), 2, 64] uint8, zeros where padded.
+Tensor pack8(const Tensor& weight) {
+  const int64_t outputs = weight.size(0), inputs = weight.size(1);
+  const int64_t tiles = quantized::tiles_of(outputs);
+  const int64_t lines = quantized::blocks_of(inputs) * quantized::kLines;
+  Tensor packed = torch::stable::new_zeros(weight, {tiles, lines, 2, 64}, ScalarType::Byte);
+  quantized::pack8(static_cast<const int8_t*>(weight.data_ptr()), outputs, inputs,
+                   static_cast<uint8_t*>(packed.data_ptr()));
+  return packed;
+}
+
+// weight [N, K] uint8, numbers below 16, contiguous -> packed [ceil(N / 32), 16 ceil(K / 64), 64], zeros where
+// padded.
+Tensor pack4(const Tensor& weight) {
+  const int64_t outputs = weight.size(0), inputs = weight.size(1);
+  const int64_t tiles = quantized::tiles_of(outputs);
+  const int64_t lines = quantized::blocks_of(inputs) * quantized::kLines;
+  Tensor packed = torch::stable::new_zeros(weight, {tiles, lines, 64});
+  quantized::pack4(static_cast<const uint8_t*>(weight.data_ptr()), outputs, inputs,
+                   static_cast<uint8_t*>(packed.data_ptr()));
+  return packed;
+}
+
+// x [..., K] bfloat16; packed weights; scales [tiles, 1 or blocks, 32] float32; codes [16] int8, of 4 bits; bias
+// [32 * tiles] float32 -> [..., outputs] bfloat16.
+Tensor quantized_linear(const Tensor& x, const Tensor& packed, const Tensor& scales,
+                        const std::optional<Tensor>& codes, const std::optional<Tensor>& bias,
+                        int64_t outputs) {
+  const Tensor tokens = torch::stable::contiguous(x);
+  std::vector<int64_t> shape(tokens.sizes().begin(), tokens.sizes().end());
+  const int64_t inputs = shape.back(), count = tokens.numel() / inputs;
+  shape.back() = outputs;
+  Tensor y = torch::stable::new_empty(tokens, shape);
+  const quantized::Layer layer{static_cast<const uint8_t*>(packed.data_ptr()),
+                               static_cast<const float*>(scales.data_ptr()),
+                               codes ? static_cast<const int8_t*>(codes->data_ptr()) : nullptr,
+                               bias ? static_cast<const float*>(bias->data_ptr()) : nullptr,
+                               outputs,
+                               inputs,
+                               scales.size(1) > 1};
+  quantized::multiply(layer, static_cast<const uint16_t*>(tokens.data_ptr()), count,
+                      static_cast<uint16_t*>(y.data_ptr()));
+  return y;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(outrider, library) {
+  library.def("pack_eight_bits(Tensor weight) -> Tensor");
+  library.def("pack_four_bits(Tensor weight) -> Tensor");
+  library.def(
+      "quantized_linear(Tensor x, Tensor packed, Tensor scales, Tensor? codes, Tensor? bias, int outputs) "
+      "-> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(outrider, CPU, library) {
+  library.impl("pack_eight_bits", TORCH_BOX(&pack8));
+  library.impl("pack_four_bits", TORCH_BOX(&pack4));
+  library.impl("quantized_linear", TORCH_BOX(&quantized_linear));
+}

@@ -1,0 +1,312 @@
+// y = x W^T + b for few tokens and weights of 8 or 4 bits, as fast as memory delivers the weights.
+//
+// A weight is an integer of 8 bits times a scale: of its output for 8 bits; for 4 bits it is one of sixteen such
+// integers, times a scale of its output and its block of 64 inputs. The inputs of a token become integers of 8 bits
+// too, 64 at a time with a scale. Where one of them is so large that little would be left of the others, what the
+// rounding took from all 64 is rounded in its turn, 128 times finer, and multiplied too.
+//
+// So the sums of a block are exact, and blocks are added in order in float32: a token's bits depend on it and the
+// weights alone, on any CPU.
+//
+// Weights are packed once into tiles of 32 outputs. A thread reads its share of them from front to back, once for
+// all tokens.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "bfloat16.h"
+#include "integers.h"
+#include "pool.h"
+#include "vectors.h"
+
+namespace quantized {
+
+constexpr int64_t kTile = 32;                        // outputs
+constexpr int64_t kBlock = 64;                       // inputs with a scale
+constexpr int64_t kLines = kBlock / 4;               // four inputs of a block each
+constexpr int64_t kAhead = 4096;                     // bytes that weights are asked for before they are used
+constexpr int64_t kTogether = kBytes == 64 ? 8 : 4;  // tokens whose sums fit into registers
+constexpr int64_t kMost = 64;                        // tokens for one reading of the weights
+constexpr int kLargest = 127;                        // integer that stands for an input
+constexpr int kOffset = 128;                         // of a weight
+constexpr int kUsual = 16;                           // the largest of 64 inputs is rarely so many times their mean
+constexpr float kFiner = 128.0f;                     // integers of a rest
+constexpr float kLeast = 1e-30f;                     // largest input of a block that is told from zero
+
+constexpr int64_t tiles_of(int64_t outputs) { return (outputs + kTile - 1) / kTile; }
+
+constexpr int64_t blocks_of(int64_t inputs) { return (inputs + kBlock - 1) / kBlock; }
+
+// weight [N, K] -> packed [tiles, blocks, 16, 2, 64]: lines of four inputs, each of outputs 0 to 15 and 16 to 31.
+// `packed` holds zeros, and does where nothing is written.
+inline void pack8(const int8_t* weight, int64_t outputs, int64_t inputs, uint8_t* packed) {
+  const int64_t lines = blocks_of(inputs) * kLines;
+  for (int64_t n = 0; n < outputs; ++n)
+    for (int64_t k = 0; k < inputs; ++k)
+      packed[(((n / kTile) * lines + k / 4) * kTile + n % kTile) * 4 + kPlaces[k % 4]] =
+          static_cast<uint8_t>(weight[n * inputs + k] + kOffset);
+}
+
+// weight [N, K], numbers below 16 -> packed [tiles, blocks, 16, 64]: lines of four inputs, outputs 0 to 15 in the
+// lower halves of the bytes and 16 to 31 in the upper ones. `packed` holds zeros, and does where nothing is written.
+inline void pack4(const uint8_t* weight, int64_t outputs, int64_t inputs, uint8_t* packed) {
+  const int64_t lines = blocks_of(inputs) * kLines;
+  for (int64_t n = 0; n < outputs; ++n)
+    for (int64_t k = 0; k < inputs; ++k)
+      packed[(((n / kTile) * lines + k / 4) * 16 + n % 16) * 4 + kPlaces[k % 4]] |=
+          weight[n * inputs + k] << (n % kTile / 16 * 4);
+}
+
+// What 64 integers stand for: `scale` times each. `sum` is that of the integers.
+struct Scaled {
+  float scale;
+  int32_t sum;
+};
+
+// 64 numbers, times `inverse`, as the nearest integers; returns the sum of their magnitudes and sets their sum.
+inline int32_t round_all(const float* from, float inverse, Whole* to, int32_t& sum) {
+  using Wholes [[gnu::vector_size(kPartLanes * sizeof(Whole))]] = Whole;
+  IntPart sums{}, magnitudes{};
+  for (int64_t k = 0; k < kBlock; k += kLanes) {
+    const Floats nearest = rounded(load(from + k) * all(inverse));
+    for (int part = 0; part < kParts; ++part) {
+      const IntPart integers = __builtin_convertvector(nearest.part[part], IntPart);
+      sums += integers;
+      magnitudes += integers < 0 ? -integers : integers;
+      const Wholes narrow = __builtin_convertvector(integers, Wholes);
+      std::memcpy(to + k + part * kPartLanes, &narrow, sizeof(narrow));
+    }
+  }
+  sum = 0;
+  int32_t magnitude = 0;
+  for (int lane = 0; lane < kPartLanes; ++lane) {
+    sum += sums[lane];
+    magnitude += magnitudes[lane];
+  }
+  return magnitude;
+}
+
+// Tokens as integers, padded with zeros to whole blocks.
+struct Tokens {
+  int64_t blocks;
+  std::vector<Whole> integers;      // [tokens, blocks, 64]
+  std::vector<Scaled> scaled;       // [tokens, blocks]
+  std::vector<int32_t> rests;       // [tokens, blocks]: which of the rests is theirs, -1 where none is
+  std::vector<Whole> rest_integers; // [rests, 64]
+  std::vector<Scaled> rest_scaled;  // [rests]
+
+  Tokens(const uint16_t* x, int64_t count, int64_t inputs)
+      : blocks(blocks_of(inputs)), integers(count * blocks * kBlock), scaled(count * blocks),
+        rests(count * blocks, -1) {
+    for (int64_t m = 0; m < count; ++m)
+      for (int64_t block = 0; block < blocks; ++block) {
+        const int64_t first = block * kBlock, kept = std::min(kBlock, inputs - first);
+        uint16_t padded[kBlock] = {};
+        std::memcpy(padded, x + m * inputs + first, kept * sizeof(uint16_t));
+        add(padded, m * blocks + block);
+      }
+  }
+
+ private:
+  void add(const uint16_t* from, int64_t at) {
+    float values[kBlock];
+    uint16_t bits = 0;
+    for (int64_t k = 0; k < kBlock; ++k) bits = std::max<uint16_t>(bits, from[k] & 0x7fff);
+    for (int64_t k = 0; k < kBlock; k += kLanes) store(values + k, widened(from + k));
+    const float largest = std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+    Whole* to = integers.data() + at * kBlock;
+    if (!(largest < std::numeric_limits<float>::infinity())) {
+      scaled[at] = {std::numeric_limits<float>::quiet_NaN(), 0};
+    } else if (largest >= kLeast) {
+      const float inverse = kLargest / largest;
+      scaled[at].scale = largest / kLargest;
+      const int32_t magnitude = round_all(values, inverse, to, scaled[at].sum);
+      if (magnitude * kUsual < kLargest * kBlock) add_rest(values, to, at, inverse);
+    }
+  }
+
+  void add_rest(float* values, const Whole* to, int64_t at, float inverse) {
+    const float scale = scaled[at].scale;
+    for (int64_t k = 0; k < kBlock; ++k) values[k] -= static_cast<float>(to[k]) * scale;
+    rests[at] = static_cast<int32_t>(rest_scaled.size());
+    rest_integers.resize(rest_integers.size() + kBlock);
+    rest_scaled.push_back({scale / kFiner, 0});
+    round_all(values, inverse * kFiner, rest_integers.data() + rests[at] * kBlock, rest_scaled.back().sum);
+  }
+};
+
+struct TwoParts {
+  BytePart low, high;  // outputs 0 to 15 and 16 to 31 of a tile, as much as one register holds of them
+};
+
+// Weights of a tile from a block on, of 8 bits and of 4.
+
+struct Eight {
+  const uint8_t* weights;
+
+  Eight at(int64_t block) const { return {weights + block * kBlock * kTile}; }
+
+  [[gnu::always_inline]] void ask_ahead(int64_t line) const {
+    for (int64_t half = 0; half < 2; ++half) __builtin_prefetch(weights + line * 128 + half * 64 + kAhead);
+  }
+
+  [[gnu::always_inline]] TwoParts line(int64_t line, int part) const {
+    const uint8_t* from = weights + line * 128 + part * kBytes;
+    return {load_part<BytePart>(from), load_part<BytePart>(from + 64)};
+  }
+};
+
+struct Four {
+  const uint8_t* weights;
+  BytePart codes;
+
+  Four at(int64_t block) const { return {weights + block * kBlock * kTile / 2, codes}; }
+
+  [[gnu::always_inline]] void ask_ahead(int64_t line) const { __builtin_prefetch(weights + line * 64 + kAhead); }
+
+  [[gnu::always_inline]] TwoParts line(int64_t line, int part) const {
+    const auto both = load_part<BytePart>(weights + line * 64 + part * kBytes);
+    return {looked_up(codes, both & 15), looked_up(codes, both >> 4)};
+  }
+};
+
+[[gnu::always_inline]] inline void add_scaled(IntPart sum, const float* scales, float scale, float* to) {
+  const FloatPart value = __builtin_convertvector(sum, FloatPart);
+  const FloatPart added = fused(value, load_part<FloatPart>(scales) * scale, load_part<FloatPart>(to));
+  std::memcpy(to, &added, kBytes);
+}
+
+// Adds a block's products of some tokens to their sums [Count, 32]. `x` and `scaled` are the first token's block;
+// those of the next lie `blocks` behind them.
+template <int Count, typename Weights>
+void add_block(const Weights& weights, const float* scales, const Whole* x, const Scaled* scaled, int64_t blocks,
+               float* sums) {
+  constexpr int kChains = kBytes == 64 && Count <= 4 ? 2 : 1;  // sums at once: one waits for the one before it
+  for (int part = 0; part < kParts; ++part) {
+    IntPart low[Count][kChains], high[Count][kChains];
+#pragma GCC unroll 8
+    for (int m = 0; m < Count; ++m)
+      for (int chain = 0; chain < kChains; ++chain)
+        low[m][chain] = high[m][chain] = IntPart{} - (chain ? 0 : kOffset * scaled[m * blocks].sum);
+    for (int64_t line = 0; line < kLines; line += kChains) {
+#pragma GCC unroll 2
+      for (int chain = 0; chain < kChains; ++chain) {
+        if (part == 0) weights.ask_ahead(line + chain);
+        const TwoParts both = weights.line(line + chain, part);
+        const Fours first = as_fours(both.low), second = as_fours(both.high);
+#pragma GCC unroll 8
+        for (int m = 0; m < Count; ++m) {
+          const Whole* inputs = x + m * blocks * kBlock + (line + chain) * 4;
+          low[m][chain] = add_products(low[m][chain], inputs, first);
+          high[m][chain] = add_products(high[m][chain], inputs, second);
+        }
+      }
+    }
+#pragma GCC unroll 8
+    for (int m = 0; m < Count; ++m) {
+      const float scale = scaled[m * blocks].scale;
+      float* to = sums + m * kTile + part * kPartLanes;
+      const float* of_part = scales + part * kPartLanes;
+      add_scaled(kChains == 2 ? low[m][0] + low[m][1] : low[m][0], of_part, scale, to);
+      add_scaled(kChains == 2 ? high[m][0] + high[m][1] : high[m][0], of_part + kLanes, scale, to + kLanes);
+    }
+  }
+}
+
+// Adds a block's products of tokens [first, first + count).
+template <typename Weights>
+void add_tokens(const Weights& weights, const float* scales, const Tokens& tokens, int64_t block, int64_t first,
+                int64_t count, float* sums) {
+  for (int64_t m = 0; m < count;) {
+    const int64_t at = (first + m) * tokens.blocks + block, left = count - m;
+    const auto add = [&]<int Count>() {
+      add_block<Count>(weights, scales, tokens.integers.data() + at * kBlock, tokens.scaled.data() + at,
+                       tokens.blocks, sums + m * kTile);
+      m += Count;
+    };
+    if (kTogether == 8 && left >= 8)
+      add.template operator()<8>();
+    else if (left >= 4)
+      add.template operator()<4>();
+    else if (left >= 2)
+      add.template operator()<2>();
+    else
+      add.template operator()<1>();
+  }
+  if (tokens.rest_scaled.empty()) return;
+  for (int64_t m = 0; m < count; ++m) {
+    const int32_t rest = tokens.rests[(first + m) * tokens.blocks + block];
+    if (rest >= 0)
+      add_block<1>(weights, scales, tokens.rest_integers.data() + rest * kBlock,
+                   tokens.rest_scaled.data() + rest, 0, sums + m * kTile);
+  }
+}
+
+// A layer. `scales` are [tiles, 32] or, where blocks have their own, [tiles, blocks, 32]; `codes` are those of 4
+// bits, null for 8; `bias` is for all outputs of all tiles, or null.
+struct Layer {
+  const uint8_t* packed;
+  const float* scales;
+  const int8_t* codes;
+  const float* bias;
+  int64_t outputs, inputs;
+  bool scaled_blocks;
+};
+
+// Adds the bias, rounds to bfloat16 and writes what is kept of a tile's outputs of one token.
+inline void finish(const float* sums, const float* bias, int64_t kept, uint16_t* y) {
+  Floats low = load(sums), high = load(sums + kLanes);
+  if (bias) {
+    low = low + load(bias);
+    high = high + load(bias + kLanes);
+  }
+  uint16_t out[kTile];
+  narrow(low, out);
+  narrow(high, out + kLanes);
+  std::memcpy(y, out, kept * sizeof(uint16_t));
+}
+
+// A tile of outputs of all tokens.
+template <typename Weights>
+void multiply_tile(const Layer& layer, const Weights& weights, int64_t tile, const Tokens& tokens, int64_t count,
+                   uint16_t* y) {
+  const int64_t begin = tile * kTile, kept = std::min(kTile, layer.outputs - begin);
+  const int64_t scaled_blocks = layer.scaled_blocks ? tokens.blocks : 1;
+  const float* scales = layer.scales + tile * scaled_blocks * kTile;
+  for (int64_t first = 0; first < count; first += kMost) {
+    const int64_t some = std::min(kMost, count - first);
+    alignas(64) float sums[kMost * kTile];
+    std::fill_n(sums, some * kTile, 0.0f);
+    for (int64_t block = 0; block < tokens.blocks; ++block)
+      add_tokens(weights.at(block), scales + block % scaled_blocks * kTile, tokens, block, first, some, sums);
+    for (int64_t m = 0; m < some; ++m)
+      finish(sums + m * kTile, layer.bias ? layer.bias + begin : nullptr, kept,
+             y + (first + m) * layer.outputs + begin);
+  }
+}
+
+inline BytePart table_of(const int8_t* codes) {
+  uint8_t table[16];
+  for (int place = 0; place < 16; ++place) table[place] = static_cast<uint8_t>(codes[place] + kOffset);
+  return load_table(table);
+}
+
+// x [count, K] bfloat16 -> y [count, N] bfloat16.
+inline void multiply(const Layer& layer, const uint16_t* x, int64_t count, uint16_t* y) {
+  const Tokens tokens(x, count, layer.inputs);
+  const int64_t weights = tokens.blocks * kBlock * kTile;  // of a tile
+  const BytePart codes = layer.codes ? table_of(layer.codes) : BytePart{};
+  Pool::instance().run(tiles_of(layer.outputs), [&](int64_t tile) {
+    if (layer.codes)
+      multiply_tile(layer, Four{layer.packed + tile * weights / 2, codes}, tile, tokens, count, y);
+    else
+      multiply_tile(layer, Eight{layer.packed + tile * weights}, tile, tokens, count, y);
+  });
+}
+
+}  // namespace quantized

@@ -1,0 +1,98 @@
+"""What a quantized layer of bitsandbytes holds, taken apart for the engine's own kernels.
+
+The kernels multiply integers. Of 8 bits these are the weights themselves, of 4 bits one of sixteen for each
+of the format's values (`integer_codes`).
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from .int8 import LARGEST, Int8Linear
+
+BLOCK = 64
+"""Inputs that share a scale in the kernels."""
+LARGEST_CODE = 127
+"""An integer of the kernels has 8 bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedWeight:
+    """A matrix [N, K]: its numbers, or the codes that they name, times a scale."""
+
+    numbers: torch.Tensor
+    """[N, K]: int8, or uint8 below 16."""
+    scales: torch.Tensor
+    """[N, 1], or [N, K / 64] with a scale for each block. float32."""
+    codes: torch.Tensor | None = None
+    """[16] int8, of numbers of 4 bits."""
+
+
+def is_quantized(layer: nn.Module) -> bool:
+    """True for the layers that `quantized_weight` takes apart."""
+    return isinstance(layer, Int8Linear) or is_four_bit(layer)
+
+
+def is_four_bit(layer: nn.Module) -> bool:
+    """True for bitsandbytes' layers of 4 bits. It is not imported where nothing else has."""
+    modules = sys.modules.get("bitsandbytes.nn.modules")
+    return modules is not None and isinstance(layer, modules.Linear4bit)
+
+
+def why_not_taken(layer: Any) -> str:
+    """One sentence why the kernels cannot take a quantized layer; nothing where they can."""
+    if isinstance(layer, Int8Linear):
+        return ""
+    state = layer.weight.quant_state
+    if getattr(state, "packing_format_for_cpu", False):
+        return "the kernels take 4-bit weights before bitsandbytes has reordered them"
+    if state.blocksize % BLOCK or layer.in_features % state.blocksize:
+        return (
+            f"the kernels take 4-bit weights in blocks of {BLOCK} inputs, "
+            f"not of {state.blocksize} in {layer.in_features}"
+        )
+    return ""
+
+
+def quantized_weight(layer: Any) -> QuantizedWeight:
+    """What a layer holds, for which `why_not_taken` has nothing to say."""
+    if isinstance(layer, Int8Linear):
+        return QuantizedWeight(layer.weight.detach(), layer.scale[:, None] / LARGEST)
+    state = layer.weight.quant_state
+    codes, largest = integer_codes(state.code)
+    outputs, inputs = state.shape
+    pairs = layer.weight.detach().view(torch.uint8).flatten()
+    numbers = torch.stack((pairs >> 4, pairs & 15), dim=1).view(outputs, inputs)
+    scales = _block_scales(state).view(outputs, -1) / largest
+    return QuantizedWeight(
+        numbers, scales.repeat_interleave(state.blocksize // BLOCK, dim=1), codes
+    )
+
+
+def _block_scales(state: Any) -> torch.Tensor:
+    """The largest magnitude of every block, float32; it may be quantized itself."""
+    scales: torch.Tensor = state.absmax
+    if state.nested:
+        from bitsandbytes.functional import dequantize_blockwise
+
+        scales = dequantize_blockwise(scales, state.state2) + state.offset
+    return scales.float()
+
+
+def integer_codes(values: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """A format's values as integers, [16] int8, and the integer that stands for 1.
+
+    That one is chosen so that the integers come nearest. The values are off by 0.17 % (nf4) and 0.11 % (fp4)
+    of the largest, in quadratic mean; quantizing itself costs 20 times as much.
+    """
+    exact = values.double()
+    ones = torch.arange(LARGEST_CODE // 2, LARGEST_CODE + 1)
+    rounded = (exact * ones[:, None]).round()
+    error = (rounded / ones[:, None] - exact).square().mean(dim=1)
+    best = int(error.argmin())
+    return rounded[best].to(torch.int8), int(ones[best])
