@@ -36,6 +36,7 @@ from transformers import (
     GPT2Config,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
+    GPTQConfig,
     LlamaForCausalLM,
     MistralConfig,
     MixtralConfig,
@@ -216,7 +217,15 @@ def with_linear_layers_of_its_own() -> PreTrainedModel:
     return adapted(FalconConfig(**SHAPE))
 
 
+def quantized_by_another() -> PreTrainedModel:
+    """As if its linear layers were gptqmodel's: they hold no parameters, and no test has them."""
+    model = packable_llama()
+    model.config.quantization_config = GPTQConfig(bits=4)
+    return model
+
+
 UNPACKABLE = {
+    quantized_by_another: "quantized by gptq",
     small_heads: "heads of 16",
     giant_heads: "heads of 288",
     in_float32: "bfloat16 weights only",

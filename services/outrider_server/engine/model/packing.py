@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
+from transformers.utils.quantization_config import QuantizationMethod
 
 from ..attention.attention import PACKED, SLOPES, registered_name, set_kernel
 from ..kernels import kernels_missing
@@ -22,6 +23,7 @@ from .quantized_weights import is_quantized, quantized_weight, why_not_taken
 
 HEAD_DIM_STEP = 32
 LARGEST_HEAD_DIM = 256
+BITSANDBYTES = QuantizationMethod.BITS_AND_BYTES
 
 
 def pack_model(model: PreTrainedModel) -> bool:
@@ -83,6 +85,11 @@ def _unlike_packed_attention(model: PreTrainedModel) -> str:
 
 def _other_products(model: PreTrainedModel) -> str:
     """Every product must run on the kernels: torch's depend on how many tokens share a step."""
+    method = getattr(
+        getattr(model.config, "quantization_config", None), "quant_method", BITSANDBYTES
+    )
+    if method != BITSANDBYTES:
+        return f"the kernels do not take weights quantized by {QuantizationMethod(method).value}"
     for module in model.modules():
         if type(module) is nn.Linear or isinstance(module, nn.Embedding):
             continue
