@@ -134,3 +134,32 @@ def test_a_character_that_the_terminal_lacks_is_replaced_and_escaped_in_json(
     assert plain == text
     assert escaped.isascii()
     assert json.loads(escaped)["content"] == "caf\xe9"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["plan", "--target=no-such-folder"],
+        ["plan", "--draft=no-such-folder"],
+        ["plan", "--device=nope"],
+        ["target", "--model=no-such-folder", "--listen=127.0.0.1:0"],
+        ["up", "--device=nope"],
+        ["up", "--draft=no-such-folder", "--listen=127.0.0.1:0"],
+    ],
+    ids=" ".join,
+)
+def test_what_one_sees_at_once_is_refused_in_one_sentence_and_nothing_is_imported_for_it(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    outcome = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "outrider_server", *arguments],
+        env={**os.environ, "XDG_DATA_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    lines = outcome.stderr.splitlines()
+    told = [line for line in lines if not line.startswith("import time:")]
+    imported = {line.rpartition("|")[2].strip() for line in lines} & {"torch", "transformers"}
+    assert (outcome.returncode, len(told), imported) == (2, 1, set()), told
+    assert told[0].startswith("outrider-server: ")
+    assert any(word in told[0] for word in ("no-such-folder", "device nope"))

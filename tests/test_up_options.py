@@ -116,6 +116,8 @@ def test_ranks_share_the_target_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         (["up", "--park-memory=much"], "park memory 'much' is no size.*, or 0 for none"),
         (["up", f"--park-memory={'9' * 320}GiB"], "park memory '9+' is more than any machine has"),
         (["target", "--threads=1000000000"], "threads must be 0 to 1024"),
+        (["up", "--device=nope"], "device nope is no torch device; write cpu or cuda:0"),
+        (["up", "--draft-device=cuda:x"], "device cuda:x is no torch device"),
         (["draft", "--slots=0"], "slots must be 1 to 4096"),
         (["target", "--width=12"], "width must be a multiple of 8"),
     ],

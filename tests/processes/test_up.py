@@ -108,10 +108,23 @@ def test_up_does_not_start_without_its_model_and_runs_nothing_that_lies_beside(
     ran = tmp_path / "ran"
     for name in ("random", "uvloop", "grpc", "outrider", "torch", "secrets"):
         (tmp_path / f"{name}.py").write_text(f"open({str(ran)!r}, 'a').write({name!r})\n")
-    arguments = ("--target=no-such-folder", f"--ledger={tmp_path / 'ledger.db'}")
+    (tmp_path / "no-model").mkdir()
+    arguments = ("--target=no-model", f"--ledger={tmp_path / 'ledger.db'}")
     service = services.start(*UP, *arguments, folder=tmp_path)
     assert service.wait() == 2
     assert service.address == ""
-    assert "no-such-folder" in service.errors
+    assert "no-model has no config.json" in service.errors
     assert "the target service did not start" in service.errors
     assert not ran.exists(), ran.read_text()
+
+
+def test_up_refuses_a_folder_that_is_not_there_before_it_starts_a_service(
+    services: Services, tmp_path
+):
+    for option in ("--target", "--draft"):
+        arguments = (f"{option}=no-such-folder", f"--ledger={tmp_path / 'ledger.db'}")
+        service = services.start(*UP, *arguments)
+        assert service.wait() == 2
+        assert service.errors == (
+            "outrider-server: model folder no-such-folder does not exist; name a local folder of a model\n"
+        )

@@ -10,6 +10,7 @@ import typer
 
 from ..config import TARGET_ENGINE, draft_beside
 from ..engine.options import Dtype, EngineOptions
+from ..planning.config_path import config_path
 from ..planning.settings import PlanSettings
 from ..planning.units import parse_bytes, parse_rate
 from .engine_options import takes_engine
@@ -61,6 +62,8 @@ def plan(
         agreement=agreement,
         chart=chart,
     )
+    for options in filter(None, (settings.target, settings.draft)):
+        config_path(options.folder)
     from ..planning.plan import make_plan
     from ..planning.report import as_object, print_plan
 

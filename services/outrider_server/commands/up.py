@@ -21,6 +21,7 @@ from typing import Literal, TypeVar
 from .. import lifeline
 from ..config import DRAFT_ENGINE, TARGET_ENGINE
 from ..core.errors import StartupError
+from ..engine.model.hub import check_named
 from ..engine.options import EngineOptions
 from ..ledger_opening import check_ledger
 from ..stopping import Stop
@@ -114,6 +115,8 @@ async def run_up(
     draft. Raises StartupError when a service does not start, or the ledger cannot be opened.
     """
     await check_ledger(ledger)
+    for options in filter(None, (target_options, draft_options)):
+        check_named(options.folder)
     session_arguments = [*session_arguments, f"--ledger={ledger}"]
     stop = Stop()
     children: list[Child] = []

@@ -20,6 +20,7 @@ from ..address import Listen
 from ..config import DraftConfig, SessionConfig, TargetConfig, is_database
 from ..core.errors import StartupError, Unavailable
 from ..core.surroundings import Surroundings
+from ..engine.model.hub import check_named
 from ..engine.options import EngineOptions
 from ..rpc import telemetry
 from ..rpc.binding import check_free
@@ -51,7 +52,7 @@ SILENT_SECONDS = 2.5
 
 async def run_target(config: TargetConfig) -> None:
     """The target service until it is told to stop. Raises StartupError."""
-    stop_telemetry = _prepare(config.listen, "target")
+    stop_telemetry = _prepare(config.listen, "target", config.engine)
     from outrider.v1 import target_pb2_grpc
 
     from ..target.service import TargetServicer
@@ -71,7 +72,7 @@ async def run_target(config: TargetConfig) -> None:
 
 async def run_draft(config: DraftConfig) -> None:
     """The draft service until it is told to stop. Raises StartupError."""
-    stop_telemetry = _prepare(config.listen, "draft")
+    stop_telemetry = _prepare(config.listen, "draft", config.engine)
     from outrider.v1 import draft_pb2_grpc
 
     from ..draft.service import DraftServicer
@@ -180,8 +181,9 @@ async def _tell_what_is_waited_for(target: Targets) -> None:
     log.warning("no target answers yet, and is waited for (%s)", await target.troubles())
 
 
-def _prepare(listen: str, name: str) -> Callable[[], None]:
-    """What needs no model comes before it, and before torch: the address is free, telemetry set up.
+def _prepare(listen: str, name: str, engine: EngineOptions | None = None) -> Callable[[], None]:
+    """What needs no model comes before it, and before torch: the address is free, the model is there as far
+    as one can see at once, telemetry set up.
 
     Returns what stops telemetry.
     Where ranks share the model, rank 0 listens alone. Raises StartupError.
@@ -189,6 +191,8 @@ def _prepare(listen: str, name: str) -> Callable[[], None]:
     if os.environ.get("RANK", "0") != "0":
         return lambda: None
     check_free(Listen.read(listen))
+    if engine is not None:
+        check_named(engine.folder)
     return telemetry.set_up(f"outrider-{name}")
 
 

@@ -7,6 +7,7 @@ the command line takes its options, their defaults and their help from here.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -24,6 +25,8 @@ COMPILE_MODES: tuple[CompileMode, ...] = get_args(CompileMode)
 MAX_RANKS = 64
 MAX_THREADS = 1024
 SHARED_DEVICES = ("cpu", "cuda")
+DEVICE = re.compile(r"(?:cpu|cuda|hpu|mps|mtia|npu|xla|xpu)(?::\d{1,3})?")
+"""What torch may know as a device; whether this machine has it shows once torch is loaded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +59,10 @@ class EngineOptions:
     tensor_parallel: Annotated[int, "Processes that share the model, each on a device."] = 1
 
     def __post_init__(self) -> None:
+        require(
+            DEVICE.fullmatch(self.device) is not None,
+            f"device {self.device} is no torch device; write cpu or cuda:0",
+        )
         require(self.dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}")
         require(
             self.quantization in QUANTIZATIONS,

@@ -14,9 +14,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as library_logging
 
 from ..core.errors import ModelRefused
-from ..engine.model.formats import check_format
+from .config_path import config_path
 
-NAME = "config.json"
 ROLLED_BACK_KINDS = {"full_attention", "sliding_attention", "chunked_attention"}
 """Kinds of layers that keep keys and values by position."""
 
@@ -39,13 +38,7 @@ class ConfigFile:
 
 def read_config(source: Path) -> ConfigFile:
     """The configuration in a folder or file. Raises ModelRefused with the reason."""
-    path = source / NAME if source.is_dir() else source
-    if not source.exists():
-        raise ModelRefused(f"{source} does not exist; name a model's folder or its config.json")
-    if path.suffix != ".json" or source.is_dir():
-        check_format(source)
-    if not path.is_file():
-        raise ModelRefused(f"model folder {source} has no config.json")
+    path = config_path(source)
     content = _read_object(path)
     library_logging.set_verbosity(logging.ERROR)
     kind = content.get("model_type")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
-from ..core.errors import StartupError
 from ..engine.options import EngineOptions
 from .config_file import read_config
 from .counting import count_model
@@ -19,7 +16,6 @@ from .weights import weights_by_precision
 
 def make_plan(settings: PlanSettings) -> Plan:
     """The plan of a target and perhaps a draft. Raises StartupError for what cannot be planned."""
-    _check_device(settings.target.device)
     target = _engine_plan(settings.target, settings)
     draft = None
     if settings.draft is not None:
@@ -65,11 +61,3 @@ def _break_even(target: EnginePlan, draft: EnginePlan | None, agreement: float) 
     return break_even_ms(
         agreement, draft.roofline.step_ms, target.roofline.step_ms, target.shape.width
     )
-
-
-def _check_device(device: str) -> None:
-    """Raises StartupError for what torch does not know; the device need not be in this machine."""
-    try:
-        torch.device(device)
-    except RuntimeError as error:
-        raise StartupError(f"device {device} is no torch device; write cpu or cuda:0") from error

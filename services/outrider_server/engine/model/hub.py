@@ -8,9 +8,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-
 from ...core.errors import ModelRefused
+from .formats import check_format
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 """OWNER/NAME."""
@@ -20,14 +19,27 @@ UNWANTED_FILES = ["*/*.safetensors", "*/*.json", "consolidated*", "adapter_model
 ETAG_SECONDS = 5.0
 
 
+def is_name(model: Path) -> bool:
+    """True for a name on a hub, False for what is a folder or could be one alone."""
+    return not model.exists() and HUB_NAME.fullmatch(model.as_posix()) is not None
+
+
+def check_named(model: Path) -> None:
+    """Raises ModelRefused for what can be no model, by a first look that imports and fetches nothing."""
+    if not is_name(model):
+        check_format(model)
+
+
 def local_folder(model: Path) -> Path:
     """The folder itself where it is one, else the hub's model of that name, fetched where it has to be.
 
     Raises ModelRefused when it is neither.
     """
-    name = model.as_posix()
-    if model.exists() or not HUB_NAME.fullmatch(name):
+    if not is_name(model):
         return model
+    from huggingface_hub import snapshot_download
+
+    name = model.as_posix()
     try:
         fetched = snapshot_download(
             name,
