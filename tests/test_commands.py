@@ -163,3 +163,28 @@ def test_what_one_sees_at_once_is_refused_in_one_sentence_and_nothing_is_importe
     assert (outcome.returncode, len(told), imported) == (2, 1, set()), told
     assert told[0].startswith("outrider-server: ")
     assert any(word in told[0] for word in ("no-such-folder", "device nope"))
+
+
+WATCHING_TORCH = """
+import asyncio, os, sys
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print(os.environ.get("GOMP_SPINCOUNT"), flush=True)
+            os._exit(0)
+sys.meta_path.insert(0, Watch())
+from outrider_server.commands import wiring
+from outrider_server.config import DraftConfig, TargetConfig
+asyncio.run(wiring.run_{name}({name_of_config}(listen="127.0.0.1:0")))
+"""
+
+
+@pytest.mark.parametrize("name", ["target", "draft"])
+def test_how_long_torchs_threads_wait_is_set_before_torch_is_loaded(name: str) -> None:
+    """It reads the variable once."""
+    program = WATCHING_TORCH.format(name=name, name_of_config=f"{name.capitalize()}Config")
+    variables = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
+    outcome = subprocess.run(
+        [sys.executable, "-c", program], env=variables, capture_output=True, text=True
+    )
+    assert outcome.stdout == "20000\n", outcome.stderr

@@ -56,8 +56,8 @@ class Measured:
 
 def measure(run: KernelRun) -> Measured:
     """Builds an engine and runs it. Raises StartupError where the kernel cannot run here."""
-    from outrider_server.engine.audit import GREEDY
     from outrider_server.engine.layout import Row
+    from outrider_server.engine.readying import GREEDY
 
     runner, chunk = _engine(run).runner, run.prefill_width
     prompt = Prompts.of(Path(run.folder)).take_long(run.tokens)[1]

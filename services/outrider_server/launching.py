@@ -24,6 +24,7 @@ from .engine.model.hub import local_folder
 from .engine.model.loading import check_model
 from .engine.ranks.links import JOIN_SECONDS, SECRET_BYTES, Links, accept, connect, listen
 from .engine.ranks.ranks import Group, Membership
+from .start_reports import VARIABLE
 
 LOOPBACK = "127.0.0.1"
 LINK = "OUTRIDER_LINK"
@@ -43,7 +44,7 @@ class Children:
     def start(self, size: int, variables: dict[str, str]) -> None:
         """Starts this process's own command for ranks 1 to size - 1."""
         for rank in range(1, size):
-            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank), VARIABLE: ""}
             self._processes[rank] = subprocess.Popen(
                 lifeline.python("outrider_server", *sys.argv[1:]), **lifeline.bound(variables | own)
             )

@@ -11,6 +11,7 @@ from typing import Any
 import uvloop
 
 from .core.errors import StartupError
+from .start_reports import REFUSED, VARIABLE
 
 
 def serve(service: Coroutine[Any, Any, Any]) -> None:
@@ -39,6 +40,9 @@ def run(service: Coroutine[Any, Any, Any]) -> Any:
 
 
 def refuse(error: StartupError) -> None:
-    """Tells the user in one line, and ends with status 2."""
-    print(f"outrider-server: {error}", file=sys.stderr)
+    """Tells the user in one line, or the parent that does so, and ends with status 2."""
+    if os.environ.get(VARIABLE):
+        print(f"{REFUSED}{error}", flush=True)
+    else:
+        print(f"outrider-server: {error}", file=sys.stderr)
     sys.exit(2)

@@ -23,10 +23,10 @@ from outrider_server.engine.attention import attention_choice
 from outrider_server.engine.attention.attention import slot_attention
 from outrider_server.engine.attention.attention_choice import check_attention, preferred
 from outrider_server.engine.attention.attention_kernels import KERNELS
-from outrider_server.engine.audit import GREEDY
 from outrider_server.engine.engine import Engine
 from outrider_server.engine.layout import Row
 from outrider_server.engine.options import EngineOptions
+from outrider_server.engine.readying import GREEDY
 from outrider_server.engine.step import StepRunner
 from outrider_server.host.building import engine_builder
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedModel

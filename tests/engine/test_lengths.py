@@ -265,7 +265,7 @@ def test_an_engine_that_took_the_largest_position_would_be_found_out_by_its_audi
         audit = audit_shapes(tiny_runner(longrope_llama()), reproducible=False)
     assert not audit.all_interchangeable
     found = {finding.variation for finding in audit.findings if not finding.identical}
-    assert {"row 3 beside the longest", f"one token a step, across {BORDER} tokens"} <= found
+    assert {"row 3 beside the longest", f"steps of every length, across {BORDER} tokens"} <= found
 
 
 @needs_kernels

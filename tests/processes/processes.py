@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ START_SECONDS = 120.0
 STOP_SECONDS = 90.0
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_reconnect_backoff_ms", 200)]
 ENGINE = ["--compile=off", "--slots=4", "--threads=1"]
+PROGRESS = re.compile(r"(target|draft|session): ")
 
 
 class Service:
@@ -44,6 +46,7 @@ class Service:
         )
         self._ready = threading.Event()
         self._errors: list[str] = []
+        self._progress: list[str] = []
         self._readers = [
             threading.Thread(target=self._read_output, daemon=True),
             threading.Thread(target=self._read_errors, daemon=True),
@@ -61,8 +64,13 @@ class Service:
 
     @property
     def errors(self) -> str:
-        """What it wrote to stderr; all of it once it has ended."""
+        """What it wrote to stderr but for how far its start was; all of it once it has ended."""
         return "".join(self._errors)
+
+    @property
+    def progress(self) -> list[str]:
+        """What it wrote to stderr of how far its start was, a line each."""
+        return list(self._progress)
 
     def wait_until_ready(self) -> str:
         """Its address. Fails the test when it ends first or takes too long."""
@@ -112,7 +120,8 @@ class Service:
 
     def _read_errors(self) -> None:
         assert self.process.stderr is not None
-        self._errors.extend(self.process.stderr)
+        for line in self.process.stderr:
+            (self._progress if PROGRESS.match(line) else self._errors).append(line)
 
 
 class Services:

@@ -9,10 +9,16 @@ import outrider
 import pytest
 from outrider_server.models import held_out_prompts
 
-from .processes import Services, connected, reply_to, until
+from .processes import Services, connected, has_loaded, reply_to, until
 
 PROMPT = held_out_prompts()[30]
 LONG = {"max_new_tokens": 300, "seed": 8, "logit_bias": {0: -100.0}}
+
+
+def test_a_session_service_that_has_run_turns_has_loaded_no_model_library(client, session, target):
+    reply_to(client, "import os", max_new_tokens=4)
+    assert has_loaded(target.process.pid, "libtorch")
+    assert not has_loaded(session.process.pid, "libtorch")
 
 
 @pytest.mark.parametrize("way", ["terminate", "kill"])

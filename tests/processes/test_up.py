@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import outrider
@@ -41,6 +44,22 @@ def test_up_serves_survives_its_draft_and_ends_with_all_its_children(up):
     assert up.terminate() == 0
     until(lambda: not any(map(lives, processes.values())))
     assert "the draft service ended" in up.errors
+    check_progress(up.progress)
+
+
+def check_progress(lines: list[str]) -> None:
+    """In plain lines: what each service does, in its order, until it serves; the session service is last."""
+    for name in ("target", "draft"):
+        told = [line.removeprefix(f"{name}: ") for line in lines if line.startswith(name)]
+        stages = ("importing libraries", "reading configuration", "loading weights", "ready after ")
+        places = [
+            next(place for place, line in enumerate(told) if line.startswith(words))
+            for words in stages
+        ]
+        assert places == sorted(places)
+        assert any(line.startswith(("auditing shapes", "comparing with")) for line in told)
+    assert lines[-1].startswith("session: ready after ")
+    assert not any("\x1b" in line or "\r" in line for line in lines)
 
 
 def test_up_ends_when_a_service_that_it_needs_does(up):
@@ -113,8 +132,9 @@ def test_up_does_not_start_without_its_model_and_runs_nothing_that_lies_beside(
     service = services.start(*UP, *arguments, folder=tmp_path)
     assert service.wait() == 2
     assert service.address == ""
-    assert "no-model has no config.json" in service.errors
-    assert "the target service did not start" in service.errors
+    assert (
+        service.errors == f"outrider-server: model folder {tmp_path}/no-model has no config.json\n"
+    )
     assert not ran.exists(), ran.read_text()
 
 
@@ -128,3 +148,28 @@ def test_up_refuses_a_folder_that_is_not_there_before_it_starts_a_service(
         assert service.errors == (
             "outrider-server: model folder no-such-folder does not exist; name a local folder of a model\n"
         )
+        assert service.progress == []
+
+
+@pytest.mark.parametrize("command", [["draft", "--compile=off"], UP], ids=["draft", "up"])
+def test_a_terminal_gets_a_bar_and_an_interrupt_takes_it_away(
+    tmp_path, monkeypatch, command: list[str]
+):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    drawn = bytearray()
+    ours, terminal = os.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "outrider_server", *command, "--listen=127.0.0.1:0"], stderr=terminal
+    ) as process:
+        os.close(terminal)
+        while b"importing libraries" not in drawn:
+            drawn += os.read(ours, 4096)
+        process.send_signal(signal.SIGINT)
+        with suppress(OSError):  # the other end is closed
+            while more := os.read(ours, 4096):
+                drawn += more
+    os.close(ours)
+    assert process.returncode == (0 if command is UP else -signal.SIGINT)
+    assert drawn.endswith(b"\x1b[2K"), "the line is erased"
+    assert b"\x1b[?25l" not in drawn, "the cursor was never hidden"

@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..models import held_out_prompts
+from ..start_display import new_display
 from .up import Child
 
 START = ("--listen=127.0.0.1:0", "--slots=4", "--rows=1")
@@ -61,11 +62,14 @@ async def run_demo(compile_mode: str = "auto") -> int:
     with tempfile.TemporaryDirectory() as folder:
         options = [f"--ledger={Path(folder) / 'ledger.db'}", f"--compile={compile_mode}"]
         child = await Child.start("up", [*START, *options], scratch=Path(folder))
+        display = new_display()
         try:
-            address = await child.ready()
+            address = await child.ready(display.show)
+            display.close()
             async with outrider.AsyncClient(address) as client:
                 return await _run_turns(console, client)
         finally:
+            display.close()
             await child.stop()
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 
 from ..engine.options import EngineOptions
 
@@ -18,25 +19,42 @@ short to keep a core from the other services between two steps."""
 os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 from ..core.errors import StartupError  # noqa: E402
+from ..core.progress import Progress  # noqa: E402
+from ..engine.engine import Engine  # noqa: E402
+from ..engine.records import Records, ToldOnce  # noqa: E402
+from ..engine.starting import Start  # noqa: E402
 from ..host.building import engine_builder, follow  # noqa: E402
 from ..host.engine_host import EngineHost  # noqa: E402
 from ..launching import Ranks, find_membership, gather  # noqa: E402
+from ..user_folders import cache_folder  # noqa: E402
 
 REFUSAL_SECONDS = 30.0
 """A rank that refuses waits so long for rank 0, which mostly has the same reason and names it alone."""
 
 
-async def started_host(options: EngineOptions) -> EngineHost:
-    """A host with its engine built, compiled and audited. Raises StartupError."""
-    return await EngineHost.started(engine_builder(options), options.queue)
-
-
-async def started_leader(options: EngineOptions, ranks: Ranks) -> EngineHost:
-    """Rank 0's host of a model that ranks share. Where it fails, the other ranks end."""
+def kept_start(tell: Progress) -> Start:
+    """A start that believes what earlier ones found on this machine, and leaves what it finds."""
+    complain = ToldOnce()
     try:
-        return await EngineHost.started(
-            engine_builder(options, ranks.group), options.queue, ranks.stop
-        )
+        return Start(tell, Records(cache_folder(), complain=complain))
+    except StartupError as error:
+        complain(f"what this start measures is not kept: {error}")
+        return Start(tell)
+
+
+async def started_host(options: EngineOptions, start: Start | None = None) -> EngineHost:
+    """A host with its engine built, compiled and audited. Raises StartupError."""
+    return await EngineHost.started(engine_builder(options, start=start), options.queue)
+
+
+async def started_leader(options: EngineOptions, ranks: Ranks, tell: Progress) -> EngineHost:
+    """Rank 0's host of a model that ranks share. Where it fails, the other ranks end.
+
+    Nothing is kept for a later start, as the ranks' machines may differ.
+    """
+    build: Callable[[], Engine] = engine_builder(options, ranks.group, start=Start(tell))
+    try:
+        return await EngineHost.started(build, options.queue, ranks.stop)
     except BaseException:
         ranks.kill()
         raise

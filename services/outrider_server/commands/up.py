@@ -24,6 +24,8 @@ from ..core.errors import StartupError
 from ..engine.model.hub import check_named
 from ..engine.options import EngineOptions
 from ..ledger_opening import check_ledger
+from ..start_display import Display, new_display
+from ..start_reports import REFUSED, VARIABLE, Listener, read, unheard
 from ..stopping import Stop
 from .engine_options import engine_arguments
 
@@ -59,19 +61,25 @@ class Child:
         process = await asyncio.create_subprocess_exec(
             *lifeline.python("outrider_server", name, *arguments),
             stdout=PIPE,
-            **lifeline.bound(variables, scratch),
+            **lifeline.bound({**(variables or {}), VARIABLE: name}, scratch),
         )
         return cls(name, process)
 
-    async def ready(self) -> str:
-        """Its address, once it serves. Raises StartupError when it ends before."""
+    async def ready(self, listen: Listener = unheard) -> str:
+        """Its address, once it serves; what it reports before is told. Raises StartupError, with the child's
+        own reason where it gave one, when it ends before."""
         assert self.process.stdout is not None
+        reason = f"the {self.name} service did not start; its message is above"
         async for line in self.process.stdout:
             text = line.decode().strip()
             if text.startswith(READY):
                 return text.removeprefix(READY)
+            if text.startswith(REFUSED):
+                reason = text.removeprefix(REFUSED)
+            elif (report := read(text)) is not None:
+                listen(*report)
         await self.process.wait()
-        raise StartupError(f"the {self.name} service did not start; its message is above")
+        raise StartupError(reason)
 
     async def stop(self) -> None:
         """Asks it to drain; kills it if it does not end in time."""
@@ -117,34 +125,61 @@ async def run_up(
     await check_ledger(ledger)
     for options in filter(None, (target_options, draft_options)):
         check_named(options.folder)
-    session_arguments = [*session_arguments, f"--ledger={ledger}"]
     stop = Stop()
     children: list[Child] = []
     sockets = socket_folder()
-    folder = Path(sockets.name)
+    display = new_display()
     try:
-        arguments = engine_arguments(target_options, TARGET_ENGINE)
-        arguments += [f"--listen=unix:{folder}/t"]
-        children.append(await Child.start("target", arguments, scratch=folder))
-        if draft_options is not None:
-            arguments = engine_arguments(draft_options, DRAFT_ENGINE)
-            arguments += [f"--listen=unix:{folder}/d"]
-            children.append(await Child.start("draft", arguments, scratch=folder))
-        starting = asyncio.gather(*(child.ready() for child in children))
-        addresses = await _unless(stop, starting)
+        await _start_engines(children, Path(sockets.name), target_options, draft_options)
+        addresses = await _unless(stop, asyncio.ensure_future(_addresses(children, display)))
         if addresses is None:
             return 0
-        links = ["--target", addresses[0], "--draft", addresses[1] if addresses[1:] else "none"]
-        session = await Child.start("session", [*session_arguments, *links], scratch=folder)
+        arguments = [*session_arguments, f"--ledger={ledger}", f"--target={addresses[0]}"]
+        arguments.append(f"--draft={addresses[1] if addresses[1:] else 'none'}")
+        session = await Child.start("session", arguments, scratch=Path(sockets.name))
         children.append(session)
-        address = await _unless(stop, asyncio.ensure_future(session.ready()))
-        if address is None:
+        serving = await _unless(stop, asyncio.ensure_future(_addresses([session], display)))
+        if serving is None:
             return 0
-        print(f"{READY}{address}", flush=True)
+        display.close()
+        print(f"{READY}{serving[0]}", flush=True)
         return await _watch(stop, children)
     finally:
+        display.close()
         await stop.end(_drain(children), lambda: _hurry(children))
         sockets.cleanup()
+
+
+async def _start_engines(
+    children: list[Child],
+    folder: Path,
+    target_options: EngineOptions,
+    draft_options: EngineOptions | None,
+) -> None:
+    """Adds target and draft to the children; they start side by side."""
+    arguments = engine_arguments(target_options, TARGET_ENGINE)
+    arguments += [f"--listen=unix:{folder}/t"]
+    children.append(await Child.start("target", arguments, scratch=folder))
+    if draft_options is not None:
+        arguments = engine_arguments(draft_options, DRAFT_ENGINE)
+        arguments += [f"--listen=unix:{folder}/d"]
+        children.append(await Child.start("draft", arguments, scratch=folder))
+
+
+async def _addresses(children: Sequence[Child], display: Display) -> list[str]:
+    """Where all serve, once they do, showing how far they are until then. Raises the first StartupError."""
+
+    async def address(child: Child) -> str:
+        found = await child.ready(display.show)
+        display.ready(child.name)
+        return found
+
+    waiting = [asyncio.create_task(address(child)) for child in children]
+    try:
+        return await asyncio.gather(*waiting)
+    finally:
+        for each in waiting:
+            each.cancel()
 
 
 def socket_folder() -> tempfile.TemporaryDirectory[str]:

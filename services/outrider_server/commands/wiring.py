@@ -19,6 +19,7 @@ from outrider.v1.draft_pb2 import DESCRIPTOR as DRAFT_FILE
 from ..address import Listen
 from ..config import DraftConfig, SessionConfig, TargetConfig, is_database
 from ..core.errors import StartupError, Unavailable
+from ..core.progress import Progress, Report, Stage, silent
 from ..core.surroundings import Surroundings
 from ..engine.model.hub import check_named
 from ..engine.options import EngineOptions
@@ -26,13 +27,16 @@ from ..rpc import telemetry
 from ..rpc.binding import check_free
 from ..rpc.channels import open_channel
 from ..rpc.serve import Server
+from ..start_display import shown
 from ..stopping import Stop
 
 if TYPE_CHECKING:
     from ..host.engine_host import EngineHost
     from ..session.ledger.ledger import Ledger
+    from ..session.peers.addresses import Addresses
     from ..session.peers.drafts import Drafts
     from ..session.peers.targets import Targets
+    from ..session.text.model import ServedModel
 
 log = logging.getLogger("outrider.session")
 
@@ -52,14 +56,15 @@ SILENT_SECONDS = 2.5
 
 async def run_target(config: TargetConfig) -> None:
     """The target service until it is told to stop. Raises StartupError."""
-    stop_telemetry = _prepare(config.listen, "target", config.engine)
-    from outrider.v1 import target_pb2_grpc
+    with shown("target") as tell:
+        stop_telemetry = _prepare(config.listen, "target", config.engine)
+        host = await _start_engine(config.engine, "target", tell)
+        if host is None:
+            return
+        from outrider.v1 import target_pb2_grpc
 
-    from ..target.service import TargetServicer
+        from ..target.service import TargetServicer
 
-    host = await _start_engine(config.engine, "target")
-    if host is None:
-        return
     server = Server([TARGET_SERVICE])
     servicer = TargetServicer(host)
     server.on_drain(servicer.refuse_turns)
@@ -72,14 +77,15 @@ async def run_target(config: TargetConfig) -> None:
 
 async def run_draft(config: DraftConfig) -> None:
     """The draft service until it is told to stop. Raises StartupError."""
-    stop_telemetry = _prepare(config.listen, "draft", config.engine)
-    from outrider.v1 import draft_pb2_grpc
+    with shown("draft") as tell:
+        stop_telemetry = _prepare(config.listen, "draft", config.engine)
+        host = await _start_engine(config.engine, "draft", tell)
+        if host is None:
+            return
+        from outrider.v1 import draft_pb2_grpc
 
-    from ..draft.service import DraftServicer
+        from ..draft.service import DraftServicer
 
-    host = await _start_engine(config.engine, "draft")
-    if host is None:
-        return
     server = Server([DRAFT_SERVICE])
     draft_pb2_grpc.add_DraftServiceServicer_to_server(  # type: ignore[no-untyped-call]
         DraftServicer(host), server.grpc
@@ -103,6 +109,16 @@ async def run_session(config: SessionConfig) -> None:
 
 
 async def _run_session(config: SessionConfig, ledger: Ledger) -> None:
+    with shown("session") as tell:
+        tell(Report(Stage.IMPORTING))
+        server, stop = await _session_server(config, ledger, tell)
+    await _serve(server, config.listen, config.drain_seconds, stop)
+
+
+async def _session_server(
+    config: SessionConfig, ledger: Ledger, tell: Progress
+) -> tuple[Server, Callable[[], Awaitable[None]]]:
+    """The server of a session service that knows its target, and what stops all beside it."""
     from outrider.v1 import session_pb2_grpc
 
     from ..session.drafting import LoopSettings
@@ -110,24 +126,11 @@ async def _run_session(config: SessionConfig, ledger: Ledger) -> None:
     from ..session.peers.addresses import Addresses
     from ..session.service import SessionServicer
     from ..session.sessions import Sessions
-    from ..session.text.model import ServedModel
 
     around = Surroundings()
     targets, drafts = Addresses(config.targets), Addresses(config.drafts)
-    try:
-        target = targets_at(await targets.first(config.target_timeout_ms / 1000), around)
-    except Unavailable as error:
-        raise StartupError(f"no target at {', '.join(config.targets)}: {error}") from error
-    telling = asyncio.create_task(_tell_what_is_waited_for(target))
-    try:
-        model = ServedModel.of(
-            *await target.describe(config.target_timeout_ms),
-            defaults_of_model=config.generation_defaults == "model",
-        )
-    except Unavailable as error:
-        raise StartupError(f"no target answers ({await target.troubles()})") from error
-    finally:
-        telling.cancel()
+    tell(Report(Stage.CONNECTING))
+    target, model = await _known_target(config, targets, around)
     draft = drafts_at(await drafts.look_up(), around) if config.drafts else None
     beside = [
         asyncio.create_task(Sweeper(ledger, config.sweep_seconds).run()),
@@ -151,7 +154,30 @@ async def _run_session(config: SessionConfig, ledger: Ledger) -> None:
     session_pb2_grpc.add_SessionServiceServicer_to_server(  # type: ignore[no-untyped-call]
         SessionServicer(sessions), server.grpc
     )
-    await _serve(server, config.listen, config.drain_seconds, stop)
+    return server, stop
+
+
+async def _known_target(
+    config: SessionConfig, targets: Addresses, around: Surroundings
+) -> tuple[Targets, ServedModel]:
+    """The targets, once one answers, and what they serve. Raises StartupError where none does in time."""
+    from ..session.text.model import ServedModel
+
+    try:
+        target = targets_at(await targets.first(config.target_timeout_ms / 1000), around)
+    except Unavailable as error:
+        raise StartupError(f"no target at {', '.join(config.targets)}: {error}") from error
+    telling = asyncio.create_task(_tell_what_is_waited_for(target))
+    try:
+        model = ServedModel.of(
+            *await target.describe(config.target_timeout_ms),
+            defaults_of_model=config.generation_defaults == "model",
+        )
+    except Unavailable as error:
+        raise StartupError(f"no target answers ({await target.troubles()})") from error
+    finally:
+        telling.cancel()
+    return target, model
 
 
 def targets_at(addresses: Sequence[str], around: Surroundings) -> Targets:
@@ -213,18 +239,21 @@ async def _serve(
         await stop()
 
 
-async def _start_engine(config: EngineOptions, name: str) -> EngineHost | None:
+async def _start_engine(
+    config: EngineOptions, name: str, tell: Progress = silent
+) -> EngineHost | None:
     """An engine host, its counters observed. Imports torch, which the session service never does.
 
     Where ranks share the model, that is rank 0's. Any other returns None, after its last step.
     """
-    from .engines import follow_leader, gathered, started_host, started_leader
+    tell(Report(Stage.IMPORTING))
+    from .engines import follow_leader, gathered, kept_start, started_host, started_leader
 
     ranks = gathered(config)
     if ranks is None:
-        host = await started_host(config)
+        host = await started_host(config, kept_start(tell))
     elif ranks.leads:
-        host = await started_leader(config, ranks)
+        host = await started_leader(config, ranks, tell)
     else:
         follow_leader(config, ranks)
         return None

@@ -1,28 +1,31 @@
 """The shape audit: which shapes of a step give the same bits for the same tokens, on this machine.
 
-Runs once at start-up, and thereby warms every bucket. The reference is the largest bucket, which can carry
-any batch; a smaller one is used only if it agrees with the reference bit for bit, in every variation.
-Varied are the rows of a bucket, a row's index among others, its neighbours and how far these are, the
-chunking of the tokens, the column of a token in the step, and prefill against verify steps. Where a model
-computes from a session's length, a text across the border of its rule is read in all these ways too.
+The reference is the largest bucket, which can carry any batch; a smaller one is used only if it agrees with
+the reference bit for bit, in every variation. Varied are the rows of a bucket, a row's index among others,
+its neighbours and how far these are, the chunking of the tokens, the column of a token in the step, and
+prefill against verify steps. Where a model computes from a session's length, a text across the border of its
+rule is read in all these ways too.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from itertools import chain, repeat
 
 import torch
 
 from ..core.description import ShapeAudit, ShapeFinding
-from ..core.types import Draw, SamplingParams
+from ..core.progress import Progress, Report, Stage, silent
 from .layout import Row
 from .step import StepRunner
 
 AUDIT_TOKENS = 40
-GREEDY = Draw(SamplingParams(temperature=0.0), seed=0, generated_from=0)
-SAMPLED = Draw(SamplingParams(temperature=1.0), seed=0, generated_from=0)
+AUDIT_STEPS = 8
+"""The text has no more than so many full rows: where rows are narrow it is shorter."""
+LONE_TOKENS = 4
+"""So many steps of one token are audited, before longer ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,31 +70,44 @@ Neighbour = Callable[[StepRunner, int, int], Row]
 """Makes the row of a slot beside one that reads at a position."""
 
 
-def audit_shapes(runner: StepRunner, reproducible: bool) -> ShapeAudit:
+def audited_buckets(runner: StepRunner, reproducible: bool) -> tuple[int, ...]:
+    """The buckets that may be used where they agree, ascending; the last one is the reference."""
+    return runner.limits.row_buckets[-1:] if reproducible else runner.limits.row_buckets
+
+
+def audit_shapes(runner: StepRunner, reproducible: bool, tell: Progress = silent) -> ShapeAudit:
     """Audits a runner whose slots are all free. Leaves junk in the slots, which nothing can attend to."""
-    for slot in range(runner.limits.slots + 1):
-        runner.draws.write(slot, GREEDY)
-    buckets = runner.limits.row_buckets
-    audited = buckets[-1:] if reproducible else buckets
-    found: dict[int, list[ShapeFinding]] = {bucket: [] for bucket in audited}
+    buckets = audited_buckets(runner, reproducible)
+    largest = buckets[-1]
+    found: dict[int, list[ShapeFinding]] = {bucket: [] for bucket in buckets}
     by_prefill = []
-    for passage in _passages(runner):
-        reference = _read(runner, passage, buckets[-1], row=0)
-        for bucket in audited:
+    passages = _passages(runner)
+    total, done = len(passages) * (len(buckets) + 1), 0
+    for passage in passages:
+        reference = _read(runner, passage, largest, row=0)
+        for bucket in buckets:
+            tell(Report(Stage.AUDITING, done, total))
             found[bucket] += _audit_bucket(runner, passage, bucket, reference)
-        by_prefill.append(_audit_prefill(runner, passage, buckets[-1], reference))
+            done += 1
+        tell(Report(Stage.AUDITING, done, total))
+        by_prefill.append(_audit_prefill(runner, passage, largest, reference))
+        done += 1
     usable = [
         bucket
         for bucket, findings in found.items()
-        if bucket == buckets[-1] or all(finding.identical for finding in findings)
+        if bucket == largest or all(finding.identical for finding in findings)
     ]
     by_bucket = [
         replace(finding, in_use=bucket in usable)
         for bucket, findings in found.items()
         for finding in findings
     ]
-    _warm_draws(runner, usable)
     return ShapeAudit(reproducible, tuple(usable), (*by_bucket, *by_prefill), _digest(reference))
+
+
+def reference_digest(runner: StepRunner) -> str:
+    """What an audit of this runner would have for `logits_digest`: a single reading."""
+    return _digest(_read(runner, _passages(runner)[-1], runner.limits.row_buckets[-1], row=0))
 
 
 def _digest(logits: torch.Tensor) -> str:
@@ -105,7 +121,7 @@ def _passages(runner: StepRunner) -> list[Passage]:
     That one has a slot that nothing else was read into yet, so that the same stands before it every time.
     """
     limits, border = runner.limits, runner.length_rule.border
-    length = min(AUDIT_TOKENS, limits.max_context_tokens)
+    length = min(AUDIT_TOKENS, AUDIT_STEPS * limits.width, limits.max_context_tokens)
     tokens = tuple((7919 * (index + 1)) % runner.vocabulary_size for index in range(length))
     passages = [Passage(tokens)]
     if border < limits.max_context_tokens:
@@ -125,8 +141,9 @@ def _audit_bucket(
             f"row {last} among neighbours": _read(runner, passage, bucket, last, _busy),
             f"row {last} beside the longest": _read(runner, passage, bucket, last, _longest),
         }
-    readings["one token a step"] = _read(runner, passage, bucket, row=0, chunk=1)
-    readings["three tokens a step"] = _read(runner, passage, bucket, row=0, chunk=3)
+    readings["steps of every length"] = _read(
+        runner, passage, bucket, row=0, lengths=_lengths(width)
+    )
     return [
         _finding(bucket, width, name + passage.name, got, reference)
         for name, got in readings.items()
@@ -151,18 +168,25 @@ def _read(
     bucket: int,
     row: int,
     neighbour: Neighbour = _idle,
-    chunk: int | None = None,
+    lengths: Iterable[int] = (),
 ) -> torch.Tensor:
-    """Reads a passage through one bucket at one row; returns its logits [T, V]."""
-    size = min(chunk or runner.limits.width, runner.limits.width)
+    """Reads a passage through one bucket at one row, by full rows after those of these lengths; returns its
+    logits [T, V]."""
     slot = row if passage.slot is None else passage.slot
-    pieces = []
-    for begin in range(0, len(passage.tokens), size):
-        position = passage.start + begin
+    sizes = chain(lengths, repeat(runner.limits.width))
+    pieces, begin = [], 0
+    while begin < len(passage.tokens):
+        position, size = passage.start + begin, next(sizes)
         rows = [neighbour(runner, index, position) for index in range(row)]
         rows.append(Row(slot, position, passage.tokens[begin : begin + size]))
         pieces.append(runner.logits(rows, bucket)[row].clone())
+        begin += size
     return torch.cat(pieces)
+
+
+def _lengths(width: int) -> Iterable[int]:
+    """One token a few times, then one more each time, up to the width."""
+    return chain(repeat(1, LONE_TOKENS), range(2, width))
 
 
 def _finding(
@@ -171,11 +195,3 @@ def _finding(
     identical = torch.equal(got, reference)
     difference = 0.0 if identical else float((got - reference).abs().max())
     return ShapeFinding(rows, width, variation, identical, difference, in_use=True)
-
-
-def _warm_draws(runner: StepRunner, buckets: Sequence[int]) -> None:
-    """Runs every bucket's sampling once, so that no turn pays for its compilation."""
-    runner.draws.write(0, SAMPLED)
-    for bucket in buckets:
-        runner.decide([Row(0, 0, (0,))] * bucket, bucket)
-    runner.draws.write(0, GREEDY)

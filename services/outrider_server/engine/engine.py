@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..core.description import ModelDescription, ShapeAudit
 from ..core.errors import InvalidRequest, ModelMismatch, OutriderError, VocabularyMismatch
@@ -16,17 +16,15 @@ from ..core.surroundings import Clock
 from ..core.types import Draw, tokens_digest
 from ..pacing.estimates import CostEstimate
 from .attention.attention_choice import AUTO
-from .audit import audit_shapes
 from .layout import Row, RowResult
 from .model.loading import LoadedModel
 from .parking import ParkedSession, ParkedSessions
 from .ranks.ranks import Group
+from .readying import make_ready, records_of
 from .scheduling.batching import Demand, plan_rows
 from .slots import Slot, SlotTable
+from .starting import Start
 from .step import StepLimits, StepRunner
-
-TIMED_STEPS = 3
-"""Steps of each bucket that are timed at start-up, for the first plans."""
 
 
 @dataclass(slots=True)
@@ -74,6 +72,7 @@ class Engine:
     """Host memory for sessions that gave up their slot."""
     group: Group | None = None
     """The ranks that share the model, where there are several; this is rank 0."""
+    start: Start = field(default_factory=Start)
     clock: Clock = time.monotonic
     counters: EngineCounters = field(default_factory=EngineCounters)
     runner: StepRunner = field(init=False)
@@ -83,18 +82,17 @@ class Engine:
     _costs: dict[int, CostEstimate] = field(init=False)
 
     def __post_init__(self) -> None:
+        records = records_of(
+            self.start.records, self.loaded, self.limits, self.compile_mode, self.attention
+        )
+        start = replace(self.start, records=records)
         self.runner = StepRunner(
-            self.loaded, self.limits, self.compile_mode, self.attention, self.group
+            self.loaded, self.limits, self.compile_mode, self.attention, self.group, start
         )
         self.table = SlotTable(self.limits.slots, self._park_slot)
         self.parked = ParkedSessions(self.park_bytes)
-        self.audit = audit_shapes(self.runner, self.reproducible)
-        self._costs = {rows: CostEstimate() for rows in self.audit.row_buckets}
-        for rows, cost in self._costs.items():
-            for _ in range(TIMED_STEPS):
-                started = self.clock()
-                self.runner.decide([Row(0, 0, (0,))], rows)
-                cost.observe((self.clock() - started) * 1000)
+        ready = make_ready(self.runner, self.reproducible, start, self.clock)
+        self.audit, self._costs = ready.audit, ready.costs
 
     def open(self, session_id: str, epoch: int, committed_length: int, draw: Draw) -> OpenedSlot:
         """Opens a session for one turn. KV beyond `committed_length` is dropped.

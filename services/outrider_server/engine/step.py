@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..core.errors import StartupError
+from ..core.progress import Progress
 from ..core.types import TokenLogprobs
 from .attention.attention import PACKED, make_places, set_kernel
 from .attention.attention_choice import AUTO, AttentionChoice, choose_attention
@@ -35,6 +36,7 @@ from .model.quantizing import settle_layers
 from .model.rotary import rotate_by_length
 from .parking import Layers, read_slot, write_slot
 from .ranks.ranks import Group, Operation
+from .starting import Start
 
 NOT_FINITE = -1
 """Stands for a decided token where the logits were no numbers."""
@@ -65,7 +67,9 @@ class StepRunner:
         compile_mode: str,
         attention: str = AUTO,
         group: Group | None = None,
+        start: Start | None = None,
     ) -> None:
+        start = start or Start()
         self.vocabulary_size = loaded.vocabulary_size
         self.parameter_count = loaded.parameter_count
         self.model = loaded.model
@@ -75,7 +79,7 @@ class StepRunner:
         self._cache_argument = cache_argument(self.model)
         self.length_rule = length_rule(self.model.config)
         self._rotaries = rotate_by_length(self.model, limits.max_context_tokens)
-        self.kernel_note = _put_on_kernels(self.model, compile_mode, attention)
+        self.kernel_note = _put_on_kernels(self.model, compile_mode, attention, start.tell)
         packed = not self.kernel_note
         self.layout = Layout(limits.width, packed, scratch_slot=limits.slots)
         if packed:
@@ -95,6 +99,7 @@ class StepRunner:
                 self.cache,
                 limits.row_buckets[-1],
                 limits.width,
+                start,
                 alike=loaded.ranks > 1,
             )
             set_kernel(self.model, self.attention.kernel)
@@ -302,7 +307,9 @@ class StepRunner:
         }
 
 
-def _put_on_kernels(model: PreTrainedModel, compile_mode: str, attention: str) -> str:
+def _put_on_kernels(
+    model: PreTrainedModel, compile_mode: str, attention: str, tell: Progress
+) -> str:
     """Packs the model where that is wanted and possible; else one sentence why it is not. Settles it then.
 
     Raises StartupError where the engine's own attention was asked for and cannot run.
@@ -311,8 +318,8 @@ def _put_on_kernels(model: PreTrainedModel, compile_mode: str, attention: str) -
     if attention not in (AUTO, PACKED):
         note = f"attention {attention} was asked for"
     if not note and not is_packed(model):
-        note = why_not_packed(model)
-        pack_model(model)
+        note = why_not_packed(model, tell)
+        pack_model(model, tell)
     if note and attention == PACKED:
         raise StartupError(f"attention {PACKED} cannot run: {note}; use auto or sdpa")
     if note:

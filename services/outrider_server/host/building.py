@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 
 from ..core.errors import StartupError
+from ..core.progress import Report, Stage
 from ..engine.attention.attention_choice import check_attention
 from ..engine.engine import Engine
 from ..engine.kernels.levels import chosen_level
@@ -16,6 +17,7 @@ from ..engine.model.hub import local_folder
 from ..engine.model.loading import LoadedModel, load_model
 from ..engine.options import EngineOptions
 from ..engine.ranks.ranks import Group
+from ..engine.starting import Start
 from ..engine.step import StepLimits, StepRunner
 from ..planning.startup import check_memory
 
@@ -41,12 +43,14 @@ def engine_builder(
     options: EngineOptions,
     group: Group | None = None,
     make: Callable[..., T] = Engine,  # type: ignore[assignment]
+    start: Start | None = None,
 ) -> Callable[[], T]:
     """What a device thread runs to get its engine. It raises StartupError for what cannot be served.
 
     `group` is this process's where ranks share the model. Rank 0 makes the engine; another one calls the
     outcome itself, with `follow` to make.
     """
+    start = start or Start()
 
     def build() -> T:
         torch.set_num_threads(options.thread_count)
@@ -54,11 +58,15 @@ def engine_builder(
         check_attention(options.attention, device.type)
         if device.type == "cpu":
             chosen_level()  # refuses one that cannot be, also where the kernels would not run
-        _check_memory(options, device, group)
+        folder = local_folder(options.folder, start.tell)
+        start.tell(Report(Stage.READING))
+        _check_memory(replace(options, folder=folder), device, group)
         if group is not None:
             group.join(device)
         ranks = 1 if group is None else group.membership.size
-        loaded = load_model(options.folder, options.dtype, device, options.quantization, ranks)
+        loaded = load_model(
+            options.folder, options.dtype, device, options.quantization, ranks, start.tell
+        )
         limits = StepLimits(
             slots=options.slots,
             max_context_tokens=_context(loaded, options.max_context_tokens),
@@ -74,6 +82,7 @@ def engine_builder(
             attention=options.attention,
             park_bytes=_park_bytes(options, group),
             group=group,
+            start=start,
         )
 
     return build
@@ -113,7 +122,7 @@ def _check_memory(options: EngineOptions, device: torch.device, group: Group | N
 
     No rank loads before all have passed: they join after it.
     """
-    here = replace(options, device=str(device), folder=local_folder(options.folder))
+    here = replace(options, device=str(device))
     if group is None:
         check_memory(here)
         return

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from ...core.errors import StartupError
+from ...core.progress import Report, Stage
 from ..cache import SlotCache
 from ..cpp_compiler import cpp_compiler
 from ..model.architectures import cache_shape
+from ..starting import Start
 from .attention import PACKED, SDPA, SLOPES, make_places, slot_attention
 from .attention_kernels import FLASH, FLEX
 
@@ -34,6 +37,8 @@ UNCAPPED = (SDPA, "efficient", "math")
 """Kernels that cannot cap scores."""
 ON_CUDA = (FLASH, "efficient")
 FLASH_LARGEST_HEAD = 256
+RECORD = "attention"
+"""The kind of record that a measured choice is kept as."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +92,11 @@ def choose_attention(
     cache: SlotCache,
     rows: int,
     width: int,
+    start: Start,
     alike: bool = False,
 ) -> AttentionChoice:
-    """The kernel to run: `wanted`, or for `auto` the fastest over `rows` rows of `width` tokens.
+    """The kernel to run: `wanted`, or for `auto` the fastest over `rows` rows of `width` tokens, which an
+    earlier start may have measured.
 
     `alike` says that other processes choose as well, and must choose the same: nothing is measured.
     Raises StartupError where the wanted one cannot run here.
@@ -106,6 +113,9 @@ def choose_attention(
         for kernel in PREFERRED
         if not (_missing(kernel, device) or _unfit(kernel, model, cache))
     }
+    if not alike and (kept := _kept(start.records.recall(RECORD), calls)):
+        return kept
+    start.tell(Report(Stage.CHOOSING))
     failures = {kernel: why for kernel, call in calls.items() if (why := _fails(call))}
     if len(failures) == len(calls):
         raise StartupError(f"no attention kernel runs here{_told(failures)}")
@@ -116,7 +126,22 @@ def choose_attention(
     milliseconds = _measure(running)
     figures = ", ".join(f"{kernel} {value:.2f} ms" for kernel, value in milliseconds.items())
     note = f"measured for {rows} rows of {width} tokens: {figures}{_told(failures)}"
-    return AttentionChoice(preferred(milliseconds), note)
+    choice = AttentionChoice(preferred(milliseconds), note)
+    if not failures:  # what is broken may be mended
+        start.records.keep(RECORD, asdict(choice))
+    return choice
+
+
+def _kept(outcome: Any, calls: Mapping[str, Callable[[], torch.Tensor]]) -> AttentionChoice | None:
+    """An earlier start's choice; None where there is none, or its kernel does not run any more."""
+    match outcome:
+        case {"kernel": str(kernel), "note": str(note)} if kernel in calls:
+            return (
+                None
+                if _fails(calls[kernel])
+                else AttentionChoice(kernel, f"{note}, at an earlier start")
+            )
+    return None
 
 
 def _told(failures: Mapping[str, str]) -> str:

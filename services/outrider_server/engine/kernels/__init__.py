@@ -15,7 +15,7 @@ from typing import TypeVar
 import torch
 
 from ..cpp_compiler import NO_COMPILER, cpp_compiler
-from .building import built_library
+from .building import built_library, is_built
 from .levels import LEVELS, chosen_level
 
 Function = TypeVar("Function", bound=Callable[..., torch.Tensor])
@@ -28,6 +28,12 @@ def take_threads() -> None:
     """
     torch.ops.outrider.set_threads.default(torch.get_num_threads())
     torch.set_num_threads(1)
+
+
+def kernels_to_build() -> bool:
+    """True where asking for the kernels would compile them first, which takes a while."""
+    level, compiler = chosen_level(), cpp_compiler()
+    return level is not None and bool(compiler) and not is_built(compiler, level)
 
 
 @functools.cache

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -41,13 +43,36 @@ def built_library(compiler: str, level: Level) -> Iterator[Path]:
     Raises OSError or SubprocessError where it cannot be compiled.
     """
     sources = [FOLDER / name for name in SOURCES]
-    with _place(f"kernels-{_digest(compiler, level)}.so") as library:
+    with _place(_name(compiler, level)) as library:
         if not library.is_file():
-            with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
+            with (
+                _one_at_a_time(library.parent),
+                tempfile.TemporaryDirectory(dir=library.parent) as scratch,
+            ):
                 made = Path(scratch) / library.name
-                compile_library(compiler, level, sources, made)
-                made.replace(library)
+                if not library.is_file():
+                    compile_library(compiler, level, sources, made)
+                    made.replace(library)
         yield library
+
+
+def is_built(compiler: str, level: Level) -> bool:
+    """Whether the user's cache folder has the library for a level."""
+    try:
+        return (cache_folder() / _name(compiler, level)).is_file()
+    except StartupError:
+        return False
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Target and draft start together: the second one waits for what the first one compiles."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def compile_library(compiler: str, level: Level, sources: list[Path], library: Path) -> None:
@@ -85,6 +110,10 @@ def _why_not_kept(name: str) -> str:
     except OSError as error:
         return f"{folder} cannot be written ({error.strerror}); set XDG_CACHE_HOME"
     return ""
+
+
+def _name(compiler: str, level: Level) -> str:
+    return f"kernels-{_digest(compiler, level)}.so"
 
 
 def _digest(compiler: str, level: Level) -> str:

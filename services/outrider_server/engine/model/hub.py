@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from ...core.errors import ModelRefused
+from ...core.progress import Progress, Report, Stage, silent
 from .formats import check_format
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -30,7 +31,7 @@ def check_named(model: Path) -> None:
         check_format(model)
 
 
-def local_folder(model: Path) -> Path:
+def local_folder(model: Path, tell: Progress = silent) -> Path:
     """The folder itself where it is one, else the hub's model of that name, fetched where it has to be.
 
     Raises ModelRefused when it is neither.
@@ -40,6 +41,7 @@ def local_folder(model: Path) -> Path:
     from huggingface_hub import snapshot_download
 
     name = model.as_posix()
+    tell(Report(Stage.FETCHING))
     try:
         fetched = snapshot_download(
             name,

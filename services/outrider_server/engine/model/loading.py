@@ -20,10 +20,12 @@ from transformers.utils import logging as library_logging
 
 from ...core.description import TokenizerFiles
 from ...core.errors import ModelRefused
+from ...core.progress import Progress, silent
 from ..lengths import furthest_context, longest_context
 from ..ranks.sharing import check_shares
 from .architectures import attention_at_loading, check_architecture
 from .checkpoint import Checkpoint, check_amount, fingerprint_model, open_checkpoint, read_json
+from .counted_loading import counted_loading
 from .generation_defaults import read_generation_defaults
 from .hub import local_folder
 from .own_code import check_left_over
@@ -82,7 +84,12 @@ def check_model(folder: Path, ranks: int) -> None:
 
 
 def load_model(
-    folder: Path, dtype: str, device: torch.device, quantization: str = NONE, ranks: int = 1
+    folder: Path,
+    dtype: str,
+    device: torch.device,
+    quantization: str = NONE,
+    ranks: int = 1,
+    tell: Progress = silent,
 ) -> LoadedModel:
     """Loads a causal language model from a local folder, or by its name on a hub.
 
@@ -100,16 +107,17 @@ def load_model(
     vocabulary = _read_vocabulary(checkpoint.folder, tokenizer, config)
     stored = stored_quantization(checkpoint.folder, config)
     if not stored:
-        check_amount(checkpoint, values)
-    options = loading_options(
-        checkpoint.folder, quantization, stored, _element_type(dtype, config), device
-    )
+        check_amount(checkpoint, sum(values.values()))
+    element_type = _element_type(dtype, config)
+    options = loading_options(checkpoint.folder, quantization, stored, element_type, device)
     if ranks > 1:
         options["distributed_config"] = DistributedConfig(
             tp_size=ranks, tp_plan=plan_in_order(config)
         )
     kind = stored or (quantization if quantization != NONE else "")
-    model = _load_weights(checkpoint, config, dtype, options, kind)
+    sizes = {name: count * element_type.itemsize for name, count in values.items()}
+    with counted_loading(sizes, tell):
+        model = _load_weights(checkpoint, config, dtype, options, kind)
     adopt_layers(checkpoint.folder, kind, model)
     module: nn.Module = model  # the library's own `to` and `eval` have no types
     if not options:  # a quantized or shared one was loaded to where it belongs
@@ -230,10 +238,10 @@ def _first_line(error: Exception) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def _check_layers(folder: Path, config: Any, ranks: int) -> int:
+def _check_layers(folder: Path, config: Any, ranks: int) -> dict[str, int]:
     """Refuses what the slot cache or so many ranks cannot serve, before weights are read.
 
-    Returns how many values the weights have.
+    Returns how many values each weight has.
     """
     try:
         check_architecture(config)

@@ -15,8 +15,9 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.utils.quantization_config import QuantizationMethod
 
+from ...core.progress import Progress, Report, Stage, silent
 from ..attention.attention import PACKED, SLOPES, registered_name, set_kernel
-from ..kernels import kernels_missing
+from ..kernels import kernels_missing, kernels_to_build
 from .architectures import binding_window, cache_shape
 from .packed_layers import PackedLinear, QuantizedLinear
 from .quantized_weights import is_quantized, quantized_weight, why_not_taken
@@ -26,15 +27,20 @@ LARGEST_HEAD_DIM = 256
 BITSANDBYTES = QuantizationMethod.BITS_AND_BYTES
 
 
-def pack_model(model: PreTrainedModel) -> bool:
+def pack_model(model: PreTrainedModel, tell: Progress = silent) -> bool:
     """Replaces the model's linear layers in place; False, changing nothing, where it cannot run so."""
     if why_not_packed(model):
         return False
     find_head: Callable[[], nn.Module | None] = model.get_output_embeddings
     head = find_head()
+    total, done = sum(_weight_bytes(layer) for layer in model.modules()), 0
     # Of parents alone: a list of all modules would keep every layer until the last one is replaced.
     for parent in [module for module in model.modules() if any(True for _ in module.children())]:
         for name, child in list(parent.named_children()):
+            size = _weight_bytes(child)
+            if size:
+                tell(Report(Stage.PACKING, done, total))
+                done += size
             if type(child) is nn.Linear:
                 # Logits of the most probable tokens are so large that bfloat16 makes ties of many.
                 dtype = torch.float32 if child is head else torch.bfloat16
@@ -43,6 +49,12 @@ def pack_model(model: PreTrainedModel) -> bool:
                 setattr(parent, name, _quantized(child))
     set_kernel(model, PACKED)
     return True
+
+
+def _weight_bytes(layer: Any) -> int:
+    """What packing a layer reads; 0 for what is not packed."""
+    packed = type(layer) is nn.Linear or is_quantized(layer)
+    return int(layer.weight.nbytes) if packed else 0
 
 
 def _quantized(layer: Any) -> QuantizedLinear:
@@ -54,7 +66,7 @@ def is_packed(model: PreTrainedModel) -> bool:
     return bool(model.config._attn_implementation == registered_name(PACKED))
 
 
-def why_not_packed(model: PreTrainedModel) -> str:
+def why_not_packed(model: PreTrainedModel, tell: Progress = silent) -> str:
     """One sentence why the model cannot run on the engine's own kernels; nothing where it can."""
     _, head_dim = cache_shape(model.config)
     if model.device.type != "cpu":
@@ -65,7 +77,10 @@ def why_not_packed(model: PreTrainedModel) -> str:
         return "the kernels take bfloat16 weights only"
     if head_dim % HEAD_DIM_STEP or head_dim > LARGEST_HEAD_DIM:
         return f"the kernels do not take heads of {head_dim}"
-    return _unlike_packed_attention(model) or _other_products(model) or kernels_missing()
+    why = _unlike_packed_attention(model) or _other_products(model)
+    if not why and kernels_to_build():
+        tell(Report(Stage.BUILDING))
+    return why or kernels_missing()
 
 
 def _plain_weights(model: PreTrainedModel) -> Iterator[torch.Tensor]:

@@ -43,15 +43,15 @@ class _OwnCalls(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return operator(*args, **(kwargs or {}))
 
 
-def probe_step(config: PreTrainedConfig) -> int:
-    """Runs the step; returns how many values the model's weights have.
+def probe_step(config: PreTrainedConfig) -> dict[str, int]:
+    """Runs the step; returns how many values each of the model's weights has, by its name.
 
     Raises ModelRefused with the reason why the engine cannot serve such a model.
 
     What looks at values cannot be run without them, and is left to the engine's first real step.
     """
     model = _build(deepcopy(config))
-    values = sum(weight.numel() for weight in model.parameters())
+    values = {name: weight.numel() for name, weight in model.named_parameters()}
     try:
         attended, layers = _attended_layers(model)
     except ModelRefused:

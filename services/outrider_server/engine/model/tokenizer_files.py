@@ -16,7 +16,6 @@ from ...core.description import TokenizerFiles
 from ...core.errors import ModelRefused
 from .chat_templates import DEFAULT, WITH_TOOLS, read_chat_templates
 from .checkpoint import read_json
-from .tokenizer_conversion import convert_tokenizer
 
 CONFIG = "tokenizer_config.json"
 ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -28,7 +27,12 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
     """The tokenizer and the chat template. Raises ModelRefused where there is no tokenizer."""
     config = read_json(folder / CONFIG)
     path = folder / "tokenizer.json"
-    content = path.read_bytes() if path.is_file() else convert_tokenizer(folder, config)
+    if path.is_file():
+        content = path.read_bytes()
+    else:
+        from .tokenizer_conversion import convert_tokenizer  # few need the library's tokenizers
+
+        content = convert_tokenizer(folder, config)
     templates = read_chat_templates(folder, config)
     settings = _settings(folder, config, content)
     begin, end, pad, unknown = (_text(settings.get(role)) for role in ROLES)
