@@ -156,7 +156,7 @@ def description(findings: tuple[ShapeFinding, ...], buckets: tuple[int, ...]) ->
         quantization="nf4",
         compiled=True,
         compile_note="",
-        kernel_note="the CPU has no AVX512-BF16",
+        kernel_note="the kernels take bfloat16 weights only",
         attention="sdpa",
         attention_note="sdpa was asked for",
         shape_audit=ShapeAudit(True, buckets, findings),

@@ -11,10 +11,16 @@ from pathlib import Path
 
 import torch
 
+from .kernels.levels import VARIABLE as LEVEL_VARIABLE
+from .kernels.levels import cpu_fact, cpu_flags
+
 PACKAGES = ("outrider", "torch", "transformers", "bitsandbytes", "flash-attn")
 COMPILERS = ("g++", "clang++")
-VARIABLES = ("ATEN_", "CUBLAS", "DNNL_", "KMP_", "MKL_", "NVIDIA_", "OMP_", "ONEDNN_", "TORCH")
-"""How the variables begin that libraries read for how they compute."""
+VARIABLES = (
+    *("ATEN_", "CUBLAS", "DNNL_", "KMP_", "MKL_", "NVIDIA_", "OMP_", "ONEDNN_", "TORCH"),
+    LEVEL_VARIABLE,
+)
+"""How the variables begin that libraries, and the engine's own kernels, read for how they compute."""
 PLACES = ("_DIR", "_HOME", "_LOGS")
 """How those of them end that say where something lies."""
 SOURCES = (".py", ".cpp", ".h")
@@ -41,20 +47,11 @@ def machine_facts(device: torch.device, variables: Mapping[str, str]) -> dict[st
     }
 
 
-def cpu_fact(name: str) -> str:
-    """What Linux says of the first CPU under a name, for example its flags; nothing elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
-
-
 def _device_facts(device: torch.device) -> dict[str, str]:
     facts = {
         "device": str(device),
         "cpu": cpu_fact("model name") or f"{platform.machine()} {platform.processor()}",
-        "cpu flags": cpu_fact("flags"),
+        "cpu flags": " ".join(sorted(cpu_flags())),
         "threads": str(torch.get_num_threads()),
     }
     if device.type == "cuda":

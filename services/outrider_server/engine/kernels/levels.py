@@ -68,10 +68,14 @@ def machine_levels() -> tuple[Level, ...]:
 
 
 def cpu_flags() -> frozenset[str]:
-    """What Linux says of the first core; nothing elsewhere."""
+    """What the first CPU has, as Linux names it; nothing elsewhere."""
+    return frozenset(cpu_fact("flags", "Features").split())
+
+
+def cpu_fact(*names: str) -> str:
+    """What Linux says of the first CPU under one of these names; nothing elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return frozenset()
-    found = (line.partition(":")[2] for line in lines if line.startswith(("flags", "Features")))
-    return frozenset(next(found, "").split())
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(names)), "")
