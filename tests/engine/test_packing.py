@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -128,6 +129,21 @@ def test_every_linear_layer_is_packed_once_and_no_other() -> None:
     kinds = [type(module) for module in model.modules()]
     assert kinds.count(PackedLinear) == before
     assert nn.Linear not in kinds
+
+
+@needs_kernels
+def test_no_more_than_one_layer_is_held_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = packable_llama()
+    plain = [weakref.ref(module) for module in model.modules() if type(module) is nn.Linear]
+    left: list[int] = []
+
+    def watched(linear: nn.Linear) -> PackedLinear:
+        left.append(sum(layer() is not None for layer in plain))
+        return PackedLinear(linear)
+
+    monkeypatch.setattr(packing, "PackedLinear", watched)
+    assert pack_model(model)
+    assert left == list(range(len(plain), 0, -1))
 
 
 @needs_kernels

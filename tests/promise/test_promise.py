@@ -249,21 +249,20 @@ async def test_tokens_are_a_quantized_targets_when_its_rows_are_packed(
     engine = target.engine
     assert engine.runner.layout.packed
     noted = mixed_steps(engine)
-    await keep_promise(target, drafts, single_cases()[::8] + window_cases()[::4], crowds()[:4])
+    await keep_promise(target, drafts, single_cases()[::16] + window_cases()[::8], crowds()[:2])
     assert noted, "sessions have shared a step of rows of mixed lengths"
 
 
 @pytest.mark.skipif(NO_COMPILER, reason="no C++ compiler is installed")
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("quantization", ["int8", "nf4"])
 async def test_tokens_are_a_quantized_targets_when_its_steps_are_compiled(
-    quantization: str, dtype: str, drafts: dict[str, EngineHost]
+    quantization: str, drafts: dict[str, EngineHost]
 ) -> None:
-    """The same over compiled steps: packed in bfloat16, aligned in float32."""
-    target = await target_host(dtype, compile_mode="on", quantization=quantization)
+    """The same over compiled steps, packed where the machine can run the engine's own kernels."""
+    target = await target_host("bfloat16", compile_mode="on", quantization=quantization)
     engine = target.engine
     assert engine.runner.compiled, engine.runner.compile_note
-    assert engine.runner.layout.packed == (dtype == "bfloat16" and not kernels_missing())
+    assert engine.runner.layout.packed == (not kernels_missing())
     await keep_promise(target, drafts, single_cases()[::32], crowds()[:1])
 
 

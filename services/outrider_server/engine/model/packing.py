@@ -34,9 +34,10 @@ def pack_model(model: PreTrainedModel, tell: Progress = silent) -> bool:
     find_head: Callable[[], nn.Module | None] = model.get_output_embeddings
     head = find_head()
     total, done = sum(_weight_bytes(layer) for layer in model.modules()), 0
-    # Of parents alone: a list of all modules would keep every layer until the last one is replaced.
+    # By name and from its parent: whatever held the layers would keep them until the last one is replaced.
     for parent in [module for module in model.modules() if any(True for _ in module.children())]:
-        for name, child in list(parent.named_children()):
+        for name in [name for name, _ in parent.named_children()]:
+            child = parent.get_submodule(name)
             size = _weight_bytes(child)
             if size:
                 tell(Report(Stage.PACKING, done, total))
