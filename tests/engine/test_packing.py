@@ -137,9 +137,9 @@ def test_no_more_than_one_layer_is_held_twice(monkeypatch: pytest.MonkeyPatch) -
     plain = [weakref.ref(module) for module in model.modules() if type(module) is nn.Linear]
     left: list[int] = []
 
-    def watched(linear: nn.Linear) -> PackedLinear:
+    def watched(linear: nn.Linear, dtype: torch.dtype) -> PackedLinear:
         left.append(sum(layer() is not None for layer in plain))
-        return PackedLinear(linear)
+        return PackedLinear(linear, dtype)
 
     monkeypatch.setattr(packing, "PackedLinear", watched)
     assert pack_model(model)

@@ -11,10 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from transformers import PreTrainedModel
 
-from ..core.errors import StartupError
-from ..core.progress import Progress
 from ..core.types import TokenLogprobs
 from .attention.attention import PACKED, make_places, set_kernel
 from .attention.attention_choice import AUTO, AttentionChoice, choose_attention
@@ -31,8 +28,7 @@ from .layout import INPUT_KINDS, Layout, Row, RowResult, packed_buckets
 from .lengths import length_rule
 from .model.architectures import adapt_model
 from .model.loading import LoadedModel
-from .model.packing import is_packed, pack_model, why_not_packed
-from .model.quantizing import settle_layers
+from .model.packing import put_on_kernels
 from .model.rotary import rotate_by_length
 from .parking import Layers, read_slot, write_slot
 from .ranks.ranks import Group, Operation
@@ -79,7 +75,7 @@ class StepRunner:
         self._cache_argument = cache_argument(self.model)
         self.length_rule = length_rule(self.model.config)
         self._rotaries = rotate_by_length(self.model, limits.max_context_tokens)
-        self.kernel_note = _put_on_kernels(self.model, compile_mode, attention, start.tell)
+        self.kernel_note = put_on_kernels(self.model, compile_mode, attention, start.tell)
         packed = not self.kernel_note
         self.layout = Layout(limits.width, packed, scratch_slot=limits.slots)
         if packed:
@@ -305,23 +301,3 @@ class StepRunner:
             self._cache_argument: self.cache,
             "use_cache": True,
         }
-
-
-def _put_on_kernels(
-    model: PreTrainedModel, compile_mode: str, attention: str, tell: Progress
-) -> str:
-    """Packs the model where that is wanted and possible; else one sentence why it is not. Settles it then.
-
-    Raises StartupError where the engine's own attention was asked for and cannot run.
-    """
-    note = "compilation is switched off" if compile_mode == "off" else ""
-    if attention not in (AUTO, PACKED):
-        note = f"attention {attention} was asked for"
-    if not note and not is_packed(model):
-        note = why_not_packed(model, tell)
-        pack_model(model, tell)
-    if note and attention == PACKED:
-        raise StartupError(f"attention {PACKED} cannot run: {note}; use auto or sdpa")
-    if note:
-        settle_layers(model)
-    return note

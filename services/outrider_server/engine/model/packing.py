@@ -15,16 +15,39 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.utils.quantization_config import QuantizationMethod
 
+from ...core.errors import StartupError
 from ...core.progress import Progress, Report, Stage, silent
 from ..attention.attention import PACKED, SLOPES, registered_name, set_kernel
+from ..attention.attention_choice import AUTO
 from ..kernels import kernels_missing, kernels_to_build
 from .architectures import binding_window, cache_shape
 from .packed_layers import PackedLinear, QuantizedLinear
 from .quantized_weights import is_quantized, quantized_weight, why_not_taken
+from .quantizing import settle_layers
 
 HEAD_DIM_STEP = 32
 LARGEST_HEAD_DIM = 256
 BITSANDBYTES = QuantizationMethod.BITS_AND_BYTES
+
+
+def put_on_kernels(
+    model: PreTrainedModel, compile_mode: str, attention: str, tell: Progress
+) -> str:
+    """Packs the model where that is wanted and possible; else one sentence why it is not. Settles it then.
+
+    Raises StartupError where the engine's own attention was asked for and cannot run.
+    """
+    note = "compilation is switched off" if compile_mode == "off" else ""
+    if attention not in (AUTO, PACKED):
+        note = f"attention {attention} was asked for"
+    if not note and not is_packed(model):
+        note = why_not_packed(model, tell)
+        pack_model(model, tell)
+    if note and attention == PACKED:
+        raise StartupError(f"attention {PACKED} cannot run: {note}; use auto or sdpa")
+    if note:
+        settle_layers(model)
+    return note
 
 
 def pack_model(model: PreTrainedModel, tell: Progress = silent) -> bool:
@@ -32,9 +55,9 @@ def pack_model(model: PreTrainedModel, tell: Progress = silent) -> bool:
     if why_not_packed(model):
         return False
     find_head: Callable[[], nn.Module | None] = model.get_output_embeddings
-    head = find_head()
+    head = id(find_head())
     total, done = sum(_weight_bytes(layer) for layer in model.modules()), 0
-    # By name and from its parent: whatever held the layers would keep them until the last one is replaced.
+    # By id, by name and from its parent: what held layers would keep them until the last one is replaced.
     for parent in [module for module in model.modules() if any(True for _ in module.children())]:
         for name in [name for name, _ in parent.named_children()]:
             child = parent.get_submodule(name)
@@ -44,7 +67,7 @@ def pack_model(model: PreTrainedModel, tell: Progress = silent) -> bool:
                 done += size
             if type(child) is nn.Linear:
                 # Logits of the most probable tokens are so large that bfloat16 makes ties of many.
-                dtype = torch.float32 if child is head else torch.bfloat16
+                dtype = torch.float32 if id(child) == head else torch.bfloat16
                 setattr(parent, name, PackedLinear(child, dtype))
             elif is_quantized(child):
                 setattr(parent, name, _quantized(child))
