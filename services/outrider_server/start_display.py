@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol, TextIO
 
@@ -18,6 +18,7 @@ from .start_reports import VARIABLE, StageTimes, amount, said, written
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+STANDARD_OUTPUT = 1
 LINE_SECONDS = 5.0
 """A stage that lasts says how far it is no more often."""
 REPORT_SECONDS = 0.1
@@ -96,7 +97,8 @@ class ToParent:
         last, written_at = self._last.get(service, (None, 0.0))
         if last is None or last.stage is not report.stage or now - written_at >= REPORT_SECONDS:
             self._last[service] = report, now
-            print(written(service, report), file=self._output, flush=True)
+            with suppress(BrokenPipeError):
+                print(written(service, report), file=self._output, flush=True)
 
     def ready(self, service: str) -> None:
         """Its parent hears it by `ready ADDRESS`."""
@@ -164,7 +166,9 @@ def new_display(
     if variables.get("RANK", "0") != "0":
         return Nowhere()
     if variables.get(VARIABLE):
-        return ToParent(sys.stdout, clock)
+        # Standard output itself ends the process where nobody reads on, and a child whose parent is gone has
+        # to clear up first.
+        return ToParent(os.fdopen(STANDARD_OUTPUT, "w", closefd=False), clock)
     has_bars = sys.stderr.isatty() and variables.get("TERM", "dumb") not in ("dumb", "unknown")
     return Bar(sys.stderr, clock) if has_bars else Lines(sys.stderr, clock)
 

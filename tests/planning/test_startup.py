@@ -44,7 +44,7 @@ def test_the_refusal_names_what_is_planned_what_is_there_and_what_to_reduce(
     with pytest.raises(StartupError) as refused:
         check_memory(options(compile="off", folder=folder), available=24 * GIB)
     message = str(refused.value)
-    assert message.startswith("large needs 49.78 GiB (weights 13.49 GiB, cache 36.14 GiB, ")
+    assert message.startswith("large needs 49.80 GiB (weights 13.49 GiB, cache 36.14 GiB, ")
     assert "cpu has 24.00 GiB available; it fits with --slots 1" in message
     assert "\n" not in message
 
@@ -87,7 +87,7 @@ def test_a_rank_needs_its_share_of_weights_and_cache(tmp_path: Path) -> None:
         check_memory(replace(request, folder=folder), available=24 * GIB, ranks=2)
     message = str(refused.value)
     assert message.startswith(
-        "each rank of large needs 24.97 GiB (weights 6.74 GiB, cache 18.07 GiB, "
+        "each rank of large needs 24.98 GiB (weights 6.74 GiB, cache 18.07 GiB, "
     )
     assert "and there are 24.00 GiB available; use more devices" in message
 
