@@ -23,6 +23,7 @@ SOURCES = ("linear.cpp", "quantized.cpp", "attention.cpp", "drawing.cpp")
 HEADERS = (
     "linear.h",
     "quantized.h",
+    "tokens.h",
     "attention.h",
     "drawing.h",
     "filters.h",

@@ -4,10 +4,13 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <vector>
 
+#include "bfloat16.h"
 #include "quantized.h"
 
 namespace {
@@ -38,6 +41,25 @@ Tensor pack4(const Tensor& weight) {
   return packed;
 }
 
+std::unique_ptr<float[]> floats(int64_t count) { return std::make_unique_for_overwrite<float[]>(count); }
+
+// Any number of bfloat16 to float32.
+void widen_all(const uint16_t* from, int64_t count, float* to) {
+  const int64_t whole = count / kLanes * kLanes;
+  for (int64_t index = 0; index < whole; index += kLanes) store(to + index, widened(from + index));
+  for (int64_t index = whole; index < count; ++index)
+    to[index] = std::bit_cast<float>(static_cast<uint32_t>(from[index]) << 16);
+}
+
+// Any number of float32 to bfloat16.
+void narrow_all(const float* from, int64_t count, uint16_t* to) {
+  const int64_t whole = count / kLanes * kLanes;
+  for (int64_t index = 0; index < whole; index += kLanes) narrow(load(from + index), to + index);
+  uint16_t rest[kLanes];
+  narrow(load_some(from + whole, count - whole), rest);
+  std::copy_n(rest, count - whole, to + whole);
+}
+
 // x [..., K] bfloat16; packed weights; scales [tiles, 1 or blocks, 32] float32; codes [16] int8, of 4 bits; bias
 // [32 * tiles] float32 -> [..., outputs] bfloat16.
 Tensor quantized_linear(const Tensor& x, const Tensor& packed, const Tensor& scales,
@@ -55,8 +77,10 @@ Tensor quantized_linear(const Tensor& x, const Tensor& packed, const Tensor& sca
                                outputs,
                                inputs,
                                scales.size(1) > 1};
-  quantized::multiply(layer, static_cast<const uint16_t*>(tokens.data_ptr()), count,
-                      static_cast<uint16_t*>(y.data_ptr()));
+  const auto wide = floats(count * inputs), sums = floats(count * outputs);
+  widen_all(static_cast<const uint16_t*>(tokens.data_ptr()), count * inputs, wide.get());
+  quantized::multiply(layer, wide.get(), inputs, count, sums.get(), outputs);
+  narrow_all(sums.get(), count * outputs, static_cast<uint16_t*>(y.data_ptr()));
   return y;
 }
 

@@ -2,8 +2,7 @@
 //
 // A weight is an integer of 8 bits times a scale: of its output for 8 bits; for 4 bits it is one of sixteen such
 // integers, times a scale of its output and its block of 64 inputs. The inputs of a token become integers of 8 bits
-// too, 64 at a time with a scale. Where one of them is so large that little would be left of the others, what the
-// rounding took from all 64 is rounded in its turn, 128 times finer, and multiplied too.
+// too (tokens.h).
 //
 // So the sums of a block are exact, and blocks are added in order in float32: a token's bits depend on it and the
 // weights alone, on any CPU.
@@ -16,31 +15,22 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <limits>
-#include <vector>
 
-#include "bfloat16.h"
 #include "integers.h"
 #include "pool.h"
+#include "tokens.h"
 #include "vectors.h"
 
 namespace quantized {
 
 constexpr int64_t kTile = 32;                        // outputs
-constexpr int64_t kBlock = 64;                       // inputs with a scale
 constexpr int64_t kLines = kBlock / 4;               // four inputs of a block each
 constexpr int64_t kAhead = 4096;                     // bytes that weights are asked for before they are used
 constexpr int64_t kTogether = kBytes == 64 ? 8 : 4;  // tokens whose sums fit into registers
 constexpr int64_t kMost = 64;                        // tokens for one reading of the weights
-constexpr int kLargest = 127;                        // integer that stands for an input
 constexpr int kOffset = 128;                         // of a weight
-constexpr int kUsual = 16;                           // the largest of 64 inputs is rarely so many times their mean
-constexpr float kFiner = 128.0f;                     // integers of a rest
-constexpr float kLeast = 1e-30f;                     // largest input of a block that is told from zero
 
 constexpr int64_t tiles_of(int64_t outputs) { return (outputs + kTile - 1) / kTile; }
-
-constexpr int64_t blocks_of(int64_t inputs) { return (inputs + kBlock - 1) / kBlock; }
 
 // weight [N, K] -> packed [tiles, blocks, 16, 2, 64]: lines of four inputs, each of outputs 0 to 15 and 16 to 31.
 // `packed` holds zeros, and does where nothing is written.
@@ -61,84 +51,6 @@ inline void pack4(const uint8_t* weight, int64_t outputs, int64_t inputs, uint8_
       packed[(((n / kTile) * lines + k / 4) * 16 + n % 16) * 4 + kPlaces[k % 4]] |=
           weight[n * inputs + k] << (n % kTile / 16 * 4);
 }
-
-// What 64 integers stand for: `scale` times each. `sum` is that of the integers.
-struct Scaled {
-  float scale;
-  int32_t sum;
-};
-
-// 64 numbers, times `inverse`, as the nearest integers; returns the sum of their magnitudes and sets their sum.
-inline int32_t round_all(const float* from, float inverse, Whole* to, int32_t& sum) {
-  using Wholes [[gnu::vector_size(kPartLanes * sizeof(Whole))]] = Whole;
-  IntPart sums{}, magnitudes{};
-  for (int64_t k = 0; k < kBlock; k += kLanes) {
-    const Floats nearest = rounded(load(from + k) * all(inverse));
-    for (int part = 0; part < kParts; ++part) {
-      const IntPart integers = __builtin_convertvector(nearest.part[part], IntPart);
-      sums += integers;
-      magnitudes += integers < 0 ? -integers : integers;
-      const Wholes narrow = __builtin_convertvector(integers, Wholes);
-      std::memcpy(to + k + part * kPartLanes, &narrow, sizeof(narrow));
-    }
-  }
-  sum = 0;
-  int32_t magnitude = 0;
-  for (int lane = 0; lane < kPartLanes; ++lane) {
-    sum += sums[lane];
-    magnitude += magnitudes[lane];
-  }
-  return magnitude;
-}
-
-// Tokens as integers, padded with zeros to whole blocks.
-struct Tokens {
-  int64_t blocks;
-  std::vector<Whole> integers;      // [tokens, blocks, 64]
-  std::vector<Scaled> scaled;       // [tokens, blocks]
-  std::vector<int32_t> rests;       // [tokens, blocks]: which of the rests is theirs, -1 where none is
-  std::vector<Whole> rest_integers; // [rests, 64]
-  std::vector<Scaled> rest_scaled;  // [rests]
-
-  Tokens(const uint16_t* x, int64_t count, int64_t inputs)
-      : blocks(blocks_of(inputs)), integers(count * blocks * kBlock), scaled(count * blocks),
-        rests(count * blocks, -1) {
-    for (int64_t m = 0; m < count; ++m)
-      for (int64_t block = 0; block < blocks; ++block) {
-        const int64_t first = block * kBlock, kept = std::min(kBlock, inputs - first);
-        uint16_t padded[kBlock] = {};
-        std::memcpy(padded, x + m * inputs + first, kept * sizeof(uint16_t));
-        add(padded, m * blocks + block);
-      }
-  }
-
- private:
-  void add(const uint16_t* from, int64_t at) {
-    float values[kBlock];
-    uint16_t bits = 0;
-    for (int64_t k = 0; k < kBlock; ++k) bits = std::max<uint16_t>(bits, from[k] & 0x7fff);
-    for (int64_t k = 0; k < kBlock; k += kLanes) store(values + k, widened(from + k));
-    const float largest = std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
-    Whole* to = integers.data() + at * kBlock;
-    if (!(largest < std::numeric_limits<float>::infinity())) {
-      scaled[at] = {std::numeric_limits<float>::quiet_NaN(), 0};
-    } else if (largest >= kLeast) {
-      const float inverse = kLargest / largest;
-      scaled[at].scale = largest / kLargest;
-      const int32_t magnitude = round_all(values, inverse, to, scaled[at].sum);
-      if (magnitude * kUsual < kLargest * kBlock) add_rest(values, to, at, inverse);
-    }
-  }
-
-  void add_rest(float* values, const Whole* to, int64_t at, float inverse) {
-    const float scale = scaled[at].scale;
-    for (int64_t k = 0; k < kBlock; ++k) values[k] -= static_cast<float>(to[k]) * scale;
-    rests[at] = static_cast<int32_t>(rest_scaled.size());
-    rest_integers.resize(rest_integers.size() + kBlock);
-    rest_scaled.push_back({scale / kFiner, 0});
-    round_all(values, inverse * kFiner, rest_integers.data() + rests[at] * kBlock, rest_scaled.back().sum);
-  }
-};
 
 struct TwoParts {
   BytePart low, high;  // outputs 0 to 15 and 16 to 31 of a tile, as much as one register holds of them
@@ -258,23 +170,17 @@ struct Layer {
   bool scaled_blocks;
 };
 
-// Adds the bias, rounds to bfloat16 and writes what is kept of a tile's outputs of one token.
-inline void finish(const float* sums, const float* bias, int64_t kept, uint16_t* y) {
-  Floats low = load(sums), high = load(sums + kLanes);
-  if (bias) {
-    low = low + load(bias);
-    high = high + load(bias + kLanes);
-  }
-  uint16_t out[kTile];
-  narrow(low, out);
-  narrow(high, out + kLanes);
-  std::memcpy(y, out, kept * sizeof(uint16_t));
+// Adds the bias and writes what is kept of a tile's outputs of one token.
+inline void finish(float* sums, const float* bias, int64_t kept, float* y) {
+  if (bias)
+    for (int64_t n = 0; n < kTile; n += kLanes) store(sums + n, load(sums + n) + load(bias + n));
+  std::memcpy(y, sums, kept * sizeof(float));
 }
 
-// A tile of outputs of all tokens.
+// A tile of outputs of all tokens, whose outputs lie `stride` apart.
 template <typename Weights>
 void multiply_tile(const Layer& layer, const Weights& weights, int64_t tile, const Tokens& tokens, int64_t count,
-                   uint16_t* y) {
+                   float* y, int64_t stride) {
   const int64_t begin = tile * kTile, kept = std::min(kTile, layer.outputs - begin);
   const int64_t scaled_blocks = layer.scaled_blocks ? tokens.blocks : 1;
   const float* scales = layer.scales + tile * scaled_blocks * kTile;
@@ -286,7 +192,7 @@ void multiply_tile(const Layer& layer, const Weights& weights, int64_t tile, con
       add_tokens(weights.at(block), scales + block % scaled_blocks * kTile, tokens, block, first, some, sums);
     for (int64_t m = 0; m < some; ++m)
       finish(sums + m * kTile, layer.bias ? layer.bias + begin : nullptr, kept,
-             y + (first + m) * layer.outputs + begin);
+             y + (first + m) * stride + begin);
   }
 }
 
@@ -296,16 +202,16 @@ inline BytePart table_of(const int8_t* codes) {
   return load_table(table);
 }
 
-// x [count, K] bfloat16 -> y [count, N] bfloat16.
-inline void multiply(const Layer& layer, const uint16_t* x, int64_t count, uint16_t* y) {
-  const Tokens tokens(x, count, layer.inputs);
+// x [count, K] -> y [count, N], tokens `x_stride` and `y_stride` apart.
+inline void multiply(const Layer& layer, const float* x, int64_t x_stride, int64_t count, float* y, int64_t y_stride) {
+  const Tokens tokens(x, x_stride, count, layer.inputs);
   const int64_t weights = tokens.blocks * kBlock * kTile;  // of a tile
   const BytePart codes = layer.codes ? table_of(layer.codes) : BytePart{};
   Pool::instance().run(tiles_of(layer.outputs), [&](int64_t tile) {
     if (layer.codes)
-      multiply_tile(layer, Four{layer.packed + tile * weights / 2, codes}, tile, tokens, count, y);
+      multiply_tile(layer, Four{layer.packed + tile * weights / 2, codes}, tile, tokens, count, y, y_stride);
     else
-      multiply_tile(layer, Eight{layer.packed + tile * weights}, tile, tokens, count, y);
+      multiply_tile(layer, Eight{layer.packed + tile * weights}, tile, tokens, count, y, y_stride);
   });
 }
 
