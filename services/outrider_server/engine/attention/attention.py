@@ -19,7 +19,7 @@ from .attention_kernels import FLASH, KERNELS, Rules, attend_flash, attend_gathe
 NAME = "outrider"
 """Stands before every name in the library's registry, and by itself for the kernel SDPA."""
 PACKED = "packed"
-"""The engine's own kernel, for steps whose rows are packed."""
+"""The engine's own kernel, for steps that are recorded: `program/recording.py`."""
 SDPA = "sdpa"
 SLOPES = "alibi_slopes"
 """Attribute of an attention module that holds its slopes, where it has some."""
@@ -96,7 +96,7 @@ def _slot_attention_shape(
     return query.new_empty((rows, width, heads, values.shape[-1]))
 
 
-def _check_call(
+def check_call(
     module: torch.nn.Module, places: torch.Tensor | None, extras: dict[str, object]
 ) -> None:
     """Raises ModelRefused where a model wants more of its attention than a step gives."""
@@ -125,7 +125,7 @@ def _attention_of_library(
     **extras: object,
 ) -> tuple[torch.Tensor, None]:
     """The shape of function that the library's registry wants; dropout does not exist in serving."""
-    _check_call(module, attention_mask, extras)
+    check_call(module, attention_mask, extras)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     slopes = getattr(module, SLOPES, None)
     return slot_attention(
@@ -133,30 +133,7 @@ def _attention_of_library(
     ), None
 
 
-def _packed_attention_of_library(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    **extras: object,
-) -> tuple[torch.Tensor, None]:
-    """query [1, H, T, D] of packed rows, places [1, 1, T, 2] -> [1, T, H, D].
-
-    `packing.why_not_packed` keeps away models with slopes or capped scores, or whose window binds.
-    """
-    _check_call(module, attention_mask, extras)
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return torch.ops.outrider.packed_attention.default(
-        query, key, value, attention_mask, scale
-    ), None
-
-
 for _kernel in (*KERNELS, FLASH):
     AttentionInterface.register(
         registered_name(_kernel), partial(_attention_of_library, kernel=_kernel)
     )
-AttentionInterface.register(registered_name(PACKED), _packed_attention_of_library)

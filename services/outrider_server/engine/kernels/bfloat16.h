@@ -61,6 +61,15 @@ inline void as_inputs(const uint16_t* from, int64_t count, Input* to) {
   std::memcpy(to, from, count * sizeof(Input));
 }
 
+inline void as_inputs(const float* from, int64_t count, Input* to) {
+  const int64_t whole = count / kLanes * kLanes;
+  for (int64_t first = 0; first < whole; first += kLanes) narrow(load(from + first), to + first);
+  if (whole == count) return;
+  uint16_t held[kLanes];
+  narrow(load_some(from + whole, count - whole), held);
+  std::memcpy(to + whole, held, (count - whole) * sizeof(uint16_t));
+}
+
 #else
 
 using Input = float;
@@ -81,6 +90,10 @@ struct Pairs {
 inline void as_inputs(const uint16_t* from, int64_t count, Input* to) {
   for (int64_t index = 0; index < count; ++index)
     to[index] = std::bit_cast<float>(static_cast<uint32_t>(from[index]) << 16);
+}
+
+inline void as_inputs(const float* from, int64_t count, Input* to) {
+  std::memcpy(to, from, count * sizeof(Input));
 }
 
 #endif

@@ -19,8 +19,13 @@ from ...user_folders import cache_folder
 from .levels import Level
 
 FOLDER = Path(__file__).parent
-SOURCES = ("linear.cpp", "quantized.cpp", "attention.cpp", "drawing.cpp")
+SOURCES = ("program.cpp", "linear.cpp", "quantized.cpp", "attention.cpp", "drawing.cpp")
 HEADERS = (
+    "program.h",
+    "row_operations.h",
+    "functions.h",
+    "slot_attention.h",
+    "weights.h",
     "linear.h",
     "quantized.h",
     "tokens.h",

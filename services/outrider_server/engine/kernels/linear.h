@@ -1,7 +1,8 @@
-// y = x W^T + b for few tokens and bfloat16 weights, as fast as memory delivers the weights.
+// y = x W^T + b for few tokens of float32 and weights of 16 or 32 bits, as fast as memory delivers the weights.
 //
-// Weights are packed once into tiles of 32 outputs: [N / 32][K / 2][32][2], K padded to a multiple of 32. So a
-// thread reads its share of the weights from front to back, once for as many tokens as fit into registers:
+// Weights are packed once into tiles of 32 outputs, and these into lines of two inputs: [N / 32][K / 2][64], K padded
+// to a multiple of 32; `weights.h` says how a line lies. So a thread reads its share of the weights from front to
+// back, once for as many tokens as fit into registers:
 // 32 with the CPU's tile unit (AMX-BF16, TDPBF16PS), 8 with AVX-512. With AVX2 and NEON 4 tokens fill the
 // registers with 16 outputs; the tile's other 16 follow every few KB, while the cache has them. A CPU that cannot
 // multiply bfloat16 widens it in registers: a step of few tokens is the reading of the weights.
@@ -22,14 +23,15 @@
 #include <type_traits>
 #include <vector>
 
-#include "bfloat16.h"
 #include "pool.h"
 #include "vectors.h"
+#include "weights.h"
 
 namespace linear {
 
-constexpr int64_t kTile = 32;     // outputs
-constexpr int64_t kGroups = 2;    // of 16 of them
+using weights::kGroups;
+using weights::kTile;
+
 constexpr int64_t kStretch = 16;  // pairs of inputs that one group is multiplied by before the other: 2 KB
 constexpr int64_t kAhead = 4096;  // bytes that weights are asked for before they are used
 
@@ -49,64 +51,77 @@ constexpr int64_t tiles_of(int64_t outputs) { return (outputs + kTile - 1) / kTi
 
 constexpr int64_t padded(int64_t inputs) { return (inputs + 31) / 32 * 32; }
 
-// weight [N, K] -> packed [tiles, padded K / 2, 32, 2], which holds zeros.
-inline void pack(const uint16_t* weight, int64_t outputs, int64_t inputs, uint16_t* packed) {
-  const int64_t pairs = padded(inputs) / 2;
-  for (int64_t n = 0; n < outputs; ++n)
-    for (int64_t k = 0; k < inputs; ++k)
-      packed[(((n / kTile) * pairs + k / 2) * kTile + n % kTile) * 2 + k % 2] = weight[n * inputs + k];
+// weight [N, K] -> packed [tiles, padded K / 2, 64], which holds zeros.
+template <typename Format>
+void pack(const typename Format::Stored* weight, int64_t outputs, int64_t inputs, typename Format::Stored* packed) {
+  Pool::instance().run(tiles_of(outputs), [&](int64_t tile) {
+    auto* to = packed + tile * padded(inputs) * kTile;
+    const int64_t kept = std::min(kTile, outputs - tile * kTile);
+    for (int64_t n = 0; n < kept; ++n)
+      for (int64_t k = 0; k < inputs; ++k)
+        to[k / 2 * weights::kLine + Format::place(n, k % 2)] = weight[(tile * kTile + n) * inputs + k];
+  });
 }
 
-// A block of tokens with one tile of outputs. `stride` is the padded number of inputs, a multiple of 32.
-struct Block {
-  const Input* x;           // the first token
-  const uint16_t* weights;  // of the tile
-  const float* bias;        // of the tile, or null
-  char* y;                  // the first token's first output of the tile
-  int64_t stride, outputs, kept;
-  bool rounded;  // to bfloat16; else outputs are float32
-
-  int64_t output_bytes() const { return rounded ? sizeof(uint16_t) : sizeof(float); }
+// A layer: packed weights, and a bias for all outputs of all tiles or null.
+template <typename Format>
+struct Layer {
+  const typename Format::Stored* packed;
+  const float* bias;
+  int64_t outputs, inputs;
 };
 
-// The sums of a token with one of the tile's two groups of 16 outputs.
-inline void finish(const Block& block, int64_t token, int64_t group, Floats sums) {
-  const int64_t first = group * kLanes;
-  if (block.bias) sums = sums + load(block.bias + first);
-  alignas(64) char out[kLanes * sizeof(float)];
-  if (block.rounded)
-    narrow(sums, reinterpret_cast<uint16_t*>(out));
-  else
-    store(reinterpret_cast<float*>(out), sums);
-  std::memcpy(block.y + (token * block.outputs + first) * block.output_bytes(), out,
-              std::clamp<int64_t>(block.kept - first, 0, kLanes) * block.output_bytes());
-}
+// Where the products of a layer with some tokens go: the first token's outputs, the next one's `stride` behind them.
+struct Out {
+  float* values;
+  int64_t stride;
+};
+
+// A block of tokens with one tile of outputs. `stride` is the padded number of inputs, a multiple of 32.
+template <typename Format>
+struct Block {
+  const typename Format::Input* x;        // the first token
+  const typename Format::Stored* weights;  // of the tile
+  const float* bias;                      // of the tile, or null
+  Out y;                                  // the first token's first output of the tile
+  int64_t stride, kept;
+
+  // The sums of a token with one of the tile's two groups of 16 outputs.
+  void finish(int64_t token, int64_t group, Floats sums) const {
+    const int64_t first = group * kLanes, left = kept - first;
+    if (bias) sums = sums + load(bias + first);
+    float* to = y.values + token * y.stride + first;
+    if (left >= kLanes) return store(to, sums);
+    float held[kLanes];
+    store(held, sums);
+    if (left > 0) std::memcpy(to, held, left * sizeof(float));
+  }
+};
 
 // Adds pairs [begin, end) of inputs to the sums of `Count` tokens with `Groups` groups of outputs from `first` on,
 // which are in registers meanwhile.
-template <int Count, int Groups>
-void add_pairs(const Block& block, int64_t first, int64_t begin, int64_t end, Floats (&sums)[Count][kGroups]) {
+template <int Count, int Groups, typename Format>
+void add_pairs(const Block<Format>& block, int64_t first, int64_t begin, int64_t end,
+               Floats (&sums)[Count][kGroups]) {
+  constexpr auto kLineBytes = static_cast<int64_t>(weights::kLine * sizeof(typename Format::Stored));
   Floats held[Count][Groups];
 #pragma GCC unroll 8
   for (int m = 0; m < Count; ++m)
 #pragma GCC unroll 2
     for (int group = 0; group < Groups; ++group) held[m][group] = sums[m][first + group];
   for (int64_t pair = begin; pair < end; ++pair) {
-    const auto* line = block.weights + pair * kTile * 2;
-    if (first == 0) {
-      __builtin_prefetch(reinterpret_cast<const char*>(line) + kAhead);
-      __builtin_prefetch(reinterpret_cast<const char*>(line) + kAhead + 64);
-    }
-    Pairs weights[Groups];
+    const auto* line = block.weights + pair * weights::kLine;
+    if (first == 0)
+      for (int64_t byte = 0; byte < kLineBytes; byte += 64)
+        __builtin_prefetch(reinterpret_cast<const char*>(line) + kAhead + byte);
+    typename Format::Pairs pairs[Groups];
 #pragma GCC unroll 2
-    for (int group = 0; group < Groups; ++group)
-      weights[group] = load_pairs(line + (first + group) * kLanes * 2);
+    for (int group = 0; group < Groups; ++group) pairs[group] = Format::load(line, first + group);
 #pragma GCC unroll 8
     for (int m = 0; m < Count; ++m)
 #pragma GCC unroll 2
       for (int group = 0; group < Groups; ++group)
-        held[m][group] =
-            add_products(held[m][group], block.x + m * block.stride + pair * 2, weights[group]);
+        held[m][group] = Format::add(held[m][group], block.x + m * block.stride + pair * 2, pairs[group]);
   }
 #pragma GCC unroll 8
   for (int m = 0; m < Count; ++m)
@@ -115,8 +130,8 @@ void add_pairs(const Block& block, int64_t first, int64_t begin, int64_t end, Fl
 }
 
 // `Count` tokens, with as many groups of outputs at once as then fit into registers.
-template <int Count, int Groups>
-void multiply_tokens(const Block& block) {
+template <int Count, int Groups, typename Format>
+void multiply_tokens(const Block<Format>& block) {
   Floats sums[Count][kGroups];
   for (auto& of_token : sums) std::fill_n(of_token, kGroups, all(0.0f));
   const int64_t pairs = block.stride / 2;  // a multiple of kStretch
@@ -125,11 +140,12 @@ void multiply_tokens(const Block& block) {
     for (int64_t first = 0; first < kGroups; first += Groups)
       add_pairs<Count, Groups>(block, first, begin, begin + length, sums);
   for (int m = 0; m < Count; ++m)
-    for (int64_t group = 0; group < kGroups; ++group) finish(block, m, group, sums[m][group]);
+    for (int64_t group = 0; group < kGroups; ++group) block.finish(m, group, sums[m][group]);
 }
 
 // As many tokens as fit into registers; returns how many of the `left` ones were taken.
-inline int64_t multiply_some(const Block& block, int64_t left) {
+template <typename Format>
+int64_t multiply_some(const Block<Format>& block, int64_t left) {
   constexpr bool wide = kBytes == 64;
   if (wide && left >= 8) return multiply_tokens<8, 2>(block), 8;
   if (left >= 4) return multiply_tokens<4, wide ? 2 : 1>(block), 4;
@@ -159,7 +175,7 @@ inline void shape_tiles(int64_t tokens) {
 }
 
 // Up to 32 tokens. A token has a row of each register to itself, so the others in it change nothing.
-inline int64_t multiply_tiles(const Block& block, int64_t left) {
+inline int64_t multiply_tiles(const Block<weights::Bfloat16>& block, int64_t left) {
   const int64_t tokens = std::min(left, 2 * kRows);
   const bool both = tokens > kRows;
   shape_tiles(tokens);
@@ -192,51 +208,57 @@ inline int64_t multiply_tiles(const Block& block, int64_t left) {
   _tile_release();
   for (int64_t m = 0; m < tokens; ++m)
     for (int64_t group = 0; group < kGroups; ++group)
-      finish(block, m, group, load(sums[m] + group * kLanes));
+      block.finish(m, group, load(sums[m] + group * kLanes));
   return tokens;
 }
 
 #endif
 
-// x [count, K] as inputs, in rows of a multiple of 32, zeros where padded; in `made` unless x is that already.
-inline const Input* as_rows(const uint16_t* x, int64_t count, int64_t inputs, int64_t stride,
-                            std::vector<Input>& made) {
-  if constexpr (std::is_same_v<Input, uint16_t>)
-    if (stride == inputs) return reinterpret_cast<const Input*>(x);
-  made.resize(count * stride);
-  for (int64_t m = 0; m < count; ++m) as_inputs(x + m * inputs, inputs, made.data() + m * stride);
+// As many tokens as the CPU takes at once; returns how many of the `left` ones were taken.
+template <typename Format>
+int64_t multiply_most(const Block<Format>& block, int64_t left) {
+#ifdef __AMX_BF16__
+  if constexpr (std::is_same_v<Format, weights::Bfloat16>)
+    if (tile_unit_used) return multiply_tiles(block, left);
+#endif
+  return multiply_some(block, left);
+}
+
+// Tokens [count, K] as a format multiplies them, in rows of a multiple of 32, zeros where padded. They lie in what
+// the thread keeps for this from one layer to the next.
+template <typename Format>
+const typename Format::Input* as_rows(const float* x, int64_t x_stride, int64_t count, int64_t inputs) {
+  static thread_local std::vector<typename Format::Input> made;
+  const int64_t stride = padded(inputs);
+  if (static_cast<int64_t>(made.size()) < count * stride) made.resize(count * stride);
+  for (int64_t m = 0; m < count; ++m) {
+    auto* row = made.data() + m * stride;
+    Format::as_inputs(x + m * x_stride, inputs, row);
+    std::fill(row + inputs, row + stride, typename Format::Input{0});
+  }
   return made.data();
 }
 
-// A layer: packed weights, and a bias for all outputs of all tiles or null.
-struct Layer {
-  const uint16_t* packed;
-  const float* bias;
-  int64_t outputs, inputs;
-};
+// One tile of outputs of a layer with all tokens, which are rows of padded inputs.
+template <typename Format>
+void multiply_tile(const Layer<Format>& layer, int64_t tile, const typename Format::Input* x, int64_t count, Out y) {
+  const int64_t first = tile * kTile, stride = padded(layer.inputs);
+  Block<Format> block{x, layer.packed + first * stride, layer.bias ? layer.bias + first : nullptr,
+                      {y.values + first, y.stride}, stride, std::min(kTile, layer.outputs - first)};
+  for (int64_t m = 0; m < count;) {
+    const int64_t taken = multiply_most(block, count - m);
+    m += taken;
+    block.x += taken * stride;
+    block.y.values += taken * y.stride;
+  }
+}
 
-// x [count, K] bfloat16 -> y [count, N], bfloat16 where it is rounded and float32 where it is not.
-inline void multiply(const Layer& layer, const uint16_t* x, int64_t count, void* y, bool rounded) {
-  const int64_t stride = padded(layer.inputs);
-  std::vector<Input> made;
-  const Input* rows = as_rows(x, count, layer.inputs, stride, made);
-  Pool::instance().run(tiles_of(layer.outputs), [&](int64_t tile) {
-    const int64_t first = tile * kTile;
-    Block block{rows, layer.packed + first * stride, layer.bias ? layer.bias + first : nullptr,
-                static_cast<char*>(y), stride, layer.outputs, std::min(kTile, layer.outputs - first), rounded};
-    block.y += first * block.output_bytes();
-    for (int64_t m = 0; m < count;) {
-#ifdef __AMX_BF16__
-      const int64_t taken = tile_unit_used ? multiply_tiles(block, count - m)
-                                           : multiply_some(block, count - m);
-#else
-      const int64_t taken = multiply_some(block, count - m);
-#endif
-      m += taken;
-      block.x += taken * stride;
-      block.y += taken * layer.outputs * block.output_bytes();
-    }
-  });
+// x [count, K] -> y [count, N].
+template <typename Format>
+void multiply(const Layer<Format>& layer, const float* x, int64_t x_stride, int64_t count, Out y) {
+  const auto* rows = as_rows<Format>(x, x_stride, count, layer.inputs);
+  Pool::instance().run(tiles_of(layer.outputs),
+                       [&](int64_t tile) { multiply_tile(layer, tile, rows, count, y); });
 }
 
 }  // namespace linear

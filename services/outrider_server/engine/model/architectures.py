@@ -13,6 +13,7 @@ from types import MethodType
 from typing import Any, cast
 
 import torch
+from torch import nn
 from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -167,6 +168,7 @@ def _adapt_bloom(model: PreTrainedModel) -> None:
     base.build_alibi_tensor = _no_bias
     for block in base.h:
         _replace(block.self_attention, model.config, _bloom_attention, slopes)
+        block.mlp.gelu_impl = nn.GELU(approximate="tanh")  # the library's own has a gradient, too
 
 
 def _bloom_attention(

@@ -7,6 +7,7 @@ reads every token of the step, and what was not chosen counts with weight zero: 
 
 from __future__ import annotations
 
+import functools
 from typing import Protocol
 
 import torch
@@ -50,13 +51,14 @@ def every_expert(
 
     The sum over experts is in float32, by ascending expert.
     """
-    count = module.gate_up_proj.shape[0]
-    shares = weights.new_zeros((len(tokens), count), dtype=torch.float32)
-    shares = shares.scatter(1, chosen, weights.float())
-    spread = tokens.expand(count, -1, -1)
-    hidden = module._apply_gate(torch.bmm(spread, module.gate_up_proj.transpose(1, 2)))
-    out = torch.bmm(hidden, module.down_proj.transpose(1, 2))
-    return (out.float() * shares.t().unsqueeze(2)).sum(0).to(tokens.dtype)
+    parts = []
+    for expert, (gate_up, down) in enumerate(
+        zip(module.gate_up_proj, module.down_proj, strict=True)
+    ):
+        share = torch.where(chosen == expert, weights.float(), 0.0).sum(-1, keepdim=True)
+        hidden = module._apply_gate(tokens @ gate_up.t())
+        parts.append((hidden @ down.t()).float() * share)
+    return functools.reduce(torch.add, parts).to(tokens.dtype)
 
 
 ExpertsInterface.register(NAME, every_expert)
