@@ -66,13 +66,16 @@ struct Attention {
   double scaling, softcap;
 };
 
-// All of a program. The arena has `row` floats for each token, and behind them its logits.
+// All of a program. The arena has `row` floats for each token, and behind them its logits. The history takes the id of
+// every token at its place: [slots, history_length].
 struct Code {
   const Instruction* instructions;
   const Table* tables;
   const Layer* layers;
   const Attention* attentions;
   float* arena;
+  int64_t* history;
+  int64_t history_length;
   int64_t instruction_count, row;
   int64_t ids, positions, lengths;  // buffers of one number that a step fills
 };
@@ -105,6 +108,7 @@ class Program {
       row[code_.ids] = static_cast<float>(step.ids[token]);
       row[code_.positions] = static_cast<float>(step.positions[token]);
       row[code_.lengths] = static_cast<float>(step.lengths[token]);
+      code_.history[step.slots[token] * code_.history_length + step.positions[token]] = step.ids[token];
     }
     for (int64_t index = 0; index < end;) {
       switch (code_.instructions[index].kind) {

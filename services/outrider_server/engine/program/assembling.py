@@ -62,7 +62,8 @@ class Assembled:
     arena: Arena
     instructions: list[Instruction] = field(default_factory=list)
     constants: list[torch.Tensor] = field(default_factory=list)
-    tables: list[torch.Tensor] = field(default_factory=list)
+    tables: list[torch.Tensor | int] = field(default_factory=list)
+    """Or the numbers of layers whose weights they are."""
     written: int = 0
     """So many of the first instructions write all keys and values."""
 
@@ -84,9 +85,9 @@ def _instruction(assembled: Assembled, computation: Computation) -> Instruction:
         case Computed(operation, sizes):
             made.kind, made.what = Kind.ROW, operation
             made.sizes[:] = sizes
-        case LookedUp(table, count):
+        case LookedUp(table, width, count):
             made.kind, made.what = Kind.LOOKUP, _number(assembled.tables, table)
-            made.sizes[:] = (1, 1, count, table.shape[1])
+            made.sizes[:] = (1, 1, count, width)
         case Multiplied(layer):
             made.kind, made.what = Kind.PRODUCT, layer
         case Remembered(attention):
@@ -113,9 +114,9 @@ def _operand(assembled: Assembled, placed: Placed) -> Operand:
     return made
 
 
-def _number(tables: list[torch.Tensor], wanted: torch.Tensor) -> int:
+def _number(tables: list[torch.Tensor | int], wanted: torch.Tensor | int) -> int:
     for number, table in enumerate(tables):
-        if table.data_ptr() == wanted.data_ptr() and table.shape == wanted.shape:
+        if table is wanted:
             return number
     tables.append(wanted)
     return len(tables) - 1

@@ -94,9 +94,13 @@ class Computed:
 
 @dataclass(frozen=True, slots=True)
 class LookedUp:
-    """Rows of a matrix [rows, width] by indices, so many a token, whose stride is the third loop's."""
+    """Rows of a matrix [rows, width] by indices, so many a token, whose stride is the third loop's.
 
-    table: torch.Tensor
+    The matrix may be the weight of a layer, which is named by its number.
+    """
+
+    table: torch.Tensor | int
+    width: int
     count: int
     out: Placed
     inputs: tuple[Placed, ...]
@@ -146,6 +150,36 @@ class AttentionRules:
     slopes: torch.Tensor | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class LinearWeight:
+    """A layer's weight [N, K], and a bias that [N] takes."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+    def like(self, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
+        """Whether these are the same memory."""
+        return _same(self.weight, weight) and (
+            self.bias is bias
+            or (self.bias is not None and bias is not None and _same(self.bias, bias))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedLayer:
+    """One of the model's quantized layers, by its index."""
+
+    index: int
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return (one.data_ptr(), one.shape, one.stride()) == (
+        other.data_ptr(),
+        other.shape,
+        other.stride(),
+    )
+
+
 @dataclass(slots=True)
 class Lowered:
     """A forward pass: what to compute in order, and where its inputs and its outcome lie."""
@@ -155,4 +189,5 @@ class Lowered:
     lengths: Buffer = field(default_factory=lambda: Buffer(1))
     computations: list[Computation] = field(default_factory=list)
     attentions: list[AttentionRules] = field(default_factory=list)
+    layers: list[LinearWeight | QuantizedLayer] = field(default_factory=list)
     logits: Buffer = field(default_factory=lambda: Buffer(0))

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch.fx import Graph, Node
+from torch.fx import Graph, GraphModule, Node
 
 from .computations import (
     LOOPS,
@@ -19,12 +19,15 @@ from .computations import (
     Buffer,
     Computation,
     Computed,
+    LinearWeight,
     LookedUp,
     Lowered,
     Operation,
     Placed,
+    QuantizedLayer,
     Rows,
 )
+from .tables import ELEMENTS
 from .views import TOKENS, NotRecorded, View, dense_view, merged
 
 Value = Any
@@ -33,16 +36,6 @@ Rule = Callable[..., Value]
 """Takes (lowering, sizes of the outcome, the operator's own arguments); sizes are None where it has several."""
 RULES: dict[str, Rule] = {}
 """By the operator's name, as "aten.add.Tensor"."""
-
-
-class Layers(Protocol):
-    """Takes the weights of a model's linear layers."""
-
-    def of_weight(self, weight: torch.Tensor, bias: torch.Tensor | None) -> int:
-        """The number of the layer with this weight [N, K] and bias [N]."""
-
-    def of_quantized(self, index: int) -> int:
-        """The number of one of the model's quantized layers."""
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
@@ -59,20 +52,19 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 class Lowering:
     """The state of one: computations so far, and what each tensor of the recording has become."""
 
-    def __init__(self, layers: Layers) -> None:
-        self.layers = layers
+    def __init__(self) -> None:
         self.lowered = Lowered()
 
-    def lower(self, graph: Graph, constants: Any) -> Lowered:
-        """`constants` has the attributes that the recording names. Raises NotRecorded."""
+    def lower(self, recorded: GraphModule) -> Lowered:
+        """What a recording comes to. Raises NotRecorded."""
         inputs = iter((self.lowered.ids, self.lowered.positions, self.lowered.lengths))
         values: dict[Node, Value] = {}
-        last_uses = _last_uses(graph)
-        for node in graph.nodes:
+        last_uses = _last_uses(recorded.graph)
+        for node in recorded.graph.nodes:
             if node.op == "placeholder":
                 values[node] = Rows(next(inputs), dense_view((1, TOKENS)))
             elif node.op == "get_attr":
-                values[node] = getattr(constants, str(node.target)).detach()
+                values[node] = getattr(recorded, str(node.target)).detach()
             elif node.op == "output":
                 self.lowered.logits = self.dense(values[node.args[0]]).buffer
             else:
@@ -173,12 +165,29 @@ class Lowering:
         self.lowered.computations.append(
             LookedUp(
                 table.reshape(len(table), width),
+                width,
                 count,
                 Placed(out.buffer, 0, (0, 0, width, 1)),
                 (Placed(indices.buffer, indices.view.offset, (0, 0, stride, 0)),),
             )
         )
         return out
+
+    def layer_of(self, weight: torch.Tensor, bias: torch.Tensor | None) -> int:
+        """The number of the layer with this weight [N, K] and bias. Raises NotRecorded for other dtypes."""
+        if weight.dtype not in ELEMENTS:
+            named = str(weight.dtype).removeprefix("torch.")
+            raise NotRecorded(f"it multiplies by weights of {named}")
+        for number, layer in enumerate(self.lowered.layers):
+            if isinstance(layer, LinearWeight) and layer.like(weight, bias):
+                return number
+        self.lowered.layers.append(LinearWeight(weight, bias))
+        return len(self.lowered.layers) - 1
+
+    def quantized_layer(self, index: int) -> int:
+        """The number of one of the model's quantized layers."""
+        self.lowered.layers.append(QuantizedLayer(index))
+        return len(self.lowered.layers) - 1
 
     def rules_of(self, attention: AttentionRules) -> int:
         """The number of a layer's attention."""

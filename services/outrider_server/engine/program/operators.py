@@ -281,12 +281,12 @@ def _layer(lowering: Lowering, sizes: Sizes, tokens: Value, weight: Value, bias:
     """tokens [TOKENS, K]; weight [K, N], bias [N]."""
     if not isinstance(tokens, Rows) or isinstance(weight, Rows) or isinstance(bias, Rows):
         raise NotRecorded("it multiplies a step's tokens with each other")
-    return _multiplied(lowering, sizes, tokens, lowering.layers.of_weight(weight.t(), bias))
+    return _multiplied(lowering, sizes, tokens, lowering.layer_of(weight.t(), bias))
 
 
 @rule("outrider.recorded_product.default")
 def _quantized_layer(lowering: Lowering, sizes: Sizes, tokens: Rows, index: int, _: int) -> Rows:
-    return _multiplied(lowering, sizes, tokens, lowering.layers.of_quantized(index))
+    return _multiplied(lowering, sizes, tokens, lowering.quantized_layer(index))
 
 
 def _multiplied(lowering: Lowering, sizes: Sizes, tokens: Rows, layer: int) -> Rows:

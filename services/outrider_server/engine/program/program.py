@@ -11,41 +11,44 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
-from ...core.progress import Progress, silent
 from ..kernels.library import kernel_library
-from ..packed_cache import PackedCache, zeros
+from ..packed_cache import PackedCache, Pages
 from .assembling import assemble
-from .computations import AttentionRules, Lowered
-from .lowering import Lowering
-from .tables import ELEMENTS, Attention, Code, Element, Instruction, Layer, Step, Table
-from .weights import PackedLayer, Weights
+from .computations import AttentionRules
+from .recorded import Recorded
+from .tables import ELEMENTS, Attention, Code, Instruction, Layer, Step, Table
+from .weights import PackedLayer
 
 
 class Program:
     """The forward pass of one model over one slot cache, for steps of at most `capacity` tokens."""
 
     def __init__(
-        self, lowered: Lowered, weights: Weights, cache: PackedCache, capacity: int
+        self, recorded: Recorded, cache: PackedCache, capacity: int, history: torch.Tensor
     ) -> None:
+        """`history` [slots, positions] int64 takes every token that is read."""
+        lowered = recorded.lowered
         assembled = assemble(lowered, capacity)
         arena = assembled.arena
-        self.weights = weights
+        self.capacity = capacity
+        self._layers = recorded.layers
         self._written = assembled.written
         self._end = len(assembled.instructions)
-        self._arena = zeros(arena.numbers, torch.float32)
+        self._arena = Pages((arena.numbers,), torch.float32).tensor
         self._logits = self._arena[arena.row * capacity :].view(capacity, lowered.logits.width)
-        self._kept: list[Any] = [assembled.constants, cache]
+        self._kept: list[Any] = [assembled.constants, recorded, cache, history]
         code = Code(
             instructions=_array(Instruction, assembled.instructions),
             tables=_array(Table, [self._table(each) for each in assembled.tables]),
-            layers=_array(Layer, [_layer(each) for each in weights.layers]),
+            layers=_array(Layer, [_layer(each) for each in recorded.layers]),
             attentions=_array(
                 Attention, [self._attention(each, cache) for each in lowered.attentions]
             ),
             arena=self._arena.data_ptr(),
             instruction_count=self._end,
+            history=history.data_ptr(),
+            history_length=history.shape[1],
             row=arena.row,
             ids=arena.place(lowered.ids),
             positions=arena.place(lowered.positions),
@@ -56,7 +59,10 @@ class Program:
         weakref.finalize(self, kernel_library().free, self._made)
 
     def decide(self, inputs: torch.Tensor) -> torch.Tensor:
-        """[4, N] int64, contiguous: ids, slots, positions, lengths -> float32 logits [N, V], until the next step."""
+        """[4, N] int64: ids, slots, positions, lengths, each contiguous -> float32 logits [N, V].
+
+        These are there until the next step.
+        """
         self._run(inputs, self._end)
         return self._logits[: inputs.shape[1]]
 
@@ -66,20 +72,17 @@ class Program:
 
     def _run(self, inputs: torch.Tensor, end: int) -> None:
         tokens = inputs.shape[1]
-        first = inputs.data_ptr()
-        ids, slots, positions, lengths = (first + 8 * tokens * kind for kind in range(4))
+        assert tokens <= self.capacity
+        ids, slots, positions, lengths = (kind.data_ptr() for kind in inputs)
         kernel_library().run(self._made, Step(tokens, ids, slots, positions, lengths), end)
 
-    def _table(self, table: torch.Tensor) -> Table:
-        packed = self.weights.packed_table(table)
-        rows, width = table.shape
-        if packed is not None:
-            return Table(packed.packed.data_ptr(), packed.element, rows, width, 1)
-        if table.dtype not in ELEMENTS:
-            table = table.float()
-        table = table.contiguous()
-        self._kept.append(table)
-        return Table(table.data_ptr(), ELEMENTS[table.dtype], rows, width, 0)
+    def _table(self, table: torch.Tensor | int) -> Table:
+        if isinstance(table, int):
+            layer = self._layers[table]
+            return Table(layer.packed.data_ptr(), layer.element, layer.outputs, layer.inputs, 1)
+        held = (table if table.dtype in ELEMENTS else table.float()).contiguous()
+        self._kept.append(held)
+        return Table(held.data_ptr(), ELEMENTS[held.dtype], *held.shape, 0)
 
     def _attention(self, rules: AttentionRules, cache: PackedCache) -> Attention:
         keys, values = cache.addresses(rules.layer)
@@ -93,7 +96,7 @@ class Program:
             rules.heads,
             rules.key_heads,
             rules.head_dim,
-            cache.length,
+            cache.shape.length,
             rules.window,
             rules.scaling,
             rules.softcap,
@@ -121,5 +124,3 @@ def _address(tensor: torch.Tensor | None) -> int | None:
 def _array(kind: type[Any], items: Sequence[Any]) -> Any:
     return (kind * max(1, len(items)))(*items)
 
-
-del Element, nn, silent, Progress, Lowering

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.fx import Graph
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.cache_utils import Cache, StaticLayer
@@ -134,9 +134,7 @@ def quantized_layers(model: PreTrainedModel) -> list[Any]:
     return [module for module in model.modules() if is_quantized(module)]
 
 
-def record(
-    model: PreTrainedModel, rotaries: Sequence[LengthRotary], max_context_tokens: int
-) -> Graph:
+def record(model: PreTrainedModel, rotaries: Sequence[LengthRotary]) -> GraphModule:
     """What the model makes of ids, positions and lengths [1, TOKENS]: logits [1, TOKENS, V].
 
     Raises ModelRefused for attention that is not served, and whatever the model raises where it looks at the
@@ -155,7 +153,7 @@ def record(
             rotary.place(lengths)
         output = model(
             input_ids=ids,
-            position_ids=positions.clamp(max=max_context_tokens - 1),
+            position_ids=positions,
             attention_mask=places,
             use_cache=True,
             **{name: _cache},
@@ -172,9 +170,9 @@ def record(
                 tracing_mode="fake",
                 _allow_non_fake_inputs=True,
             )
-            graph = trace(*inputs).graph
+            recorded = trace(*inputs)
     finally:
         _cache = None
         model.config._attn_implementation = before
-    graph.eliminate_dead_code()
-    return graph
+    recorded.graph.eliminate_dead_code()
+    return recorded

@@ -125,6 +125,8 @@ class Code(ctypes.Structure):
         ("layers", ctypes.POINTER(Layer)),
         ("attentions", ctypes.POINTER(Attention)),
         ("arena", ctypes.c_void_p),
+        ("history", ctypes.c_void_p),
+        ("history_length", ctypes.c_int64),
         ("instruction_count", ctypes.c_int64),
         ("row", ctypes.c_int64),
         ("ids", ctypes.c_int64),

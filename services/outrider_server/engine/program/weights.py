@@ -1,7 +1,6 @@
-"""The weights of a recorded model's linear layers, packed one by one as the recording is lowered.
+"""Packs the weights of a recorded model's linear layers, one by one.
 
-A weight that has been packed is let go: the model it came from holds it no longer. A table of embeddings that
-is a layer's weight too is looked up in the packed one.
+A weight that has been packed is let go: neither the recording nor the model it came from holds it any longer.
 """
 
 from __future__ import annotations
@@ -16,14 +15,13 @@ from torch import nn
 from ...core.progress import Progress, Report, Stage
 from ..kernels.library import kernel_library
 from ..model.quantized_weights import QuantizedWeight, quantized_weight
+from .computations import LinearWeight, Lowered, QuantizedLayer
 from .tables import ELEMENTS, Element
-from .views import NotRecorded
 
 TILE = 32
 """Outputs that the kernels compute together."""
 LINE = 64
 """Weights of a tile for two inputs."""
-Key = tuple[int, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,55 +40,32 @@ class PackedLayer:
     """[16] int8, of weights of 4 bits."""
 
 
-class Weights:
-    """Packs a model's weights, and keeps them."""
-
-    def __init__(self, model: nn.Module, quantized: Sequence[Any], tell: Progress) -> None:
-        self.layers: list[PackedLayer] = []
-        self._numbers: dict[tuple[Key, int], int] = {}
-        self._by_weight: dict[Key, int] = {}
-        self._owners = {weight.data_ptr(): weight for weight in model.parameters()}
-        self._quantized = list(quantized)
-        self._tell = tell
-        self._total = sum(weight.nbytes for weight in self._owners.values() if weight.dim() > 1)
-        self._done = 0
-
-    def of_weight(self, weight: torch.Tensor, bias: torch.Tensor | None) -> int:
-        """The number of the layer with this weight [N, K] and bias [N]. Raises NotRecorded for other dtypes."""
-        if weight.dtype not in ELEMENTS:
-            raise NotRecorded(
-                f"it multiplies by weights of {str(weight.dtype).removeprefix('torch.')}"
-            )
-        key = _key(weight)
-        both = key, 0 if bias is None else bias.data_ptr()
-        if both not in self._numbers:
-            self._tell(Report(Stage.PACKING, min(self._done, self._total), self._total))
-            self._done += weight.nbytes
-            self._numbers[both] = self._by_weight[key] = len(self.layers)
-            self.layers.append(_packed(weight, bias))
-            self._let_go(weight)
-        return self._numbers[both]
-
-    def of_quantized(self, index: int) -> int:
-        """The number of one of the model's quantized layers, which is let go."""
-        layer = self._quantized[index]
-        self.layers.append(_packed_quantized(quantized_weight(layer), layer.bias))
-        layer.weight = None
-        return len(self.layers) - 1
-
-    def packed_table(self, table: torch.Tensor) -> PackedLayer | None:
-        """The layer whose weight a table of embeddings is, if it is one."""
-        number = self._by_weight.get(_key(table))
-        return None if number is None else self.layers[number]
-
-    def _let_go(self, weight: torch.Tensor) -> None:
-        owner = self._owners.get(weight.data_ptr())
-        if owner is not None and owner.numel() == weight.numel():
-            owner.data = torch.empty(0, dtype=owner.dtype)
+def pack_layers(
+    lowered: Lowered, model: nn.Module, quantized: Sequence[Any], tell: Progress
+) -> list[PackedLayer]:
+    """The layers of a forward pass, which then are `lowered`'s no more; `quantized` are the model's."""
+    owners = {weight.data_ptr(): weight for weight in model.parameters()}
+    total, done = sum(_bytes(layer, quantized) for layer in lowered.layers), 0
+    packed = []
+    while lowered.layers:
+        layer = lowered.layers.pop(0)
+        tell(Report(Stage.PACKING, done, total))
+        done += _bytes(layer, quantized)
+        if isinstance(layer, QuantizedLayer):
+            held = quantized[layer.index]
+            packed.append(_packed_quantized(quantized_weight(held), held.bias))
+            held.weight = None
+            continue
+        packed.append(_packed(layer.weight, layer.bias))
+        owner = owners.get(layer.weight.data_ptr())
+        if owner is not None and owner.numel() == layer.weight.numel():
+            owner.data = owner.new_empty(0)
+    return packed
 
 
-def _key(weight: torch.Tensor) -> Key:
-    return weight.data_ptr(), tuple(weight.shape)
+def _bytes(layer: LinearWeight | QuantizedLayer, quantized: Sequence[Any]) -> int:
+    weight = quantized[layer.index].weight if isinstance(layer, QuantizedLayer) else layer.weight
+    return int(weight.nbytes)
 
 
 def _packed(weight: torch.Tensor, bias: torch.Tensor | None) -> PackedLayer:
