@@ -6,16 +6,21 @@
 #include <cstdio>
 #include <cstdlib>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "attention.h"
 #include "drawing.h"
 #include "linear.h"
 #include "pool.h"
+#include "slot_attention.h"
 
 namespace {
 
-enum Kind : int64_t { kName, kThreads, kTileUnit, kPack, kLinear, kAttention, kDraw, kMostProbable };
+enum Kind : int64_t {
+  kName, kThreads, kTileUnit, kPack, kLinear, kAttention, kDraw, kMostProbable,
+  kCache, kRemember, kRecall, kAttend
+};
 
 template <typename Value>
 std::vector<Value> take(int64_t count) {
@@ -75,6 +80,67 @@ void attend() {
   give(out);
 }
 
+// A slot cache that stays until another one is made.
+template <typename Element>
+struct Held {
+  slots::Shape shape{};
+  std::vector<Element> keys, values;
+
+  slots::Cache<Element> cache() { return {keys.data(), values.data()}; }
+};
+
+std::variant<Held<uint16_t>, Held<slots::Half>, Held<float>> held;
+
+template <typename Element>
+void make_cache() {
+  slots::Shape shape{};
+  const int64_t count = size();
+  shape.key_heads = size(), shape.head_dim = size(), shape.length = size();
+  held = Held<Element>{shape, std::vector<Element>(count * shape.key_heads * shape.key_size()),
+                       std::vector<Element>(count * shape.key_heads * shape.value_size())};
+}
+
+void choose_cache() {
+  switch (size()) {
+    case 0: return make_cache<uint16_t>();
+    case 1: return make_cache<slots::Half>();
+    case 2: return make_cache<float>();
+  }
+}
+
+// Keys and values lie in rows of both: [tokens, key heads, 2, head_dim].
+template <typename Element>
+void remember_in(Held<Element>& own) {
+  slots::Shape shape = own.shape;
+  shape.tokens = size();
+  const int64_t head = 2 * shape.head_dim, token = shape.key_heads * head;
+  const auto both = take<float>(shape.tokens * token);
+  const auto of_slots = take<int64_t>(shape.tokens), positions = take<int64_t>(shape.tokens);
+  slots::remember(shape, own.cache(), {both.data(), token, head}, {both.data() + shape.head_dim, token, head},
+                  of_slots.data(), positions.data());
+}
+
+template <typename Element>
+void attend_to(Held<Element>& own) {
+  slots::Shape shape = own.shape;
+  shape.tokens = size(), shape.heads = size();
+  slots::Rules rules{};
+  rules.window = size();
+  const int64_t sloped = size(), token = shape.heads * shape.head_dim;
+  const auto numbers = take<float>(2), slopes = take<float>(sloped);
+  rules.scaling = numbers[0], rules.softcap = numbers[1], rules.slopes = sloped ? slopes.data() : nullptr;
+  const auto query = take<float>(shape.tokens * token);
+  const auto of_slots = take<int64_t>(shape.tokens), positions = take<int64_t>(shape.tokens);
+  std::vector<float> out(shape.tokens * token);
+  slots::attend(shape, rules, own.cache(), {query.data(), token, shape.head_dim}, of_slots.data(), positions.data(),
+                {out.data(), token, shape.head_dim});
+  give(out);
+}
+
+void recall() {
+  std::visit([](auto& own) { give(own.keys), give(own.values); }, held);
+}
+
 // As many slots as rows.
 void draw() {
   const int64_t rows = size(), vocabulary = size();
@@ -114,6 +180,10 @@ int main() {
       case kAttention: attend(); break;
       case kDraw: draw(); break;
       case kMostProbable: choose(); break;
+      case kCache: choose_cache(); break;
+      case kRemember: std::visit([](auto& own) { remember_in(own); }, held); break;
+      case kRecall: recall(); break;
+      case kAttend: std::visit([](auto& own) { attend_to(own); }, held); break;
     }
   }
 }

@@ -33,6 +33,7 @@ EMULATED = ("aarch64",)
 """Machines whose levels qemu runs on others; of x86 it knows no AVX-512."""
 SOURCE = Path(__file__).parent / "kernel_driver.cpp"
 NAME, THREADS, TILE_UNIT, PACK, LINEAR, ATTENTION, DRAW, MOST_PROBABLE = range(8)
+CACHE, REMEMBER, RECALL, ATTEND = range(8, 12)
 
 
 class Loaded:
@@ -65,7 +66,7 @@ class Driven:
         self._process = subprocess.Popen(
             driver(level), stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
-        self._ask(TILE_UNIT, (True,), (), torch.empty(1, dtype=torch.int64))
+        self.use_tile_unit(True)
 
     def close(self) -> None:
         with self._process as process:
@@ -78,6 +79,9 @@ class Driven:
             .rstrip(b"\0")
             .decode()
         )
+
+    def use_tile_unit(self, wanted: bool) -> bool:
+        return bool(self._ask(TILE_UNIT, (wanted,), (), torch.empty(1, dtype=torch.int64)))
 
     def set_threads(self, threads: int) -> None:
         self._send(THREADS, (threads,), ())
