@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 from outrider_server.engine.kernels.levels import LEVELS
+from outrider_server.engine.packed_cache import DTYPES, PackedShape
 
 from .kernel_levels import ATTEND, CACHE, RECALL, REMEMBER, Driven, runs_here
 
-DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 VECTOR_UNIT = "amx, vector unit"
 LEVEL_NAMES = tuple(level.name for level in LEVELS if runs_here(level))
 UNITS = (*LEVEL_NAMES, VECTOR_UNIT) if "amx" in LEVEL_NAMES else LEVEL_NAMES
@@ -25,22 +25,6 @@ class Rules:
     slopes: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True)
-class CacheShape:
-    slots: int
-    key_heads: int
-    length: int
-    head_dim: int
-
-    @property
-    def key_count(self) -> int:
-        return self.slots * self.key_heads * self.length * (self.head_dim + self.head_dim % 2)
-
-    @property
-    def value_count(self) -> int:
-        return self.slots * self.key_heads * self.length * -(-self.head_dim // 16) * 16
-
-
 class SlotKernels(Driven):
     """One cache at a time, which holds zeros when it is made."""
 
@@ -49,7 +33,7 @@ class SlotKernels(Driven):
         self.unit = unit
         self.use_tile_unit(unit != VECTOR_UNIT)
 
-    def make_cache(self, shape: CacheShape, dtype: torch.dtype) -> None:
+    def make_cache(self, shape: PackedShape, dtype: torch.dtype) -> None:
         self._shape, self._dtype = shape, dtype
         sizes = (shape.slots, shape.key_heads, shape.head_dim, shape.length)
         self._send(CACHE, (DTYPES.index(dtype), *sizes), ())
@@ -59,11 +43,12 @@ class SlotKernels(Driven):
         self._send(REMEMBER, (len(keys),), (torch.stack((keys, values), dim=2), places))
 
     def recall(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the cache holds, as it lies there."""
-        count = self._shape.key_count
-        held = torch.empty(count + self._shape.value_count, dtype=self._dtype)
-        self._ask(RECALL, (), (), held)
-        return held[:count], held[count:]
+        """Keys and values as they lie there, in the sizes of `PackedCache`."""
+        sizes = self._shape.key_sizes, self._shape.value_sizes
+        counts = [torch.Size(each).numel() for each in sizes]
+        held = self._ask(RECALL, (), (), torch.empty(sum(counts), dtype=self._dtype))
+        keys, values = held.split(counts)
+        return keys.view(sizes[0]), values.view(sizes[1])
 
     def attend(self, query: torch.Tensor, places: torch.Tensor, rules: Rules) -> torch.Tensor:
         """query [T, H, D] float32, places [2, T] -> [T, H, D]."""

@@ -17,7 +17,7 @@ from models_for_tests import (
 from outrider_server.core.errors import InvalidRequest, StaleEpoch, TurnRunning
 from outrider_server.core.types import Draw, SamplingParams, usable_length
 from outrider_server.engine.engine import Engine, OpenedSlot
-from outrider_server.engine.parking import ParkedSession, ParkedSessions
+from outrider_server.engine.parking import Layers, ParkedSession, ParkedSessions
 from transformers import PreTrainedModel
 
 GREEDY = Draw(SamplingParams(temperature=0.0), 0, 0)
@@ -106,7 +106,7 @@ def test_a_full_budget_drops_what_was_parked_longest_ago() -> None:
 def test_what_is_parked_never_exceeds_the_budget(puts: list[tuple[str, int]]) -> None:
     parked = ParkedSessions(budget_bytes=4 * 8 * 4)
     for session, length in puts:
-        layers = ((torch.zeros((1, length, 4)), torch.zeros((1, length, 4))),)
+        layers = Layers(((torch.zeros((1, length, 4)), torch.zeros((1, length, 4))),))
         kept = parked.put(session, ParkedSession(1, (0,) * length, layers))
         assert kept == (length <= 4)
         assert (parked.get(session, 1) is not None) == kept

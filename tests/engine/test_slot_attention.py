@@ -13,8 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from outrider_server.engine.cpp_compiler import cpp_compiler
+from outrider_server.engine.packed_cache import PackedShape
 
-from .slot_driver import DTYPES, UNITS, CacheShape, Rules, SlotKernels
+from .slot_driver import DTYPES, UNITS, Rules, SlotKernels
 
 pytestmark = pytest.mark.skipif(not cpp_compiler(), reason="no C++ compiler was found")
 
@@ -56,7 +57,7 @@ class Cached:
     def __init__(self, kernels: SlotKernels, key_heads: int, dim: int, dtype: torch.dtype) -> None:
         generator = torch.Generator().manual_seed(dim)
         self.kernels = kernels
-        self.shape = CacheShape(SLOTS, key_heads, LENGTH, dim)
+        self.shape = PackedShape(SLOTS, key_heads, LENGTH, dim)
         sizes = (SLOTS, LENGTH, key_heads, dim)
         self.keys, self.values = (torch.randn(sizes, generator=generator) for _ in range(2))
         places = torch.cartesian_prod(torch.arange(SLOTS), torch.arange(LENGTH)).T
@@ -182,7 +183,7 @@ def test_positions_around_a_block_of_keys_see_all_up_to_their_own(
     kernels: SlotKernels, position: int, dtype: torch.dtype
 ) -> None:
     """All keys weigh the same and each value is the number of its position, so a key more would show."""
-    kernels.make_cache(CacheShape(1, 1, LENGTH, 32), dtype)
+    kernels.make_cache(PackedShape(1, 1, LENGTH, 32), dtype)
     numbers = torch.arange(LENGTH).clamp(max=256).float()[:, None, None].expand(LENGTH, 1, 32)
     kernels.remember(torch.ones_like(numbers), numbers, places_of([(0, 0, LENGTH)]))
     got = kernels.attend(torch.zeros(1, 2, 32), places_of([(0, position, 1)]), Rules())
@@ -265,12 +266,14 @@ def test_scores_far_apart_neither_overflow_nor_vanish(
 def test_a_cache_holds_each_number_once_and_zeros_in_its_padding(
     kernels: SlotKernels, dim: int, dtype: torch.dtype
 ) -> None:
-    kernels.make_cache(CacheShape(2, 3, 64, dim), dtype)
+    """Each in the group of its position, as `PackedCache` counts them."""
+    kernels.make_cache(PackedShape(2, 3, 64, dim), dtype)
     keys, values = (torch.arange(1, 1 + 9 * dim).float().reshape(3, 3, dim) for _ in range(2))
     kernels.remember(keys, values, places_of([(1, 15, 3)]))
     for held, given_ in zip(kernels.recall(), (keys, values), strict=True):
         written = held[held != 0].float().sort().values
         assert torch.equal(written, given_.to(dtype).float().flatten().sort().values)
+        assert torch.equal(held.count_nonzero(-1)[1, :, :2], torch.tensor([[dim, 2 * dim]] * 3))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -280,7 +283,7 @@ def test_numbers_are_rounded_to_the_nearest_as_torch_does(
     """A query that sees one key gets its value as it is, but for its last bits."""
     values = torch.randn((16, 1, 16), generator=torch.Generator().manual_seed(1)) * 1000
     values[0, 0, :3] = torch.tensor([65500.0, 6e-8, -1e-6])
-    kernels.make_cache(CacheShape(1, 1, 64, 16), dtype)
+    kernels.make_cache(PackedShape(1, 1, 64, 16), dtype)
     kernels.remember(values, values, places_of([(0, 0, 16)]))
     held = kernels.recall()[1]
     assert torch.equal(held[held != 0].sort().values, values.to(dtype).flatten().sort().values)

@@ -20,7 +20,7 @@ from outrider_server.core.types import Draw, FinishReason
 from outrider_server.engine.engine import Engine
 from outrider_server.engine.layout import Layout, Row, RowResult
 from outrider_server.engine.lengths import LengthRule
-from outrider_server.engine.parking import ParkedSessions
+from outrider_server.engine.parking import Layers, ParkedSessions
 from outrider_server.engine.slots import SlotTable
 from outrider_server.engine.step import StepLimits
 from outrider_server.pacing.estimates import CostEstimate
@@ -184,11 +184,11 @@ class HashRunner:
         keys, values = (
             torch.tensor(list(part), dtype=torch.uint8).reshape(1, -1, 1) for part in held
         )
-        return ((keys, values),)
+        return Layers(((keys, values),))
 
     def write_slot(self, slot: int, tokens: Sequence[int], layers: Any) -> None:
         """Puts back what `read_slot` gave."""
-        for held, part in zip((self._kv, self._readings), layers[0], strict=True):
+        for held, part in zip((self._kv, self._readings), layers.pairs[0], strict=True):
             held[slot][: part.numel()] = part.flatten().tolist()
 
 

@@ -79,6 +79,15 @@ class SlotCache(Cache):
             layers=[SlotLayer(allocate(), allocate()) for _ in range(config.num_hidden_layers)]
         )
 
+    @property
+    def group_size(self) -> int:
+        """One: a position's keys lie by themselves."""
+        return 1
+
+    def slot_layers(self, slot: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Keys and values of each layer of a slot, [K, L, D], uncopied."""
+        return [(layer.keys[slot], layer.values[slot]) for layer in self.layers]
+
     def place(self, places: torch.Tensor) -> None:
         """Says where the tokens of the next forward pass live: [R, 1, W, 2] (slot, position)."""
         for layer in self.layers:

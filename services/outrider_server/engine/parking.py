@@ -6,15 +6,47 @@ dropped, the session that was parked longest ago first; it can be rebuilt from i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 
 from ..core.errors import StaleEpoch
-from .cache import SlotCache
 
-Layers = tuple[tuple[torch.Tensor, torch.Tensor], ...]
-"""Keys and values of each layer, [K, T, D], on the host."""
+
+class ParkableCache(Protocol):
+    """A slot cache whose sessions can be parked."""
+
+    @property
+    def group_size(self) -> int:
+        """Positions that lie together, and are copied together."""
+
+    def slot_layers(self, slot: int) -> Sequence[tuple[torch.Tensor, torch.Tensor]]:
+        """Keys and values of each layer of a slot, [K, L / group_size, ...], uncopied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """A copy of what a slot's first positions hold: keys and values of each layer, [K, groups, ...].
+
+    The last group may hold positions behind them, which mean nothing.
+    """
+
+    pairs: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+    group_size: int = 1
+
+    @property
+    def byte_count(self) -> int:
+        return sum(keys.nbytes + values.nbytes for keys, values in self.pairs)
+
+    def up_to(self, length: int) -> Layers:
+        """A copy of the first `length` positions."""
+        groups = -(-length // self.group_size)
+        pairs = ((keys[:, :groups], values[:, :groups]) for keys, values in self.pairs)
+        return Layers(
+            tuple((keys.clone(), values.clone()) for keys, values in pairs), self.group_size
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +62,11 @@ class ParkedSession:
     @property
     def byte_count(self) -> int:
         """Size of its keys and values."""
-        return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
+        return self.layers.byte_count
 
     def up_to(self, length: int, epoch: int) -> ParkedSession:
         """A copy of its first `length` tokens, with tensors of its own."""
-        layers = tuple(
-            (keys[:, :length].clone(), values[:, :length].clone()) for keys, values in self.layers
-        )
+        layers = self.layers.up_to(length)
         return ParkedSession(epoch, self.tokens[:length], layers, self.reading)
 
 
@@ -98,19 +128,21 @@ class ParkedSessions:
             self.byte_count -= session.byte_count
 
 
-def read_slot(cache: SlotCache, slot: int, length: int) -> Layers:
+def read_slot(cache: ParkableCache, slot: int, length: int) -> Layers:
     """Copies the first `length` positions of a slot to the host, to pinned memory where it is a GPU's."""
-    return tuple(
-        (_to_host(layer.keys[slot, :, :length]), _to_host(layer.values[slot, :, :length]))
-        for layer in cache.layers
+    groups = -(-length // cache.group_size)
+    pairs = tuple(
+        (_to_host(keys[:, :groups]), _to_host(values[:, :groups]))
+        for keys, values in cache.slot_layers(slot)
     )
+    return Layers(pairs, cache.group_size)
 
 
-def write_slot(cache: SlotCache, slot: int, layers: Layers) -> None:
+def write_slot(cache: ParkableCache, slot: int, layers: Layers) -> None:
     """Copies what `read_slot` gave into a slot, from its first position on."""
-    for layer, (keys, values) in zip(cache.layers, layers, strict=True):
-        layer.keys[slot, :, : keys.shape[1]] = keys
-        layer.values[slot, :, : values.shape[1]] = values
+    for held, copied in zip(cache.slot_layers(slot), layers.pairs, strict=True):
+        for to, part in zip(held, copied, strict=True):
+            to[:, : part.shape[1]] = part
 
 
 def _to_host(tensor: torch.Tensor) -> torch.Tensor:
