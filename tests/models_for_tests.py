@@ -12,9 +12,10 @@ from outrider_server.core.types import Draw, SamplingParams
 from outrider_server.engine.attention.attention import NAME
 from outrider_server.engine.engine import Engine
 from outrider_server.engine.kernels import kernels_missing
+from outrider_server.engine.limits import StepLimits
 from outrider_server.engine.model.loading import LoadedModel
 from outrider_server.engine.model.vocabulary import Vocabulary
-from outrider_server.engine.step import StepLimits, StepRunner
+from outrider_server.engine.step import StepRunner
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel

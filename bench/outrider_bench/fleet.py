@@ -23,7 +23,7 @@ from .tasks import Outcome, Task
 WARM_UP_TOKENS = 16
 
 
-COMPILE = "max"
+COMPILE = "auto"
 """How the engines compile: the fastest steps, for a longer start."""
 
 

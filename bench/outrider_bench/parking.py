@@ -35,7 +35,7 @@ class ParkingSettings:
 
     lengths: tuple[int, ...] = (128, 512, 2048)
     repeats: int = 9
-    compile: CompileMode = "max"
+    compile: CompileMode = "auto"
     threads: int = 0
     """0 takes every core."""
 

@@ -78,7 +78,7 @@ def parking(
         typer.Option(help="Tokens of a session; may be repeated; 128, 512 and 2048 by default."),
     ] = None,
     repeats: Annotated[int, typer.Option(help="Of each length; medians are shown.")] = 9,
-    compile: Compile = "max",
+    compile: Compile = "auto",
     threads: Threads = 0,
 ) -> None:
     """Park and restore beside reading again, without services."""

@@ -64,7 +64,7 @@ class EngineBench:
         head_size = getattr(config, "head_dim", config.hidden_size // config.num_attention_heads)
         return {
             "parameter_bytes": engine.describe().parameter_count * size,
-            "cache_bytes": engine.runner.cache.byte_count,
+            "cache_bytes": engine.runner.forward.cache.byte_count,
             "cache_slots": engine.limits.slots,
             "cache_positions": engine.limits.max_context_tokens,
             "cache_headroom": max(engine.limits.width, engine.limits.prefill_width),

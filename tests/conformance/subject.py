@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 from outrider_server.engine.engine import Engine
+from outrider_server.engine.limits import StepLimits
 from outrider_server.engine.model.loading import load_model
-from outrider_server.engine.step import StepLimits
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, PreTrainedModel

@@ -15,7 +15,7 @@ import pytest
 import torch
 from models_for_tests import loaded, park_all
 from outrider_server.engine.engine import Engine
-from outrider_server.engine.step import StepLimits
+from outrider_server.engine.limits import StepLimits
 from outrider_server.host.engine_host import EngineHost
 from transformers import (
     AutoModelForCausalLM,

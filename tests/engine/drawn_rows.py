@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from outrider_server.engine.drawing.noise import gumbel_noise
 from outrider_server.engine.drawing.sampling import DrawTable, Features, draw_tokens
-from outrider_server.engine.step import NOT_FINITE
+from outrider_server.engine.layout import NOT_FINITE
 
 
 @dataclass(frozen=True)

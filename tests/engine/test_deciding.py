@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from models_for_tests import VOCABULARY_SIZE
 from outrider_server.core.types import Draw, SamplingParams
 from outrider_server.engine.drawing.sampling import DrawTable
-from outrider_server.engine.layout import Row
-from outrider_server.engine.step import NOT_FINITE
+from outrider_server.engine.layout import NOT_FINITE, Row
 from transformers import LlamaForCausalLM
 
 from .subjects import GREEDY, Subject, both

@@ -20,7 +20,7 @@ from outrider_server.engine.drawing import noise as noise_module
 from outrider_server.engine.drawing.noise import gumbel_noise, philox
 from outrider_server.engine.kernels import building
 from outrider_server.engine.kernels.levels import chosen_level
-from outrider_server.engine.step import NOT_FINITE
+from outrider_server.engine.layout import NOT_FINITE
 
 from .drawn_rows import drawn, plain, some_rows
 from .kernel_levels import Operators

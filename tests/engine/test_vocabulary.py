@@ -12,9 +12,9 @@ import torch
 from models_for_tests import loaded, needs_kernels, packable_llama, tiny_limits, tiny_llama
 from outrider_server.core.errors import ModelRefused
 from outrider_server.core.types import Draw, SamplingParams
-from outrider_server.engine.layout import Row, RowResult
+from outrider_server.engine.layout import NOT_FINITE, Row, RowResult
 from outrider_server.engine.model.vocabulary import read_vocabulary
-from outrider_server.engine.step import NOT_FINITE, StepRunner
+from outrider_server.engine.step import StepRunner
 from outrider_server.models import TARGET_FOLDER
 from transformers import AutoTokenizer, LlamaForCausalLM
 

@@ -14,8 +14,9 @@ import torch
 from outrider_server.core.types import Draw, SamplingParams
 from outrider_server.engine.engine import Engine
 from outrider_server.engine.layout import Row
+from outrider_server.engine.limits import StepLimits
 from outrider_server.engine.model.loading import LoadedModel, load_model
-from outrider_server.engine.step import StepLimits, StepRunner
+from outrider_server.engine.step import StepRunner
 from outrider_server.launching import gather
 from transformers import AutoModelForCausalLM
 

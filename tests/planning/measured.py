@@ -19,9 +19,10 @@ import torch
 from outrider_bench.machine import resident_bytes
 from outrider_server.core.types import Draw, SamplingParams
 from outrider_server.engine.layout import Row
+from outrider_server.engine.limits import StepLimits
 from outrider_server.engine.model.loading import load_model
 from outrider_server.engine.options import EngineOptions
-from outrider_server.engine.step import StepLimits, StepRunner
+from outrider_server.engine.step import StepRunner
 from torch.profiler import ProfilerActivity, profile
 
 GREEDY = SamplingParams(temperature=0)

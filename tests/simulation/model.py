@@ -20,9 +20,9 @@ from outrider_server.core.types import Draw, FinishReason
 from outrider_server.engine.engine import Engine
 from outrider_server.engine.layout import Layout, Row, RowResult
 from outrider_server.engine.lengths import LengthRule
+from outrider_server.engine.limits import StepLimits
 from outrider_server.engine.parking import Layers, ParkedSessions
 from outrider_server.engine.slots import SlotTable
-from outrider_server.engine.step import StepLimits
 from outrider_server.pacing.estimates import CostEstimate
 from outrider_server.session.text.chat import ChatTemplate
 from outrider_server.session.text.model import ServedModel

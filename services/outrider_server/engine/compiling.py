@@ -18,46 +18,23 @@ MIN_PARAMETERS_TO_COMPILE = 500_000
 
 
 class GuardedCompiler:
-    """Compiles functions of one engine; the first failure turns all of them eager for good.
+    """Compiles functions of one engine; the first failure turns all of them eager for good."""
 
-    `dynamic` compiles one graph for every number of tokens, and skips the guards that would look at every
-    weight before each call: nothing but the number of tokens ever changes. Mode "max" has what calls the
-    kernels written in C++ too, which takes longer to compile and less to run.
-    """
-
-    def __init__(self, loaded: LoadedModel, mode: str, dynamic: bool) -> None:
+    def __init__(self, loaded: LoadedModel, mode: str) -> None:
         self.note = _reason_not_to_compile(loaded, mode)
         if self.note == NO_COMPILER:
             _tell_what_is_slower()
-        self._dynamic = dynamic
-        self._wrap_in_cpp = mode == "max"
 
-    def compile(self, function: Callable[..., Any], *token_dims: int) -> Callable[..., Any]:
-        """The bound method, compiled on its first call if at all.
-
-        `token_dims` names the dimension of each tensor argument that counts the step's tokens.
-        """
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The bound method, compiled on its first call if at all."""
         if self.note:
             return function
         own = _with_code_of_its_own(function)
-        if self._dynamic:
-            options: dict[str, str | int | bool | Callable[..., Any]] = {
-                "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,
-                "cpp_wrapper": self._wrap_in_cpp,
-            }
-            compiled = torch.compile(own, fullgraph=True, options=options)
-        else:
-            compiled = torch.compile(own, fullgraph=True, dynamic=False)
-        first = self._dynamic
+        compiled = torch.compile(own, fullgraph=True, dynamic=False)
 
         def run(*arguments: Any) -> Any:
-            nonlocal first
             if self.note:
                 return function(*arguments)
-            if first:
-                for tensor, dim in zip(arguments, token_dims, strict=True):
-                    torch._dynamo.mark_dynamic(tensor, dim)
-                first = False
             try:
                 return compiled(*arguments)
             except torch._dynamo.exc.TorchDynamoException as error:
@@ -82,7 +59,7 @@ def _with_code_of_its_own(method: Callable[..., Any]) -> Callable[..., Any]:
     """The bound method over a copy of its code.
 
     The compiler finds what it compiled by the code object, and keeps a few graphs for each. Two engines of
-    one process would otherwise fill that room together, or without guards run each other's graphs.
+    one process would otherwise fill that room together.
     """
     function = method.__func__  # type: ignore[attr-defined]
     own = types.FunctionType(function.__code__.replace(), function.__globals__)

@@ -11,10 +11,9 @@ from collections.abc import Callable, Sequence
 from ..core.errors import NonFiniteLogits, OutriderError, PositionMismatch
 from ..core.types import Proposal
 from .engine import Engine
-from .layout import RowResult
+from .layout import NOT_FINITE, RowResult
 from .scheduling.scheduler import Work
 from .slots import Slot
-from .step import NOT_FINITE
 
 Emit = Callable[[int, Proposal, float], None]
 """Takes (branch, proposal, seconds that it took), on the device thread."""

@@ -17,6 +17,7 @@ from ..core.types import Draw, tokens_digest
 from ..pacing.estimates import CostEstimate
 from .attention.attention_choice import AUTO
 from .layout import Row, RowResult
+from .limits import StepLimits
 from .model.loading import LoadedModel
 from .parking import ParkedSession, ParkedSessions
 from .ranks.ranks import Group
@@ -24,7 +25,7 @@ from .readying import make_ready, records_of
 from .scheduling.batching import Demand, plan_rows
 from .slots import Slot, SlotTable
 from .starting import Start
-from .step import StepLimits, StepRunner
+from .step import StepRunner
 
 
 @dataclass(slots=True)

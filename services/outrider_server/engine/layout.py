@@ -1,9 +1,9 @@
 """How the rows of a step lie in its tokens.
 
-A step has a fixed number of tokens, a *bucket*. Where the engine runs on its own kernels rows are packed:
-they follow each other without gaps, and padding comes last. Elsewhere they are aligned: each row fills
-`width` tokens, so that torch's kernels see one shape. Padding lives in a scratch slot, where nothing attends
-to it.
+A step has room for some number of tokens, a *bucket*. Where the engine runs on its own kernels rows are
+packed: they follow each other without gaps, and nothing else is in the step. Elsewhere they are aligned: each
+row fills `width` tokens and padding fills the bucket, so that torch's kernels see one shape. Padding lives in
+a scratch slot, where nothing attends to it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from ..core.types import TokenLogprobs
 
+NOT_FINITE = -1
+"""Stands for a decided token where the logits were no numbers."""
 INPUT_KINDS = 4
 """What a step is told of each of its tokens: id, slot, position, and the length that it is read at."""
 
@@ -29,17 +31,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class RowResult:
-    """What was decided after each token of a row; `step.NOT_FINITE` where the model gave no number."""
+    """What was decided after each token of a row; `NOT_FINITE` where the model gave no number."""
 
     tokens: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 def packed_buckets(most_rows: int) -> tuple[int, ...]:
-    """Buckets for packed rows, ascending: powers of two, what lies half-way between them, and the most.
-
-    One compiled graph serves them all, so they may be close.
-    """
+    """Buckets for packed rows, ascending: powers of two, what lies half-way between them, and the most."""
     sizes, size = {most_rows}, 1
     while size < most_rows:
         sizes |= {size, size * 3 // 2}
@@ -79,7 +78,10 @@ class Layout:
         return begins
 
     def fill(self, rows: Sequence[Row], tokens: int, row_width: int = 0) -> list[list[int]]:
-        """Token ids, slots, positions and lengths: [4, tokens]. Aligned rows fill `row_width` or `width`."""
+        """Token ids, slots, positions and lengths: [4, N].
+
+        Aligned rows fill `row_width` or `width` each, and N is `tokens`; packed ones are as many as they are.
+        """
         row_width = row_width or self.width
         ids: list[int] = []
         slots: list[int] = []
@@ -92,7 +94,7 @@ class Layout:
             places = range(row.start_position, row.start_position + length)
             positions += places
             lengths += [max(row.reading, position + 1) for position in places]
-        padding = tokens - len(ids)
+        padding = 0 if self.packed else tokens - len(ids)
         ids += [0] * padding
         slots += [self.scratch_slot] * padding
         positions += [index % row_width for index in range(padding)]

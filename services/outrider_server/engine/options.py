@@ -17,7 +17,7 @@ from ..core.errors import require
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["none", "int8", "nf4", "fp4"]
 Attention = Literal["auto", "packed", "sdpa", "flash", "math", "efficient", "eager", "flex"]
-CompileMode = Literal["auto", "on", "max", "off"]
+CompileMode = Literal["auto", "on", "off"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
 ATTENTIONS: tuple[Attention, ...] = get_args(Attention)
@@ -52,7 +52,7 @@ class EngineOptions:
     prefill_width: Annotated[int, "Tokens a prefill step; a multiple of 8."] = 64
     max_context_tokens: Annotated[int, "Longest session in tokens; 0 takes the model's."] = 0
     compile: Annotated[
-        CompileMode, "auto compiles where it pays; max compiles longer for faster steps."
+        CompileMode, "auto records or compiles steps where it pays; off runs the library's model."
     ] = "auto"
     reproducible: Annotated[bool, "Use one shape of step only."] = False
     threads: Annotated[int, "CPU threads of the model; 0 takes every core."] = 0

@@ -18,11 +18,12 @@ from ..core.types import Draw, SamplingParams
 from ..pacing.estimates import CostEstimate
 from .audit import audit_shapes, audited_buckets, reference_digest
 from .layout import Row
+from .limits import StepLimits
 from .machine import machine_facts
 from .model.loading import LoadedModel
 from .records import Records
 from .starting import Start
-from .step import StepLimits, StepRunner
+from .step import StepRunner
 
 RECORD = "audit"
 """The kind of record that an audit is kept as."""
@@ -76,7 +77,8 @@ def make_ready(runner: StepRunner, reproducible: bool, start: Start, clock: Cloc
 
 def _first_steps(runner: StepRunner, buckets: Sequence[int], tell: Progress) -> None:
     """The largest first, then prefill, so that no turn pays for its compilation."""
-    stage = Stage.COMPILING if runner.compiled else Stage.WARMING
+    compiles = runner.compiled and not runner.layout.packed
+    stage = Stage.COMPILING if compiles else Stage.WARMING
     limits = runner.limits
     for done, bucket in enumerate(reversed(buckets)):
         tell(Report(stage, done, len(buckets) + 1))
@@ -102,9 +104,10 @@ def _timed(
     for done, bucket in enumerate(buckets):
         tell(Report(Stage.TIMING, done, len(buckets)))
         costs[bucket] = cost = CostEstimate()
+        full = [Row(slot, 0, (0,) * runner.limits.width) for slot in range(bucket)]
         for _ in range(TIMED_STEPS):
             started = clock()
-            runner.decide([Row(0, 0, (0,))], bucket)
+            runner.decide(full, bucket)
             cost.observe((clock() - started) * 1000)
     return costs
 

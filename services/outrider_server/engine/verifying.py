@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from ..core.errors import InvalidRequest, NonFiniteLogits, OutriderError
 from ..core.types import Step, Verdict, decide
 from .engine import Engine
-from .layout import RowResult
+from .layout import NOT_FINITE, RowResult
 from .scheduling.scheduler import Work
 from .slots import Slot
-from .step import NOT_FINITE
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,13 @@ from ..core.progress import Report, Stage
 from ..engine.attention.attention_choice import check_attention
 from ..engine.engine import Engine
 from ..engine.kernels.levels import chosen_level
+from ..engine.limits import StepLimits
 from ..engine.model.hub import local_folder
 from ..engine.model.loading import LoadedModel, load_model
 from ..engine.options import EngineOptions
 from ..engine.ranks.ranks import Group
 from ..engine.starting import Start
-from ..engine.step import StepLimits, StepRunner
+from ..engine.step import StepRunner
 from ..planning.startup import check_memory
 
 T = TypeVar("T")

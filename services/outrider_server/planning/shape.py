@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ..core.errors import StartupError
 from ..engine.kernels import kernels_missing
-from ..engine.model.packing import HEAD_DIM_STEP, LARGEST_HEAD_DIM
 from ..engine.options import EngineOptions
+from ..engine.packed_cache import LARGEST_HEAD
 from .types import EngineShape, ModelSizes
 from .weights import KERNEL_BLOCK
 
@@ -40,11 +40,7 @@ def _can_be_packed(sizes: ModelSizes, dtype: str, options: EngineOptions) -> boo
     fits = (
         _takes_quantized(sizes, options.quantization)
         and not sizes.checkpoint_bytes
-        and dtype == "bfloat16"
-        and not any(dtype in tensor.float32_in for tensor in sizes.tensors)
-        and sizes.head_dim % HEAD_DIM_STEP == 0
-        and sizes.head_dim <= LARGEST_HEAD_DIM
-        and bool(sizes.linears)
+        and sizes.head_dim <= LARGEST_HEAD
     )
     return fits and not kernels_missing()
 

@@ -19,17 +19,15 @@ from ...user_folders import cache_folder
 from .levels import Level
 
 FOLDER = Path(__file__).parent
-SOURCES = ("program.cpp", "linear.cpp", "quantized.cpp", "attention.cpp", "drawing.cpp")
+SOURCES = ("program.cpp", "linear.cpp", "quantized.cpp", "drawing.cpp")
 HEADERS = (
     "program.h",
     "row_operations.h",
     "functions.h",
-    "slot_attention.h",
-    "weights.h",
     "linear.h",
+    "weights.h",
     "quantized.h",
     "tokens.h",
-    "attention.h",
     "slot_attention.h",
     "slot_cache.h",
     "slot_products.h",

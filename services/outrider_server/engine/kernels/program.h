@@ -232,17 +232,21 @@ class Program {
   // Calls use(cache) with the layer's part of the slot cache.
   template <typename Use>
   static void with_cache(const Attention& of, const Use& use) {
-    if (of.element == Element::kBfloat16)
-      use(slots::Cache<uint16_t>{static_cast<uint16_t*>(of.keys), static_cast<uint16_t*>(of.values)});
-    else
-      use(slots::Cache<float>{static_cast<float*>(of.keys), static_cast<float*>(of.values)});
+    const auto as = [&]<typename Value>(Value) {
+      use(slots::Cache<Value>{static_cast<Value*>(of.keys), static_cast<Value*>(of.values)});
+    };
+    switch (of.element) {
+      case Element::kBfloat16: return as(uint16_t{});
+      case Element::kFloat16: return as(slots::Half{});
+      default: return as(float{});
+    }
   }
 
   static slots::Shape shape_of(const Step& step, const Attention& of) {
     return {step.tokens, of.heads, of.key_heads, of.head_dim, of.length};
   }
 
-  static slots::Rows heads_of(const rows::Operand& operand) {
+  static slots::Rows<const float> heads_of(const rows::Operand& operand) {
     return {operand.first, operand.token_stride, operand.strides[2]};
   }
 
@@ -261,7 +265,7 @@ class Program {
     const slots::Rules rules{static_cast<float>(of.scaling), static_cast<float>(of.softcap), of.window, of.slopes};
     with_cache(of, [&](const auto& cache) {
       slots::attend(shape_of(step, of), rules, cache, heads_of(row.inputs[0]), step.slots, step.positions,
-                    heads_of(row.out));
+                    {row.out.first, row.out.token_stride, row.out.strides[2]});
     });
   }
 

@@ -58,7 +58,8 @@ def every_expert(
         share = torch.where(chosen == expert, weights.float(), 0.0).sum(-1, keepdim=True)
         hidden = module._apply_gate(tokens @ gate_up.t())
         parts.append((hidden @ down.t()).float() * share)
-    return functools.reduce(torch.add, parts).to(tokens.dtype)
+    total: torch.Tensor = functools.reduce(torch.add, parts)
+    return total.to(tokens.dtype)
 
 
 ExpertsInterface.register(NAME, every_expert)

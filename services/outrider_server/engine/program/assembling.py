@@ -1,7 +1,7 @@
 """Assembles computations to instructions: every buffer gets its place in the arena, every table its number.
 
-The arena has a row for each token, in which buffers share places as soon as nothing later reads what one holds.
-Logits lie behind all rows, so that they follow each other without gaps.
+The arena has a row for each token, in which buffers share places as soon as nothing later reads what one
+holds. Logits lie behind all rows, so that they follow each other without gaps.
 """
 
 from __future__ import annotations

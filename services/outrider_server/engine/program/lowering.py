@@ -1,14 +1,14 @@
 """Lowers a recording to computations: each operator of the recording by its rule.
 
-Owns what the recording's tensors have become: constants, which are computed here and now, and rows, which a step
-computes. The rules are `operators.py`'s and `view_operators.py`'s.
+Owns what the recording's tensors have become: constants, which are computed here and now, and rows, which a
+step computes. The rules are `operators.py`'s and `view_operators.py`'s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.fx import Graph, GraphModule, Node
@@ -33,15 +33,16 @@ from .views import TOKENS, NotRecorded, View, dense_view, merged
 Value = Any
 """Rows, a constant tensor, a number, a sequence of these, or None."""
 Rule = Callable[..., Value]
-"""Takes (lowering, sizes of the outcome, the operator's own arguments); sizes are None where it has several."""
+"""Takes (lowering, sizes of the outcome, the operator's own arguments); several outcomes have no sizes."""
+Named = TypeVar("Named", bound=Rule)
 RULES: dict[str, Rule] = {}
 """By the operator's name, as "aten.add.Tensor"."""
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
+def rule(*names: str) -> Callable[[Named], Named]:
     """Makes a function the rule of some operators."""
 
-    def add(function: Rule) -> Rule:
+    def add(function: Named) -> Named:
         for name in names:
             RULES[name] = function
         return function
@@ -127,7 +128,7 @@ class Lowering:
         if value.view.token_dim in dims:
             raise NotRecorded("it reduces over a step's tokens")
         kept = self.new([1 if dim in dims else size for dim, size in enumerate(sizes)])
-        operands = [
+        operands: list[tuple[Any, int, Sequence[int]]] = [
             (kept.buffer, 0, kept.view.strides),
             (value.buffer, value.view.offset, value.view.strides),
         ]

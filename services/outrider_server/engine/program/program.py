@@ -1,7 +1,7 @@
 """A model's forward pass as the kernels run it: recorded, lowered, packed and assembled.
 
-Owns everything that the kernels are given by address: instructions, constants, packed weights and the arena of
-rows. Not thread-safe: one thread runs steps.
+Owns everything that the kernels are given by address: instructions, constants, packed weights and the arena
+of rows. Not thread-safe: one thread runs steps.
 """
 
 from __future__ import annotations
@@ -123,4 +123,3 @@ def _address(tensor: torch.Tensor | None) -> int | None:
 
 def _array(kind: type[Any], items: Sequence[Any]) -> Any:
     return (kind * max(1, len(items)))(*items)
-

@@ -1,8 +1,8 @@
 """Records a model's forward pass: the operators that it applies to its tokens, without computing anything.
 
-The model runs once over tensors that have sizes and no content (torch's fake tensors). Attention, the writing of
-keys and values, experts and quantized layers are recorded as operators of their own, whose content the engine's
-kernels know.
+The model runs once over tensors that have sizes and no content (torch's fake tensors). Attention, with the
+writing of keys and values, and quantized layers are recorded as operators of their own, whose content the
+engine's kernels know.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ for _name, _function in (
     )
 
 
-class RecordedLayer(StaticLayer):
+class RecordedLayer(StaticLayer):  # type: ignore[no-untyped-call]
     """Stands for a layer of the slot cache: hands on the step's own keys and values."""
 
-    def __init__(self, index: int, cache: RecordedCache) -> None:
+    def __init__(self, index: int, cache: RecordedCache, places: torch.Tensor) -> None:
         super().__init__(max_cache_len=TOKENS)
         self.index = index
         self.cache = cache
-        self.places: torch.Tensor | None = None
+        self.places = places
         self.is_initialized = True
 
     def update(
@@ -78,10 +78,8 @@ class RecordedCache(Cache):
     """Stands for the slot cache."""
 
     def __init__(self, layers: int, places: torch.Tensor) -> None:
-        super().__init__(layers=[RecordedLayer(index, self) for index in range(layers)])
+        super().__init__(layers=[RecordedLayer(index, self, places) for index in range(layers)])
         self.last = 0
-        for layer in self.layers:
-            layer.places = places
 
 
 _cache: RecordedCache | None = None

@@ -181,7 +181,7 @@ def _repeated(lowering: Lowering, sizes: Sizes, value: Rows, repeats: Sequence[i
     split: list[int] = []
     for count, size in zip(repeats, (1,) * missing + value.sizes, strict=True):
         split += [count, size]
-    spread = lowering.new([size for size in split])
+    spread = lowering.new(split)
     folded = _reshaped(
         lowering, [n for size in (1,) * missing + value.sizes for n in (1, size)], value, None
     )

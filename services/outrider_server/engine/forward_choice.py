@@ -1,0 +1,97 @@
+"""Decides how a model's forward pass is computed: recorded where it can be, else by the library's model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+from transformers.utils.quantization_config import QuantizationMethod
+
+from ..core.errors import OutriderError, StartupError
+from ..core.progress import Progress, Report, Stage
+from .attention.attention import PACKED
+from .attention.attention_choice import AUTO
+from .forward import Forward
+from .kernels import kernels_missing, kernels_to_build
+from .library_forward import LibraryForward
+from .limits import StepLimits
+from .model.architectures import adapt_model, cache_shape
+from .model.loading import LoadedModel
+from .model.quantized_weights import is_quantized, why_not_taken
+from .model.rotary import rotate_by_length
+from .packed_cache import DTYPES, LARGEST_HEAD
+from .program.recorded import recorded_model
+from .program.views import NotRecorded
+from .recorded_forward import RecordedForward
+from .starting import Start
+
+BITSANDBYTES = QuantizationMethod.BITS_AND_BYTES
+
+
+def choose_forward(
+    loaded: LoadedModel,
+    limits: StepLimits,
+    compile_mode: str,
+    attention: str,
+    history: torch.Tensor,
+    start: Start,
+) -> Forward:
+    """The forward pass of a model, which is adapted to it in place; `history` takes every token that is read.
+
+    A model that was recorded has its weights no longer, and is recorded for good. Raises StartupError where
+    the engine's own attention was asked for and cannot run.
+    """
+    model = loaded.model
+    adapt_model(model)
+    rotaries = rotate_by_length(model, limits.max_context_tokens)
+    note = _why_not_wanted(compile_mode, attention) or why_not_recorded(model, start.tell)
+    if not note:
+        try:
+            recorded = recorded_model(model, rotaries, start.tell)
+        except NotRecorded as reason:
+            note = f"the model cannot be recorded: {reason}"
+        except OutriderError:
+            raise
+        except Exception as error:  # whatever a model raises that looks at its tokens
+            note = f"the model cannot be recorded ({type(error).__name__})"
+        else:
+            return RecordedForward(recorded, loaded, limits, history)
+    if attention == PACKED:
+        raise StartupError(f"attention {PACKED} cannot run: {note}; use auto or sdpa")
+    return LibraryForward(
+        loaded, limits, compile_mode, attention, rotaries, history, start, kernel_note=note
+    )
+
+
+def _why_not_wanted(compile_mode: str, attention: str) -> str:
+    if attention not in (AUTO, PACKED):
+        return f"attention {attention} was asked for"
+    return "compilation is switched off" if compile_mode == "off" else ""
+
+
+def why_not_recorded(model: PreTrainedModel, tell: Progress) -> str:
+    """One sentence why the engine's own kernels cannot run a model; nothing where they might."""
+    _, head_dim = cache_shape(model.config)
+    if model.device.type != "cpu":
+        return "the kernels are for CPUs"
+    if any(isinstance(weight, DTensor) for weight in model.parameters()):
+        return "the kernels take whole models, not a rank's share"
+    if model.dtype not in DTYPES:
+        return f"the kernels do not take weights in {str(model.dtype).removeprefix('torch.')}"
+    if head_dim > LARGEST_HEAD:
+        return f"the kernels do not take heads of {head_dim}"
+    why = _unlike_quantized(model)
+    if not why and kernels_to_build():
+        tell(Report(Stage.BUILDING))
+    return why or kernels_missing()
+
+
+def _unlike_quantized(model: Any) -> str:
+    config = getattr(model.config, "quantization_config", None)
+    method = getattr(config, "quant_method", BITSANDBYTES)
+    if method != BITSANDBYTES:
+        return f"the kernels do not take weights quantized by {QuantizationMethod(method).value}"
+    reasons = (why_not_taken(each) for each in model.modules() if is_quantized(each))
+    return next(filter(None, reasons), "")

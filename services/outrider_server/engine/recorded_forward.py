@@ -1,0 +1,57 @@
+"""A forward pass that was recorded, over a packed slot cache: what runs on CPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .attention.attention import PACKED
+from .attention.attention_choice import AttentionChoice
+from .kernels import take_threads
+from .limits import StepLimits
+from .model.architectures import cache_shape
+from .model.loading import LoadedModel
+from .packed_cache import PackedCache, PackedShape
+from .program.program import Program
+from .program.recorded import Recorded
+from .ranks.sharing import key_heads
+
+
+class RecordedForward:
+    """See `forward.Forward`. Steps may have any number of tokens that a bucket or a prefill chunk has."""
+
+    packed = True
+    kernel_note = compile_note = ""
+
+    def __init__(
+        self, recorded: Recorded, loaded: LoadedModel, limits: StepLimits, history: torch.Tensor
+    ) -> None:
+        take_threads()
+        config = loaded.model.config
+        heads, head_dim = key_heads(config, 1), cache_shape(config)[1]
+        shape = PackedShape(limits.slots + 1, heads, history.shape[1], head_dim)
+        self.cache = PackedCache(config.num_hidden_layers, shape, loaded.model.dtype)
+        self.attention = AttentionChoice(PACKED, "the engine's own kernels go together")
+        self._vocabulary_size = loaded.vocabulary_size
+        most = max(limits.row_buckets[-1] * limits.width, limits.prefill_width)
+        self._program = Program(recorded, self.cache, most, history)
+
+    def decide(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Forward`."""
+        logits = self._program.decide(inputs)[:, : self._vocabulary_size]
+        return logits, self.most_probable(logits, hidden=False)
+
+    def read(self, inputs: torch.Tensor) -> None:
+        """See `Forward`."""
+        self._program.read(inputs)
+
+    def most_probable(self, logits: torch.Tensor, hidden: bool) -> torch.Tensor:
+        """See `Forward`."""
+        best: torch.Tensor = torch.ops.outrider.most_probable.default(logits, hidden)
+        return best
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """See `Forward`: nothing is left to compile."""
+        return function
