@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from ...user_folders import cache_folder
 from .levels import Level
 
 FOLDER = Path(__file__).parent
-SOURCES = ("program.cpp", "linear.cpp", "quantized.cpp", "drawing.cpp")
+SOURCES = ("slots.cpp", "program.cpp", "drawing.cpp", "rows.cpp", "quantized.cpp", "linear.cpp")
+"""Those first that take longest to compile."""
 HEADERS = (
     "program.h",
     "row_operations.h",
@@ -40,8 +42,8 @@ HEADERS = (
     "vectors.h",
     "pool.h",
 )
-FLAGS = ("-std=c++20", "-O3", "-ffp-contract=off", "-w")
-LIBRARY_FLAGS = ("-shared", "-fPIC", "-fvisibility=hidden")
+FLAGS = ("-std=c++20", "-O3", "-ffp-contract=off", "-w", "-fPIC", "-fvisibility=hidden")
+LIBRARY_FLAGS = ("-shared",)
 COMPILE_SECONDS = 300
 
 
@@ -85,11 +87,24 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
 
 
 def compile_library(compiler: str, level: Level, sources: list[Path], library: Path) -> None:
-    """Raises OSError or SubprocessError where it cannot be compiled."""
+    """Compiles as many sources at once as there are cores.
+
+    Raises OSError or SubprocessError where one of them cannot be compiled.
+    """
     torch_folder = Path(torch.__file__).parent
-    command = [compiler, *FLAGS, *LIBRARY_FLAGS, *level.options, f"-I{torch_folder / 'include'}"]
-    command += [*map(str, sources), "-o", str(library)]
-    command += [f"-L{torch_folder / 'lib'}", "-ltorch_cpu", "-lc10"]
+    command = [compiler, *FLAGS, *level.options, f"-I{torch_folder / 'include'}"]
+    objects = [library.with_name(f"{source.stem}.o") for source in sources]
+
+    def compile_one(source: Path, made: Path) -> None:
+        _run([*command, "-c", str(source), "-o", str(made)])
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(compile_one, sources, objects))
+    link = [compiler, *LIBRARY_FLAGS, *map(str, objects), "-o", str(library)]
+    _run([*link, f"-L{torch_folder / 'lib'}", "-ltorch_cpu", "-lc10"])
+
+
+def _run(command: list[str]) -> None:
     subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_SECONDS)
 
 

@@ -17,7 +17,22 @@
 #include "slot_attention.h"
 #include "weights.h"
 
+namespace slots {
+
+#define OUTRIDER_ATTENTION(Element)                                                                               \
+  extern template void attend<Element>(const Shape&, const Rules&, const Cache<Element>&,                         \
+                                       const Rows<const float>&, const int64_t*, const int64_t*, const Rows<float>&);
+OUTRIDER_ATTENTION(uint16_t)
+OUTRIDER_ATTENTION(Half)
+OUTRIDER_ATTENTION(float)
+#undef OUTRIDER_ATTENTION
+
+}  // namespace slots
+
 namespace program {
+
+// Runs an operation for one token.
+void run_row(const rows::Row& row, int64_t token);
 
 // As tables.py numbers them.
 enum class Kind : int64_t { kRow, kLookup, kProduct, kRemember, kAttend };
@@ -143,7 +158,7 @@ class Program {
     Pool::instance().run(step.tokens, [&](int64_t token) {
       for (int64_t index = begin; index < after; ++index)
         if (code_.instructions[index].kind == Kind::kRow)
-          rows::run(rows_[index], token);
+          run_row(rows_[index], token);
         else
           look_up(code_.tables[code_.instructions[index].what], rows_[index], token);
     });

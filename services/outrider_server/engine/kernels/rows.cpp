@@ -1,0 +1,5 @@
+// What a program computes of one token alone; apart from the rest, so that both are compiled at once.
+
+#include "program.h"
+
+void program::run_row(const rows::Row& row, int64_t token) { rows::run(row, token); }
