@@ -117,12 +117,23 @@ struct Step {
     sum_chunk(batch, chunk, tile, VectorUnit());
   }
 
+  void finish(const Batch& batch, int64_t query, const Partial& partial) const {
+    partial.finish(shape.head_dim, out.at(token_of(batch, query), head_of(batch, query)));
+  }
+
   // Whether a query sees something of a chunk.
   bool sees(const Batch& batch, int64_t query, int64_t chunk) const {
     const Span seen = seen_from(positions[token_of(batch, query)], rules);
     return !common(seen, {chunk * kChunk, (chunk + 1) * kChunk}).empty();
   }
 };
+
+// This thread's.
+template <typename Query>
+Tile<Query>& own_tile() {
+  static thread_local Tile<Query> tile;
+  return tile;
+}
 
 // A batch's chunks one after the other.
 template <typename Element>
@@ -138,8 +149,7 @@ void attend_batch(const Step<Element>& step, const Batch& batch, Tile<typename L
       Partial{sums[q], tile.padded}.merge({next, tile.padded});
     }
   }
-  for (int64_t q = 0; q < batch.count; ++q)
-    Partial{sums[q], tile.padded}.finish(step.shape.head_dim, step.out.at(step.token_of(batch, q), step.head_of(batch, q)));
+  for (int64_t q = 0; q < batch.count; ++q) step.finish(batch, q, {sums[q], tile.padded});
 }
 
 // One chunk of a batch.
@@ -160,7 +170,7 @@ void attend_pieces(const Step<Element>& step, const std::vector<Batch>& batches)
     return Partial{memory.get() + (piece * kQueries + query) * size, padded};
   };
   Pool::instance().run(static_cast<int64_t>(pieces.size()), [&](int64_t piece) {
-    static thread_local Tile<typename Line<Element>::Query> tile;
+    auto& tile = own_tile<typename Line<Element>::Query>();
     const Batch& batch = batches[pieces[piece].batch];
     step.fill(batch, tile);
     step.sum_chunk(batch, pieces[piece].chunk, tile);
@@ -174,7 +184,7 @@ void attend_pieces(const Step<Element>& step, const std::vector<Batch>& batches)
       merged.clear();
       for (int64_t chunk = 0; chunk < batch.chunks(); ++chunk)
         if (step.sees(batch, q, batch.chunk + chunk)) merged.merge(partial(piece + chunk, q));
-      merged.finish(step.shape.head_dim, step.out.at(step.token_of(batch, q), step.head_of(batch, q)));
+      step.finish(batch, q, merged);
     }
     piece += batch.chunks();
   }
@@ -189,13 +199,10 @@ void attend(const Shape& shape, const Rules& rules, const Cache<Element>& cache,
   const std::vector<Batch> batches = step.batches();
   const auto count = static_cast<int64_t>(batches.size());
   const int64_t threads = Pool::instance().threads();
-  const auto longest = std::max_element(batches.begin(), batches.end(),
-                                        [](const Batch& a, const Batch& b) { return a.chunks() < b.chunks(); });
-  if (threads > 1 && count < kShares * threads && longest != batches.end() && longest->chunks() > 1)
-    return attend_pieces(step, batches);
+  const bool long_ones = std::any_of(batches.begin(), batches.end(), [](const Batch& one) { return one.chunks() > 1; });
+  if (threads > 1 && count < kShares * threads && long_ones) return attend_pieces(step, batches);
   Pool::instance().run(count, [&](int64_t batch) {
-    static thread_local Tile<typename Line<Element>::Query> tile;
-    attend_batch(step, batches[batch], tile);
+    attend_batch(step, batches[batch], own_tile<typename Line<Element>::Query>());
   });
 }
 
