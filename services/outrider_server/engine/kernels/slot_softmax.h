@@ -62,7 +62,8 @@ struct Tile {
   int64_t count, padded;
 };
 
-// e^x for x <= 0, relative error below 2^-22; 0 where that is hardly a number. What is no number stays none.
+// e^x for x <= 0, relative error below 2^-22 or, where that is more, -x 2^-24; 0 where that is hardly a number. What
+// is no number stays none.
 inline Floats exponential(const Floats& x) {
   const Floats least = all(kLeast);
   const Floats scaled_x = larger(least, x) * all(1.44269504f);
