@@ -73,7 +73,8 @@ class Program:
     def _run(self, inputs: torch.Tensor, end: int) -> None:
         tokens = inputs.shape[1]
         assert tokens <= self.capacity
-        ids, slots, positions, lengths = (kind.data_ptr() for kind in inputs)
+        first, apart = inputs.data_ptr(), inputs.stride(0) * inputs.itemsize
+        ids, slots, positions, lengths = (first + apart * kind for kind in range(len(inputs)))
         kernel_library().run(self._made, Step(tokens, ids, slots, positions, lengths), end)
 
     def _table(self, table: torch.Tensor | int) -> Table:
