@@ -2,7 +2,7 @@
 
 Aligned rows in float32 are compared with the library's full forward pass. Packed rows are compared bit for
 bit with the same tokens read from the start into a wiped slot of another runner; that these are the library's
-too is for `test_packing.py`.
+too is for `test_forward_choice.py`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def library_logits(tokens: tuple[int, ...]) -> torch.Tensor:
 
 def fresh_logits(tokens: tuple[int, ...]) -> torch.Tensor:
     """The tokens read from the start, alone, in full rows, into a slot that holds nothing: [T, V]."""
-    FRESH.cache.wipe(0)
+    FRESH.forward.cache.wipe(0)
     parts = [Row(0, start, tokens[start : start + 8]) for start in range(0, len(tokens), 8)]
     return torch.cat([FRESH.logits([part], 1)[0].clone() for part in parts])
 

@@ -183,8 +183,10 @@ def test_another_kernel_keeps_the_model_off_the_engines_own() -> None:
 
 
 def test_the_engines_own_kernel_refuses_what_it_cannot_serve() -> None:
-    with pytest.raises(StartupError, match="packed cannot run: the kernels take bfloat16"):
-        StepRunner(loaded(tiny_llama()), tiny_limits(), "auto", "packed")
+    with pytest.raises(
+        StartupError, match="packed cannot run: the kernels do not take heads of 288"
+    ):
+        StepRunner(loaded(tiny_llama(head_dim=288)), tiny_limits(), "auto", "packed")
     with pytest.raises(StartupError, match="packed cannot run: compilation is switched off"):
         StepRunner(loaded(packable_llama()), tiny_limits(), "off", "packed")
 

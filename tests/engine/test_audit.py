@@ -34,7 +34,7 @@ class PlantedRunner(StepRunner):
     def prefill(self, row: Row) -> None:
         super().prefill(row)
         if self.fault == "prefill":
-            self.cache.layers[0].values[row.slot, :, 0] += 1e-3
+            self.forward.cache.layers[0].values[row.slot, :, 0] += 1e-3
 
 
 def planted(fault: str) -> PlantedRunner:

@@ -314,5 +314,6 @@ def test_no_number_ends_the_job_and_drops_what_the_slot_holds() -> None:
     assert [type(found) for found in stream.errors] == [NonFiniteLogits]
     assert stream.slot.tokens == []
     assert all(
-        layer.values[stream.slot.index].isfinite().all() for layer in engine.runner.cache.layers
+        layer.values[stream.slot.index].isfinite().all()
+        for layer in engine.runner.forward.cache.layers
     )

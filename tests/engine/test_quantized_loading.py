@@ -10,14 +10,16 @@ import pytest
 import torch
 from models_for_tests import edit_json, llama_config, needs_kernels, save_folder
 from outrider_server.core.errors import ModelRefused
+from outrider_server.core.progress import silent
 from outrider_server.engine.engine import Engine
 from outrider_server.engine.layout import Row
 from outrider_server.engine.model import quantizing
 from outrider_server.engine.model.int8 import Int8Linear
 from outrider_server.engine.model.loading import load_model
-from outrider_server.engine.model.packed_layers import PackedLinear, QuantizedLinear
 from outrider_server.engine.model.quantized_weights import is_quantized
 from outrider_server.engine.options import CompileMode, EngineOptions
+from outrider_server.engine.program.recorded import recorded_model
+from outrider_server.engine.program.tables import Element
 from outrider_server.host.building import engine_builder
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaForCausalLM
 
@@ -64,7 +66,7 @@ def save_quantized(folder: Path, kind: str) -> None:
 def engine(
     folder: Path, kind: str, dtype: str = "bfloat16", compile_mode: CompileMode = "off"
 ) -> Engine:
-    """An audited engine of eager steps; with `auto` on the engine's own kernels."""
+    """An audited engine of the library's eager steps; with `auto` on the engine's own kernels."""
     return engine_builder(
         EngineOptions(
             folder=folder,
@@ -135,10 +137,12 @@ def test_quantized_layers_run_on_the_engines_own_kernels(folder: Path, kind: str
     assert built.audit.all_interchangeable, built.audit.findings
     assert built.arithmetic != aligned.arithmetic
     model = built.loaded.model
-    kinds = [type(module) for module in model.modules()]
-    assert kinds.count(QuantizedLinear) == 14, "seven of each of two layers"
-    assert kinds.count(PackedLinear) == 1, "the output layer"
-    assert not any(is_quantized(module) for module in model.modules()), "the originals are gone"
+    elements = [layer.element for layer in recorded_model(model, (), silent).layers]
+    bits = Element.EIGHT_BITS if kind == "int8" else Element.FOUR_BITS
+    assert elements.count(bits) == 14, "seven of each of two layers"
+    assert elements.count(Element.BFLOAT16) == 1, "the output layer"
+    originals = [module.weight for module in model.modules() if is_quantized(module)]
+    assert originals == [None] * 14, "they are gone"
     row = Row(0, 0, tuple(range(8)))
     logits = [each.runner.logits([row], 1)[0].flatten() for each in (built, aligned)]
     assert torch.corrcoef(torch.stack(logits))[0, 1] > 0.998

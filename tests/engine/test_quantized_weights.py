@@ -8,7 +8,6 @@ import pytest
 import torch
 from models_for_tests import needs_kernels
 from outrider_server.engine.model.int8 import Int8Linear
-from outrider_server.engine.model.packed_layers import QuantizedLinear
 from outrider_server.engine.model.quantized_weights import (
     LARGEST_CODE,
     integer_codes,
@@ -16,8 +15,10 @@ from outrider_server.engine.model.quantized_weights import (
     quantized_weight,
     why_not_taken,
 )
+from outrider_server.engine.program.weights import packed_quantized
 from torch import nn
 
+from .products import multiply
 from .subjects import random
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
@@ -78,7 +79,7 @@ def test_a_layer_on_the_kernels_computes_what_it_holds(build: Any, tokens: int) 
     weight, bias = stands_for(layer), layer.bias.double()
     x = random(tokens, weight.shape[1])
     wanted = x.double() @ weight.T + bias
-    got = QuantizedLinear(quantized_weight(layer), layer.bias)(x)
+    got = multiply(packed_quantized(quantized_weight(layer), layer.bias), x)
     assert (got.double() - wanted).norm() <= 0.01 * wanted.norm()
 
 

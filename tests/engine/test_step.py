@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models_for_tests import VOCABULARY_SIZE, loaded, needs_kernels, packed_runner, tiny_limits
+from outrider_server.core.types import Draw, SamplingParams
 from outrider_server.engine.layout import Row
 from outrider_server.engine.step import StepRunner
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -128,3 +129,17 @@ def test_many_short_rows_share_a_packed_step(lengths: list[int], starts: list[in
 
 
 MANY = packed_runner(limits=tiny_limits(slots=32, row_buckets=(4,)))
+
+
+@needs_kernels
+def test_the_draws_of_packed_steps_are_those_of_plain_sampling() -> None:
+    """Over the same logits; only a near tie of two scores could tell the two apart."""
+    runner = packed_runner()
+    rows = [Row(slot, 0, tuple(range(2 + slot, 3 + 3 * slot))) for slot in range(4)]
+    for slot in range(4):
+        runner.draws.write(slot, Draw(SamplingParams(temperature=0.5 * slot), 9 + slot, 1))
+    drawn = [result.tokens for result in runner.decide(rows, 2)]
+    inputs = runner._fill(rows, 16)
+    logits, best = runner.forward.decide(inputs)
+    wanted = runner._draw_sampled(inputs, logits, best).tolist()
+    assert [token for tokens in drawn for token in tokens] == wanted

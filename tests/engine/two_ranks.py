@@ -66,7 +66,9 @@ def decided(engine: Engine) -> dict[str, list[int]]:
 
 def left(runner: StepRunner) -> float:
     """The largest key that slot 0 holds beyond the one row that was read after its last wipe."""
-    return max(float(layer.keys[0, :, LIMITS.width :].abs().max()) for layer in runner.cache.layers)
+    return max(
+        float(layer.keys[0, :, LIMITS.width :].abs().max()) for layer in runner.forward.cache.layers
+    )
 
 
 def main() -> None:
@@ -90,7 +92,7 @@ def main() -> None:
         "left": [left(engine.runner), left(alone.runner)],
         "interchangeable": engine.audit.all_interchangeable,
         "notes": [engine.describe().ranks, engine.runner.compile_note, engine.runner.kernel_note],
-        "cache": [engine.runner.cache.byte_count, alone.runner.cache.byte_count],
+        "cache": [each.runner.forward.cache.byte_count for each in (engine, alone)],
     }
     ranks.stop()
     print(json.dumps(report))

@@ -9,7 +9,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.utils.quantization_config import QuantizationMethod
 
-from ..core.errors import OutriderError, StartupError
+from ..core.errors import StartupError
 from ..core.progress import Progress, Report, Stage
 from .attention.attention import PACKED
 from .attention.attention_choice import AUTO
@@ -52,10 +52,6 @@ def choose_forward(
             recorded = recorded_model(model, rotaries, start.tell)
         except NotRecorded as reason:
             note = f"the model cannot be recorded: {reason}"
-        except OutriderError:
-            raise
-        except Exception as error:  # whatever a model raises that looks at its tokens
-            note = f"the model cannot be recorded ({type(error).__name__})"
         else:
             return RecordedForward(recorded, loaded, limits, history)
     if attention == PACKED:

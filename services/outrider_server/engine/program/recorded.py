@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import PreTrainedModel
 
+from ...core.errors import OutriderError
 from ...core.progress import Progress
 from ..model.rotary import LengthRotary
 from . import operators, view_operators
 from .computations import LinearWeight, LookedUp, Lowered
 from .lowering import Lowering
 from .recording import quantized_layers, record
+from .views import NotRecorded
 from .weights import PackedLayer, pack_layers
 
 RULES_LOADED = (operators, view_operators)
@@ -37,19 +39,26 @@ def recorded_model(
 ) -> Recorded:
     """Records a model and packs its weights, which the model itself has no longer; once a model.
 
-    Raises NotRecorded, or whatever the model raises where it looks at the content of its tokens; the model is
-    as it was then.
+    Raises NotRecorded, or ModelRefused for attention that is not served; the model is as it was then.
     """
     if model not in _recorded:
-        graph = record(model, rotaries)
-        lowered = Lowering().lower(graph)
-        del graph
-        _tie_tables(lowered)
+        lowered = _lowered(model, rotaries)
         layers = pack_layers(lowered, model, quantized_layers(model), tell)
         for weight in model.parameters():
             weight.data = weight.new_empty(0)
         _recorded[model] = Recorded(lowered, layers)
     return _recorded[model]
+
+
+def _lowered(model: PreTrainedModel, rotaries: Sequence[LengthRotary]) -> Lowered:
+    try:
+        lowered = Lowering().lower(record(model, rotaries))
+    except (NotRecorded, OutriderError):
+        raise
+    except Exception as error:  # whatever a model raises that looks at the content of its tokens
+        raise NotRecorded(f"recording it raises {type(error).__name__}") from error
+    _tie_tables(lowered)
+    return lowered
 
 
 def _tie_tables(lowered: Lowered) -> None:

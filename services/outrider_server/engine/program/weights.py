@@ -1,11 +1,13 @@
 """Packs the weights of a recorded model's linear layers, one by one.
 
 A weight that has been packed is let go: neither the recording nor the model it came from holds it any longer.
+Experts whose weights are one tensor are let go together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +46,8 @@ def pack_layers(
     lowered: Lowered, model: nn.Module, quantized: Sequence[Any], tell: Progress
 ) -> list[PackedLayer]:
     """The layers of a forward pass, which then are `lowered`'s no more; `quantized` are the model's."""
-    owners = {weight.data_ptr(): weight for weight in model.parameters()}
+    owners = {_memory(weight): weight for weight in model.parameters()}
+    left = Counter(_memory(each.weight) for each in _plain(lowered))
     total, done = sum(_bytes(layer, quantized) for layer in lowered.layers), 0
     packed = []
     while lowered.layers:
@@ -53,14 +56,24 @@ def pack_layers(
         done += _bytes(layer, quantized)
         if isinstance(layer, QuantizedLayer):
             held = quantized[layer.index]
-            packed.append(_packed_quantized(quantized_weight(held), held.bias))
+            packed.append(packed_quantized(quantized_weight(held), held.bias))
             held.weight = None
             continue
         packed.append(_packed(layer.weight, layer.bias))
-        owner = owners.get(layer.weight.data_ptr())
-        if owner is not None and owner.numel() == layer.weight.numel():
-            owner.data = owner.new_empty(0)
+        memory = _memory(layer.weight)
+        left[memory] -= 1
+        if not left[memory] and memory in owners:
+            owners[memory].data = layer.weight.new_empty(0)
     return packed
+
+
+def _plain(lowered: Lowered) -> Iterator[LinearWeight]:
+    return (layer for layer in lowered.layers if isinstance(layer, LinearWeight))
+
+
+def _memory(weight: torch.Tensor) -> int:
+    """Of which a tensor is the whole or a part, as experts are of one that has all of them."""
+    return weight.untyped_storage().data_ptr()
 
 
 def _bytes(layer: LinearWeight | QuantizedLayer, quantized: Sequence[Any]) -> int:
@@ -77,7 +90,8 @@ def _packed(weight: torch.Tensor, bias: torch.Tensor | None) -> PackedLayer:
     return PackedLayer(packed, element, outputs, inputs, _for_tiles(bias, outputs))
 
 
-def _packed_quantized(weight: QuantizedWeight, bias: torch.Tensor | None) -> PackedLayer:
+def packed_quantized(weight: QuantizedWeight, bias: torch.Tensor | None) -> PackedLayer:
+    """A quantized layer's weights, whose biases [N] may be of any dtype."""
     outputs, inputs = weight.numbers.shape
     operators = torch.ops.outrider
     pack = operators.pack_eight_bits if weight.codes is None else operators.pack_four_bits
