@@ -24,7 +24,7 @@ WARM_UP_TOKENS = 16
 
 
 COMPILE = "auto"
-"""How the engines compile: the fastest steps, for a longer start."""
+"""How the engines run: recorded on CPUs, compiled elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ async def running_fleet(options: FleetOptions) -> AsyncIterator[Fleet]:
         shared = [f"--slots={options.slots}", f"--compile={COMPILE}"]
         shared += [f"--max-context-tokens={options.context}", *options.engine_options]
         folder = stack.enter_context(socket_folder())
-        # One after the other: two models that compile at once share the same cores.
+        # One after the other: two models that start at once share the same cores.
         target, target_address = await _started(
             stack,
             "target",

@@ -25,7 +25,7 @@ ParkMemory = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="What is random follows from it.")]
 Threads = Annotated[int, typer.Option(help="CPU threads of the model; 0 takes every core.")]
-Compile = Annotated[CompileMode, typer.Option(help="Whether steps are compiled.")]
+Compile = Annotated[CompileMode, typer.Option(help="Whether steps are recorded or compiled.")]
 DtypeOption = Annotated[Dtype, typer.Option(help="Of weights and cache.")]
 Device = Annotated[str, typer.Option(help="A torch device, for example cpu or cuda:0.")]
 PrefillWidth = Annotated[int, typer.Option(help="Tokens a prefill step; a multiple of 8.")]

@@ -24,7 +24,7 @@ from .refusing import refusal
 from .results import Results, counts, make_result, read_results, write_results
 from .subject import SETTINGS, Setting, save_model
 
-HALVES = {"eager": "off", "compiled": "on"}
+HALVES = {"eager": "off", "recorded": "on"}
 
 
 def parse_arguments() -> argparse.Namespace:

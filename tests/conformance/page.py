@@ -26,7 +26,7 @@ biases twice). Every model is saved to a folder and loaded as any other.
 - **promise**: sequences that differ from the target alone, of those with windows 0, 3 and 7, with n-grams,
   a drafter that is often right and one that lies, greedy and sampled, alone and four sessions at once.
 - **turns**: a second turn on kept KV equals one session that reads everything from the start.
-- **kernels**: the engine's own, where tokens of many sessions are packed, or torch's.
+- **kernels**: the engine's own, where steps are recorded and tokens of many sessions packed, or torch's.
 """
 
 
@@ -62,14 +62,14 @@ def _table(results: Results, setting: Setting) -> str:
 
 
 def _kernel_notes(results: Results) -> str:
-    """Why a model that is compiled in bfloat16 does not run on the engine's own kernels."""
+    """Why a model in bfloat16 is not recorded where it may be."""
     setting = next(s for s in SETTINGS if (s.dtype, s.compile_mode) == ("bfloat16", "on"))
-    lines = ["What keeps a bfloat16 model from the engine's own kernels:", ""]
+    lines = ["What keeps a model in bfloat16 from being recorded:", ""]
     for architecture in SERVED:
         found = results.get((architecture.name, setting.name))
         if found and found.kernel_note:
             lines.append(f"- {architecture.name}: {found.kernel_note}")
-    return "\n".join(lines)
+    return "\n".join(lines) if len(lines) > 2 else "None that was run in bfloat16, recorded."
 
 
 def _refused(refused: Sequence[tuple[str, str]]) -> str:

@@ -28,7 +28,7 @@ class Setting:
     @property
     def name(self) -> str:
         """As the table names it."""
-        return f"{self.dtype}, {'compiled' if self.compile_mode == 'on' else 'eager'}"
+        return f"{self.dtype}, {'recorded' if self.compile_mode == 'on' else 'eager'}"
 
 
 SETTINGS = tuple(

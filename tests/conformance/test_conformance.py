@@ -1,18 +1,17 @@
 """The engine serves every architecture of the suite as the library would, and keeps the promise.
 
-Eager float32 runs for all; other settings run here for one architecture of each mechanism, and for all by
-`python -m tests.conformance`, which writes docs/conformance.md.
+Float32, eager and recorded, runs for all; other settings run here for one architecture of each mechanism, and for
+all by `python -m tests.conformance`, which writes docs/conformance.md.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from outrider_server.engine.kernels import kernels_missing
+from models_for_tests import needs_kernels
 from transformers.utils import logging as library_logging
 
 from .architectures import SERVED, Architecture
@@ -21,17 +20,9 @@ from .subject import Setting, save_model
 
 EAGER = Setting("float32", "off")
 LOW_PRECISION = Setting("bfloat16", "off")
+RECORDED = Setting("float32", "on")
 ONE_OF_EACH = ("Llama", "Gemma 2", "GPT-2", "Bloom", "MPT", "Falcon", "Falcon, ALiBi", "Qwen2-MoE")
-COMPILED = (
-    ("Llama", "bfloat16"),
-    ("Gemma 2", "float32"),
-    ("Bloom", "float32"),
-    ("Mixtral", "float32"),
-)
-INSTANTIATED = "ignore:.*should not be instantiated:DeprecationWarning"
-"""Bloom's activation is an autograd function, of which torch's compiler makes an instance of its own."""
 BY_NAME = {architecture.name: architecture for architecture in SERVED}
-NO_COMPILER = not (shutil.which("g++") or shutil.which("clang++"))
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +33,6 @@ def _quiet_and_alone() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-    torch.compiler.reset()
 
 
 async def hold(architecture: Architecture, folder: Path, setting: Setting) -> Outcome:
@@ -70,10 +60,15 @@ async def test_an_architecture_is_served_in_bfloat16(name: str, tmp_path: Path) 
     await hold(BY_NAME[name], tmp_path, LOW_PRECISION)
 
 
-@pytest.mark.skipif(NO_COMPILER, reason="no C++ compiler is installed")
-@pytest.mark.filterwarnings(INSTANTIATED)
-@pytest.mark.parametrize(("name", "dtype"), COMPILED)
-async def test_an_architecture_is_served_compiled(name: str, dtype: str, tmp_path: Path) -> None:
-    outcome = await hold(BY_NAME[name], tmp_path, Setting(dtype, "on"))
-    assert not outcome.compile_note
-    assert outcome.packed == (name == "Llama" and not kernels_missing())
+@needs_kernels
+@pytest.mark.parametrize("architecture", SERVED, ids=lambda each: each.name)
+async def test_every_architecture_is_recorded(architecture: Architecture, tmp_path: Path) -> None:
+    outcome = await hold(architecture, tmp_path, RECORDED)
+    assert outcome.packed, outcome.kernel_note
+    assert outcome.greedy_differences == 0
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+async def test_an_architecture_is_recorded_in_bfloat16(name: str, tmp_path: Path) -> None:
+    assert (await hold(BY_NAME[name], tmp_path, Setting("bfloat16", "on"))).packed

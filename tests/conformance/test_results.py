@@ -16,7 +16,7 @@ from .results import counts, make_result, read_results, write_results
 from .subject import SETTINGS
 
 LLAMA, OTHER = SERVED[:2]
-EAGER, COMPILED = (
+EAGER, RECORDED = (
     next(each for each in SETTINGS if (each.dtype, each.compile_mode) == ("float32", mode))
     for mode in ("off", "on")
 )
@@ -28,7 +28,7 @@ GOOD = Outcome(
     turns_differ=False,
     packed=False,
     compile_note="",
-    kernel_note="the model is in float32",
+    kernel_note="compilation is switched off",
 )
 KEPT = make_result(LLAMA, EAGER, GOOD)
 
@@ -74,7 +74,7 @@ def test_a_row_says_what_was_found_and_marks_what_is_wrong() -> None:
         turns_differ=True,
         compile_note="no C++ compiler was found",
     )
-    row = make_result(LLAMA, COMPILED, bad)
+    row = make_result(LLAMA, RECORDED, bad)
     assert (row.error, row.greedy, row.promise, row.turns, row.kernels) == (
         "**2.5e+00**",
         "1 of 3",

@@ -1,8 +1,8 @@
 """Prints planned beside measured bytes of the bundled and the widened models: `python -m tests.planning`.
 
 Each row is an engine in a process of its own. The total is what the engine's tensors hold between steps and
-the most that torch gives out beside them during one; `resident` is how the process grew, which has the
-compiler and libraries in it and lacks pages of the cache that nothing was written to.
+the most that torch gives out beside them during one; `resident` is how the process grew, which has libraries
+in it and lacks pages of the cache that nothing was written to.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER
 
 from .comparing import WIDENED_MILLIONS, Comparison, compare
 
-MODES = {"off": "torch, eager", "eager": "own kernels, eager", "auto": "own kernels, compiled"}
+MODES = {"off": "the library's model", "auto": "own kernels, recorded"}
 HEADING = """\
 | model | runs on | slots | weights planned | measured | cache planned | measured \
 | total planned | measured | planned / measured | resident |

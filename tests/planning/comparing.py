@@ -58,14 +58,14 @@ class Comparison:
 
 
 def compare(folder: Path, mode: str, slots: int) -> Comparison:
-    """Plans an engine and measures it. Mode `eager` runs the kernels without compiling."""
+    """Plans an engine and measures it."""
     return Comparison(planned(folder, mode, slots), measured(folder, mode, slots))
 
 
 def planned(folder: Path, mode: str, slots: int) -> MemoryPlan:
     """The plan of an engine."""
     sizes = count_model(read_config(folder))
-    shape = engine_shape(sizes, options(slots=slots, compile="auto" if mode == "eager" else mode))
+    shape = engine_shape(sizes, options(slots=slots, compile=mode))
     return plan_memory(sizes, shape)
 
 

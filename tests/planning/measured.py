@@ -2,8 +2,8 @@
 
 Prints one JSON object of bytes. `weights` and `cache` are those of the tensors held. `workspace` is the most
 that a step allocates at once beside them, by torch's memory profiler, over greedy and fully featured verify
-steps and prefill, at the end of the context. `resident` is the growth of resident memory from before loading
-to after these steps. Compile mode `eager` is `auto` for a model said to be too small to compile.
+steps and prefill, at the end of the context, with what recorded steps always hold. `resident` is the growth
+of resident memory from before loading to after these steps.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from outrider_bench.machine import resident_bytes
+from outrider_server.core.progress import silent
 from outrider_server.core.types import Draw, SamplingParams
 from outrider_server.engine.layout import Row
 from outrider_server.engine.limits import StepLimits
 from outrider_server.engine.model.loading import load_model
 from outrider_server.engine.options import EngineOptions
+from outrider_server.engine.program.computations import LookedUp
+from outrider_server.engine.program.recorded import Recorded, recorded_model
 from outrider_server.engine.step import StepRunner
 from torch.profiler import ProfilerActivity, profile
 
@@ -52,15 +54,28 @@ def most_allocated(work: Callable[[], object]) -> int:
 
 
 def held_by(runner: StepRunner) -> int:
-    """Bytes of weights, buffers and packed layers, each tensor once."""
-    tensors = {id(tensor): tensor for tensor in runner.model.parameters()}
-    tensors |= {id(tensor): tensor for tensor in runner.model.buffers()}
-    for module in runner.model.modules():
-        for name in ("packed", "bias"):
-            tensor = getattr(module, name, None)
-            if isinstance(tensor, torch.Tensor):
-                tensors[id(tensor)] = tensor
-    return sum(tensor.nbytes for tensor in tensors.values())
+    """Bytes of weights and buffers, and of what was recorded of them; each tensor once."""
+    tensors = [*runner.model.parameters(), *runner.model.buffers()]
+    if runner.layout.packed:
+        tensors += recorded_tensors(recorded_model(runner.model, (), silent))
+    storages = {tensor.untyped_storage().data_ptr(): tensor for tensor in tensors}
+    return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
+
+
+def recorded_tensors(recorded: Recorded) -> list[torch.Tensor]:
+    """Packed layers, tables and constants, but for single numbers."""
+    parts = ("packed", "bias", "scales", "codes")
+    found = [getattr(layer, part) for layer in recorded.layers for part in parts]
+    for computation in recorded.lowered.computations:
+        found += [placed.base for placed in computation.inputs]
+        found += [computation.table] if isinstance(computation, LookedUp) else []
+    tensors = (each for each in found if isinstance(each, torch.Tensor))
+    return [tensor for tensor in tensors if tensor.numel() > 1]
+
+
+def arena_bytes(runner: StepRunner) -> int:
+    """What recorded steps hold for their tokens."""
+    return runner.forward._program._arena.nbytes if runner.layout.packed else 0
 
 
 def measure(folder: Path, mode: str, slots: int) -> dict[str, int]:
@@ -68,8 +83,6 @@ def measure(folder: Path, mode: str, slots: int) -> dict[str, int]:
     before = resident_bytes(os.getpid())
     config = EngineOptions(folder=folder, slots=slots, rows=slots)
     loaded = load_model(folder, "auto", torch.device("cpu"))
-    if mode == "eager":
-        loaded, mode = replace(loaded, parameter_count=0), "auto"
     context = loaded.max_positions
     limits = StepLimits(slots, context, config.width, config.prefill_width, config.row_buckets)
     runner = StepRunner(loaded, limits, mode)
@@ -91,10 +104,10 @@ def measure(folder: Path, mode: str, slots: int) -> dict[str, int]:
     draws = sum(t.nbytes for t in vars(runner.draws).values() if isinstance(t, torch.Tensor))
     return {
         "weights": held_by(runner),
-        "cache": runner.cache.byte_count,
+        "cache": runner.forward.cache.byte_count,
         "tables": runner.history.nbytes + inputs + draws,
         "greedy": steps[0],
-        "workspace": max(steps),
+        "workspace": max(steps) + arena_bytes(runner),
         "resident": resident_bytes(os.getpid()) - before,
     }
 

@@ -2,26 +2,63 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from models_for_tests import packable_llama, packed_runner, tiny_limits, tiny_llama, tiny_runner
+import torch
+from models_for_tests import (
+    llama_config,
+    loaded,
+    needs_kernels,
+    tiny_limits,
+    tiny_llama,
+    tiny_runner,
+)
 from outrider_bench.widening import widened
-from outrider_server.engine.kernels import kernels_missing
-from outrider_server.engine.model.packed_layers import PackedLinear
+from outrider_server.engine.attention.attention import SLOPES
+from outrider_server.engine.step import StepRunner
 from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER
 from outrider_server.planning.config_file import read_config
 from outrider_server.planning.counting import count_model
+from outrider_server.planning.memory import arena_bytes as planned_arena_bytes
 from outrider_server.planning.memory import plan_memory, slot_positions, token_bytes
 from outrider_server.planning.shape import engine_shape
 from outrider_server.planning.types import CachedLayer, EngineShape
-from outrider_server.planning.weights import packing_bytes
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    FalconConfig,
+    Gemma2Config,
+    GPT2Config,
+    GPTJConfig,
+    GPTNeoXConfig,
+    MixtralConfig,
+    MptConfig,
+    OPTConfig,
+    PhiConfig,
+    PreTrainedConfig,
+    Qwen3Config,
+)
 
 from .comparing import WIDENED_MILLIONS, compare
 from .configs import counted, options
+from .measured import arena_bytes, held_by
 
 SHARE = 0.05
+SMALL: dict[str, Any] = {
+    "vocab_size": 61,
+    "hidden_size": 40,
+    "intermediate_size": 70,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
 
 
 def check(folder: Path, mode: str, slots: int) -> None:
@@ -37,18 +74,17 @@ def check(folder: Path, mode: str, slots: int) -> None:
     ("folder", "mode", "slots"),
     [
         (TARGET_FOLDER, "off", 8),
-        (TARGET_FOLDER, "eager", 8),
-        (TARGET_FOLDER, "eager", 1),
+        (TARGET_FOLDER, "auto", 8),
+        (TARGET_FOLDER, "auto", 1),
         (DRAFT_FOLDER, "off", 8),
-        (DRAFT_FOLDER, "eager", 1),
-        (DRAFT_FOLDER, "auto", 8),
+        (DRAFT_FOLDER, "auto", 1),
     ],
 )
 def test_a_bundled_engine_needs_what_is_planned(folder: Path, mode: str, slots: int) -> None:
     check(folder, mode, slots)
 
 
-@pytest.mark.parametrize(("mode", "slots"), [("off", 2), ("eager", 2)])
+@pytest.mark.parametrize(("mode", "slots"), [("off", 2), ("auto", 2)])
 def test_the_widened_target_needs_what_is_planned(
     mode: str, slots: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -80,24 +116,61 @@ def test_the_cache_is_that_of_an_engine(
     )
     sizes = count_model(read_config(tmp_path))
     runner = tiny_runner(model, limits)
-    assert plan_memory(sizes, engine_shape(sizes, request)).cache_bytes == runner.cache.byte_count
-
-
-@pytest.mark.skipif(bool(kernels_missing()), reason="the engine's own kernels do not run here")
-def test_packed_layers_have_the_planned_bytes(tmp_path: Path) -> None:
-    """With sizes that are no multiple of a tile, and biases."""
-    model = packable_llama(
-        vocabulary_size=61, intermediate_size=70, attention_bias=True, tie_word_embeddings=True
+    assert (
+        plan_memory(sizes, engine_shape(sizes, request)).cache_bytes
+        == runner.forward.cache.byte_count
     )
-    model.config.save_pretrained(tmp_path)
-    before = sum(tensor.nbytes for tensor in model.parameters())
-    packed_runner(model)
-    packed = [module for module in model.modules() if isinstance(module, PackedLinear)]
-    assert packed
-    after = sum(tensor.nbytes for tensor in model.parameters())
-    after += sum(module.packed.nbytes for module in packed)
-    after += sum(module.bias.nbytes for module in packed if module.bias is not None)
-    assert packing_bytes(count_model(read_config(tmp_path)), "none") == after - before
+
+
+GEMMA = {"head_dim": 14, "layer_types": ["full_attention"] * 2}
+RECORDED = {
+    "llama": llama_config(intermediate_size=70, attention_bias=True, tie_word_embeddings=True),
+    "llama, not tied": llama_config(intermediate_size=70),
+    "gemma 2": Gemma2Config(**SMALL, **GEMMA, num_key_value_heads=2),
+    "qwen 3": Qwen3Config(**SMALL, num_key_value_heads=2, head_dim=24),
+    "gpt 2": GPT2Config(vocab_size=61, n_embd=40, n_layer=2, n_head=4, n_positions=256),
+    "gpt-j": GPTJConfig(vocab_size=61, n_embd=40, n_layer=2, n_head=4, rotary_dim=4),
+    "neo-x": GPTNeoXConfig(**SMALL),
+    "opt": OPTConfig(
+        vocab_size=61, hidden_size=40, ffn_dim=70, num_hidden_layers=2, num_attention_heads=4
+    ),
+    "phi": PhiConfig(**SMALL, partial_rotary_factor=0.4),
+    "bloom": BloomConfig(vocab_size=61, hidden_size=40, n_layer=2, n_head=4),
+    "mpt": MptConfig(vocab_size=61, d_model=40, n_layers=2, n_heads=4, max_seq_len=256),
+    "falcon": FalconConfig(
+        vocab_size=61, hidden_size=40, num_hidden_layers=2, num_attention_heads=4, multi_query=True
+    ),
+    "mixtral": MixtralConfig(**SMALL, num_key_value_heads=2, num_local_experts=6),
+}
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("config", RECORDED.values(), ids=RECORDED)
+def test_a_recorded_engine_holds_what_is_planned(
+    config: PreTrainedConfig, dtype: str, tmp_path: Path
+) -> None:
+    """With sizes that are no multiple of a tile. All but the layers' values is exact."""
+    config = copy.deepcopy(config)
+    config.dtype = dtype
+    config.save_pretrained(tmp_path)
+    sizes = count_model(read_config(tmp_path))
+    request = options(slots=3, max_context_tokens=100, prefill_width=16)
+    plan = plan_memory(sizes, shape := engine_shape(sizes, request))
+    assert shape.packed
+    kind = getattr(torch, dtype)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=kind)
+    given = replace(loaded(tiny_llama()), model=model.eval())
+    limits = tiny_limits(slots=3, max_context_tokens=100, row_buckets=(3,))
+    runner = StepRunner(given, limits, "auto")
+    assert runner.layout.packed, runner.kernel_note
+    adapted = sum(each.nbytes for name, each in model.named_buffers() if name.endswith(SLOPES))
+    assert plan.weights.total_bytes + plan.kernel_bytes + adapted == held_by(runner)
+    assert plan.cache_bytes == runner.forward.cache.byte_count
+    held = arena_bytes(runner)
+    values = held - 4 * 24 * 61
+    assert held <= planned_arena_bytes(sizes, shape)
+    assert planned_arena_bytes(sizes, shape) - held <= 2 * values
 
 
 def test_layers_that_differ_are_added_up_each() -> None:

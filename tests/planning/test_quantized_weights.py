@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from models_for_tests import needs_kernels, save_tokenizer
+from models_for_tests import needs_kernels, save_tokenizer, tiny_limits
 from outrider_server.engine.model.loading import load_model
-from outrider_server.engine.model.packed_layers import PackedLinear, QuantizedLinear
-from outrider_server.engine.model.packing import pack_model
+from outrider_server.engine.step import StepRunner
 from outrider_server.planning.weights import packing_bytes, weight_bytes
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import logging as library_logging
 
 from .configs import MIXTRAL, counted
+from .measured import held_by
 
 needs_bitsandbytes = pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in ("bitsandbytes", "accelerate")),
@@ -103,16 +103,11 @@ def test_quantized_layers_on_the_kernels_have_the_planned_bytes(
     config = AutoConfig.from_pretrained(tmp_path)
     AutoModelForCausalLM.from_config(config).to(torch.bfloat16).save_pretrained(tmp_path)
     save_tokenizer(tmp_path, 100)
-    model = load_model(tmp_path, "auto", torch.device("cpu"), quantization).model
-    assert pack_model(model)
-    layers = [each for each in model.modules() if isinstance(each, QuantizedLinear | PackedLinear)]
-    held = sum(weight.nbytes for weight in model.parameters())
-    for layer in layers:
-        parts = (getattr(layer, name, None) for name in ("packed", "scales", "codes", "bias"))
-        held += sum(part.nbytes for part in parts if part is not None)
-    planned = weight_bytes(sizes, "bfloat16", quantization)
-    added = packing_bytes(sizes, quantization)
-    assert planned.quantized_bytes + planned.scale_bytes + planned.kept_bytes + added == held
+    given = load_model(tmp_path, "auto", torch.device("cpu"), quantization)
+    runner = StepRunner(given, tiny_limits(), "auto")
+    assert runner.layout.packed, runner.kernel_note
+    planned = weight_bytes(sizes, "bfloat16", quantization).total_bytes
+    assert planned + packing_bytes(sizes, "bfloat16", quantization) == held_by(runner)
 
 
 def test_experts_in_one_tensor_stay_as_they_are(tmp_path: Path) -> None:

@@ -74,13 +74,12 @@ def _model_lines(role: str, model: ModelDescription) -> list[str]:
     audit = model.shape_audit
     agreed = sum(shape.identical for shape in audit.shapes)
     verdict = "interchangeable" if audit.all_interchangeable else "not all interchangeable"
-    compiled = "compiled" if model.compiled else f"eager ({model.compile_note})"
     kernels = f"torch ({model.kernel_note})" if model.kernel_note else "own"
     device = f"{model.ranks} x {model.device}" if model.ranks > 1 else model.device
     weights = f", weights {model.quantization}" if model.quantization else ""
     return [
         f"{role:<8} {model.name} ({model.architecture}, {model.parameter_count:,} parameters)",
-        f"         {model.dtype}{weights} on {device}, {compiled}, kernels: {kernels}",
+        f"         {model.dtype}{weights} on {device}, {_way(model)}, kernels: {kernels}",
         f"         attention {model.attention} ({model.attention_note})",
         f"         width {model.width}, {model.slots} slots of {model.max_context_tokens} tokens, "
         f"{_token_ids(model)}",
@@ -88,6 +87,13 @@ def _model_lines(role: str, model: ModelDescription) -> list[str]:
         f"{', pinned to one' if audit.reproducible else ''}",
         f"         model {model.model_fingerprint}, vocabulary {model.vocabulary_fingerprint}",
     ]
+
+
+def _way(model: ModelDescription) -> str:
+    """How steps run; those on the engine's own kernels are recorded."""
+    if not model.compiled:
+        return f"eager ({model.compile_note})"
+    return "compiled" if model.kernel_note else "recorded"
 
 
 def _defaults(description: Description) -> str:

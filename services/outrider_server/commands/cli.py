@@ -181,7 +181,9 @@ def up(
 
 @app.command()
 def demo(
-    compile: Annotated[CompileMode, typer.Option(help="Whether steps are compiled.")] = "auto",
+    compile: Annotated[
+        CompileMode, typer.Option(help="Whether steps are recorded or compiled.")
+    ] = "auto",
 ) -> None:
     """Watch the three services stream text, with and without speculation."""
     from .demo import run_demo

@@ -43,7 +43,7 @@ def kept_start(tell: Progress) -> Start:
 
 
 async def started_host(options: EngineOptions, start: Start | None = None) -> EngineHost:
-    """A host with its engine built, compiled and audited. Raises StartupError."""
+    """A host with its engine built and audited. Raises StartupError."""
     return await EngineHost.started(engine_builder(options, start=start), options.queue)
 
 

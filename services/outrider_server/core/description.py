@@ -52,6 +52,7 @@ class ModelDescription:
     device: str
     quantization: str
     compiled: bool
+    """True when steps run recorded or compiled."""
     compile_note: str
     kernel_note: str
     attention: str

@@ -202,10 +202,9 @@ class Engine:
     def arithmetic(self) -> str:
         """How logits are computed: where it is another, the same weights may decide other tokens."""
         runner = self.runner
-        compiled = "compiled" if runner.compiled else "eager"
         dtype = str(runner.dtype).removeprefix("torch.")
         ranks = f"ranks={self.loaded.ranks}"
-        words = (runner.device.type, dtype, runner.attention.kernel, compiled, ranks)
+        words = (runner.device.type, dtype, runner.attention.kernel, _way(runner), ranks)
         return " ".join((*words, self.audit.logits_digest))
 
     def check_model(self, model_fingerprint: str, arithmetic: str) -> None:
@@ -301,3 +300,10 @@ class Engine:
         self.counters.verify_rows += len(rows)
         self.counters.device_seconds += seconds
         return BatchResult(results, seconds)
+
+
+def _way(runner: StepRunner) -> str:
+    """How steps run, in a word."""
+    if runner.layout.packed:
+        return "recorded"
+    return "compiled" if runner.compiled else "eager"

@@ -46,7 +46,7 @@ def choose_forward(
     model = loaded.model
     adapt_model(model)
     rotaries = rotate_by_length(model, limits.max_context_tokens)
-    note = _why_not_wanted(compile_mode, attention) or why_not_recorded(model, start.tell)
+    note = why_not_wanted(compile_mode, attention) or why_not_recorded(model, start.tell)
     if not note:
         try:
             recorded = recorded_model(model, rotaries, start.tell)
@@ -61,7 +61,8 @@ def choose_forward(
     )
 
 
-def _why_not_wanted(compile_mode: str, attention: str) -> str:
+def why_not_wanted(compile_mode: str, attention: str) -> str:
+    """One sentence why an engine with these options records nothing; nothing where it may."""
     if attention not in (AUTO, PACKED):
         return f"attention {attention} was asked for"
     return "compilation is switched off" if compile_mode == "off" else ""
@@ -69,19 +70,28 @@ def _why_not_wanted(compile_mode: str, attention: str) -> str:
 
 def why_not_recorded(model: PreTrainedModel, tell: Progress) -> str:
     """One sentence why the engine's own kernels cannot run a model; nothing where they might."""
+    whole = not any(isinstance(weight, DTensor) for weight in model.parameters())
     _, head_dim = cache_shape(model.config)
-    if model.device.type != "cpu":
-        return "the kernels are for CPUs"
-    if any(isinstance(weight, DTensor) for weight in model.parameters()):
-        return "the kernels take whole models, not a rank's share"
-    if model.dtype not in DTYPES:
-        return f"the kernels do not take weights in {str(model.dtype).removeprefix('torch.')}"
-    if head_dim > LARGEST_HEAD:
-        return f"the kernels do not take heads of {head_dim}"
-    why = _unlike_quantized(model)
+    why = why_unfit(model.device.type, whole, model.dtype, head_dim) or _unlike_quantized(model)
     if not why and kernels_to_build():
         tell(Report(Stage.BUILDING))
     return why or kernels_missing()
+
+
+def why_unfit(device: str, whole: bool, dtype: torch.dtype, head_dim: int) -> str:
+    """One sentence why the kernels cannot run a model, whatever its weights are.
+
+    `device` is a type, for example "cpu"; `whole` is false for a rank's share.
+    """
+    if device != "cpu":
+        return "the kernels are for CPUs"
+    if not whole:
+        return "the kernels take whole models, not a rank's share"
+    if dtype not in DTYPES:
+        return f"the kernels do not take weights in {str(dtype).removeprefix('torch.')}"
+    if head_dim > LARGEST_HEAD:
+        return f"the kernels do not take heads of {head_dim}"
+    return ""
 
 
 def _unlike_quantized(model: Any) -> str:

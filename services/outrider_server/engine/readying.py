@@ -1,7 +1,7 @@
-"""Makes a runner ready to serve: every size of step is run, compiled and timed, and its bits are known.
+"""Makes a runner ready to serve: every size of step is run, compiled if at all, and timed; its bits are known.
 
 Owns what is believed of an earlier start. Steps are compiled in one order, whether it is or not, since a
-compiler may look at the first sizes that it meets.
+compiler may look at the first sizes that it meets. Recorded ones are compiled no more, and run as others do.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def make_ready(runner: StepRunner, reproducible: bool, start: Start, clock: Cloc
 
 
 def _first_steps(runner: StepRunner, buckets: Sequence[int], tell: Progress) -> None:
-    """The largest first, then prefill, so that no turn pays for its compilation."""
+    """The largest first, then prefill, so that no turn pays for what a first one takes."""
     compiles = runner.compiled and not runner.layout.packed
     stage = Stage.COMPILING if compiles else Stage.WARMING
     limits = runner.limits

@@ -1,4 +1,4 @@
-"""Builds an engine from its options: loads the model, settles its shapes, compiles and audits."""
+"""Builds an engine from its options: loads the model, settles its shapes, records or compiles it, and audits."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from math import prod
 from typing import cast
 
 import torch
@@ -26,7 +27,7 @@ from .config_file import ConfigFile, first_line
 from .types import CachedLayer, LinearLayer, ModelSizes, WeightTensor
 
 PROBE_TOKENS = 2
-_QuantizableLinear = (nn.Linear, Conv1D)
+_Linear = (nn.Linear, Conv1D)
 
 
 def count_model(file: ConfigFile) -> ModelSizes:
@@ -40,7 +41,7 @@ def count_model(file: ConfigFile) -> ModelSizes:
         architecture=type(model).__name__,
         dtype=str(model.config.dtype or torch.float32).removeprefix("torch."),
         tensors=_tensors(model),
-        linears=_linears(model),
+        linears=tuple(_matrices(model).values()),
         buffer_bytes=sum(buffer.nbytes for buffer in model.buffers()),
         layers=tuple(
             CachedLayer(key.shape[1] * key.shape[-1], value.shape[1] * value.shape[-1])
@@ -54,6 +55,7 @@ def count_model(file: ConfigFile) -> ModelSizes:
         max_positions=longest_context(config),
         most_positions=furthest_context(config),
         checkpoint_bytes=_checkpoint_bytes(file),
+        quantized_by=file.quantized_by,
         notes=_notes(file),
     )
 
@@ -102,6 +104,7 @@ def _tensors(model: PreTrainedModel) -> tuple[WeightTensor, ...]:
     embeddings = {
         id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)
     }
+    biases = {id(module.bias) for module in model.modules() if isinstance(module, _Linear)}
     return tuple(
         WeightTensor(
             name=name,
@@ -109,6 +112,7 @@ def _tensors(model: PreTrainedModel) -> tuple[WeightTensor, ...]:
             outputs=outputs.get(id(parameter), 0),
             looked_up=id(parameter) in embeddings and id(parameter) != read_whole,
             float32_in=_float32_in(model, name),
+            constant=parameter.dim() < 2 and id(parameter) not in biases,
         )
         for name, parameter in model.named_parameters()
     )
@@ -126,22 +130,24 @@ def _quantizable(model: PreTrainedModel) -> dict[int, int]:
     return found
 
 
-def _linears(model: PreTrainedModel) -> tuple[LinearLayer, ...]:
+def _matrices(model: PreTrainedModel) -> dict[int, LinearLayer]:
+    """Every matrix that is no embedding alone, whatever class of layer holds it, by the parameter's id."""
     quantizable = _quantizable(model)
-    embeddings = {
-        id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)
-    }
-    return tuple(
-        LinearLayer(
-            module.out_features,
-            module.in_features,
-            module.bias is not None,
-            id(module.weight) in embeddings,
-            id(module.weight) in quantizable,
-        )
-        for module in model.modules()
-        if type(module) is nn.Linear
-    )
+    found = {}
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            continue
+        biased = getattr(module, "bias", None) is not None
+        for matrix in module.parameters(recurse=False):
+            if matrix.dim() < 2:
+                continue
+            *count, rows, columns = matrix.shape
+            if isinstance(module, Conv1D):
+                rows, columns = columns, rows
+            found[id(matrix)] = LinearLayer(
+                rows, columns, biased, id(matrix) in quantizable, prod(count)
+            )
+    return found
 
 
 def _output_layer(model: PreTrainedModel) -> nn.Module | None:
@@ -156,13 +162,10 @@ def _shape(module: nn.Linear | Conv1D) -> tuple[int, int]:
 
 
 def _intermediate(model: PreTrainedModel) -> int:
-    """Width of the widest layer but the output layer; of experts, what the configuration says."""
+    """Width of the widest layer but the output layer, or what the configuration says."""
     output_layer = _output_layer(model)
-    widths = [
-        _shape(module)[0]
-        for module in model.modules()
-        if isinstance(module, _QuantizableLinear) and module is not output_layer
-    ]
+    read_whole = None if output_layer is None else id(output_layer.weight)
+    widths = [layer.outputs for matrix, layer in _matrices(model).items() if matrix != read_whole]
     config = model.config.get_text_config()
     return max([*widths, int(getattr(config, "intermediate_size", None) or 0)])
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
+
 from ..core.errors import StartupError
+from ..engine.forward_choice import BITSANDBYTES, why_not_wanted, why_unfit
 from ..engine.kernels import kernels_missing
 from ..engine.options import EngineOptions
-from ..engine.packed_cache import LARGEST_HEAD
 from .types import EngineShape, ModelSizes
 from .weights import KERNEL_BLOCK
 
@@ -21,7 +23,6 @@ def engine_shape(sizes: ModelSizes, options: EngineOptions) -> EngineShape:
             f"a context of {wanted} tokens is longer than the {most} positions of {sizes.name}"
         )
     dtype = sizes.dtype if options.dtype == "auto" else options.dtype
-    on_cpu = options.device.partition(":")[0] == "cpu"
     return EngineShape(
         dtype=dtype,
         quantization=options.quantization,
@@ -30,23 +31,33 @@ def engine_shape(sizes: ModelSizes, options: EngineOptions) -> EngineShape:
         width=options.width,
         prefill_width=options.prefill_width,
         context_tokens=wanted or named,
-        packed=on_cpu and options.compile != "off" and _can_be_packed(sizes, dtype, options),
-        gathers_slots=not on_cpu,
+        packed=_is_recorded(sizes, dtype, options),
+        gathers_slots=_device(options) != "cpu",
     )
 
 
-def _can_be_packed(sizes: ModelSizes, dtype: str, options: EngineOptions) -> bool:
-    """Whether the engine's own kernels take the model on this machine; builds them where they would run."""
-    fits = (
-        _takes_quantized(sizes, options.quantization)
-        and not sizes.checkpoint_bytes
-        and sizes.head_dim <= LARGEST_HEAD
+def _device(options: EngineOptions) -> str:
+    return options.device.partition(":")[0]
+
+
+def _is_recorded(sizes: ModelSizes, dtype: str, options: EngineOptions) -> bool:
+    """Whether the engine's own kernels take the model on this machine; builds them where they would run.
+
+    Whether it can be recorded shows once it is loaded: here it is taken for granted.
+    """
+    whole = options.tensor_parallel == 1
+    why = why_not_wanted(options.compile, options.attention) or why_unfit(
+        _device(options), whole, getattr(torch, dtype), sizes.head_dim
     )
+    alike = all(layer.key_values == layer.value_values for layer in sizes.layers)
+    fits = not why and alike and _takes_quantized(sizes, options.quantization)
     return fits and not kernels_missing()
 
 
 def _takes_quantized(sizes: ModelSizes, quantization: str) -> bool:
     """Whether the kernels take the model's linear layers so quantized: 4 bits in blocks within a row."""
+    if sizes.quantized_by not in ("", BITSANDBYTES):
+        return False
     return quantization in ("none", "int8") or all(
         layer.inputs % KERNEL_BLOCK == 0 for layer in sizes.linears if layer.quantizable
     )

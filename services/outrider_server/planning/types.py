@@ -23,19 +23,21 @@ class WeightTensor:
     """An embedding of which a step reads a few rows; False where it is the output layer too."""
     float32_in: tuple[str, ...] = ()
     """Dtypes of a model in which the library keeps this tensor in float32."""
+    constant: bool = False
+    """Neither of a linear layer nor an embedding: the engine's own kernels take it in float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinearLayer:
-    """A plain linear layer, which the engine's own kernels would pack."""
+    """A matrix that tokens are multiplied by, which the engine's own kernels would pack."""
 
     outputs: int
     inputs: int
     has_bias: bool
-    tied: bool
-    """Whether its matrix is an embedding too, which stays when the layer is packed."""
     quantizable: bool
     """Whether bitsandbytes would quantize it."""
+    count: int = 1
+    """Of experts in one tensor, how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +67,15 @@ class ModelSizes:
     query_groups: int
     """Query heads that share one key-value head."""
     head_dim: int
+    """Of keys."""
     max_positions: int
     """0 where the configuration names no longest context."""
     most_positions: int = 0
     """What may be asked for where it is more: a scaled rotary embedding reaches further."""
     checkpoint_bytes: int = 0
     """Size of the weight files of a checkpoint that is quantized already; 0 for every other."""
+    quantized_by: str = ""
+    """The method of a checkpoint that is quantized already."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -91,7 +96,7 @@ class EngineShape:
     prefill_width: int
     context_tokens: int
     packed: bool = False
-    """Whether it runs on the engine's own CPU kernels."""
+    """Whether its steps are recorded, and run on the engine's own CPU kernels."""
     gathers_slots: bool = False
     """Whether attention copies the slots of a step, as it does on other devices than a CPU."""
 
@@ -120,7 +125,7 @@ class MemoryPlan:
 
     weights: WeightBytes
     kernel_bytes: int
-    """What packing the linear layers adds to the weights."""
+    """What the engine's own kernels add to the weights."""
     cache_bytes: int
     """Keys and values of all slots and the scratch slot."""
     table_bytes: int

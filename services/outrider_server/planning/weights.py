@@ -18,7 +18,7 @@ FOUR_BIT_BLOCK = 64
 FOUR_BIT_TABLE_BYTES = 16 * 4
 SCALE_BYTES = 4
 KERNEL_TILE = 32
-"""The engine's kernels pad outputs to multiples of this many, and inputs of bfloat16 weights."""
+"""The engine's kernels pad outputs to multiples of this many, and inputs of plain weights."""
 KERNEL_BLOCK = 64
 """And inputs of quantized weights to multiples of this many, which share a scale in 4 bits."""
 KERNEL_TABLE_BYTES = 16
@@ -61,12 +61,15 @@ def read_bytes(sizes: ModelSizes, dtype: str, quantization: str) -> int:
     return total.total_bytes - total.buffer_bytes - looked_up
 
 
-def packing_bytes(sizes: ModelSizes, quantization: str) -> int:
-    """What the engine's own kernels add to bfloat16 weights, the linear layers quantized as told.
+def packing_bytes(sizes: ModelSizes, dtype: str, quantization: str) -> int:
+    """What the engine's own kernels add to weights in `dtype`, the linear layers quantized as told.
 
-    Padding to tiles, biases in float32, and the output layer's packed copy where the embedding stays.
+    Padding to tiles; biases, norms and other constants in float32. Of a checkpoint that is quantized already
+    nothing is known.
     """
-    extra = 0
+    if sizes.checkpoint_bytes:
+        return 0
+    extra, element = 0, DTYPE_BYTES[dtype]
     for layer in sizes.linears:
         outputs = _padded(layer.outputs, KERNEL_TILE)
         if quantization != "none" and layer.quantizable:
@@ -74,10 +77,11 @@ def packing_bytes(sizes: ModelSizes, quantization: str) -> int:
             extra += _packed(outputs, inputs, quantization)
             extra -= sum(_stored(layer.outputs, layer.inputs, quantization))
         else:
-            extra += 2 * outputs * _padded(layer.inputs, KERNEL_TILE)
-            extra -= 0 if layer.tied else 2 * layer.outputs * layer.inputs
-        extra += 4 * outputs - 2 * layer.outputs if layer.has_bias else 0
-    return extra
+            padded = outputs * _padded(layer.inputs, KERNEL_TILE)
+            extra += element * layer.count * (padded - layer.outputs * layer.inputs)
+        extra += 4 * outputs - element * layer.outputs if layer.has_bias else 0
+    constants = (tensor for tensor in sizes.tensors if tensor.constant)
+    return extra + sum(4 * tensor.count - _kept(tensor, dtype) for tensor in constants)
 
 
 def _packed(outputs: int, inputs: int, quantization: str) -> int:

@@ -7,7 +7,6 @@ reads every token of the step, and what was not chosen counts with weight zero: 
 
 from __future__ import annotations
 
-import functools
 from typing import Protocol
 
 import torch
@@ -51,14 +50,15 @@ def every_expert(
 
     The sum over experts is in float32, by ascending expert.
     """
-    parts = []
+    total: torch.Tensor | None = None
     for expert, (gate_up, down) in enumerate(
         zip(module.gate_up_proj, module.down_proj, strict=True)
     ):
         share = torch.where(chosen == expert, weights.float(), 0.0).sum(-1, keepdim=True)
         hidden = module._apply_gate(tokens @ gate_up.t())
-        parts.append((hidden @ down.t()).float() * share)
-    total: torch.Tensor = functools.reduce(torch.add, parts)
+        part = (hidden @ down.t()).float() * share
+        total = part if total is None else total + part
+    assert total is not None, "a mixture has experts"
     return total.to(tokens.dtype)
 
 

@@ -57,7 +57,7 @@ def pack_layers(
         if isinstance(layer, QuantizedLayer):
             held = quantized[layer.index]
             packed.append(packed_quantized(quantized_weight(held), held.bias))
-            held.weight = None
+            _let_go(held)
             continue
         packed.append(_packed(layer.weight, layer.bias))
         memory = _memory(layer.weight)
@@ -65,6 +65,12 @@ def pack_layers(
         if not left[memory] and memory in owners:
             owners[memory].data = layer.weight.new_empty(0)
     return packed
+
+
+def _let_go(layer: Any) -> None:
+    for name in ("weight", "scale", "bias"):
+        if getattr(layer, name, None) is not None:
+            setattr(layer, name, None)
 
 
 def _plain(lowered: Lowered) -> Iterator[LinearWeight]:
