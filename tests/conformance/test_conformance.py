@@ -1,7 +1,7 @@
 """The engine serves every architecture of the suite as the library would, and keeps the promise.
 
-Float32, eager and recorded, runs for all; other settings run here for one architecture of each mechanism, and for
-all by `python -m tests.conformance`, which writes docs/conformance.md.
+Float32, eager and recorded, runs for all; other settings run here for one architecture of each mechanism,
+and for all by `python -m tests.conformance`, which writes docs/conformance.md.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """The shape audit: which shapes of a step give the same bits for the same tokens, on this machine.
 
 The reference is the largest bucket, which can carry any batch; a smaller one is used only if it agrees with
-the reference bit for bit, in every variation. Recorded steps have no shape but the tokens that they read, so
-their buckets are bounds, and are read in the same ways. Varied are the rows of a bucket, a row's index among others,
-its neighbours and how far these are, the chunking of the tokens, the column of a token in the step, and
-prefill against verify steps. Where a model computes from a session's length, a text across the border of its
-rule is read in all these ways too.
+the reference bit for bit, in every variation. Recorded steps have no shape but the tokens that they read:
+their buckets are bounds, and are read in the same ways. Varied are the rows of a bucket, a row's index among
+others, its neighbours and how far these are, the chunking of the tokens, the column of a token in the step,
+and prefill against verify steps. Where a model computes from a session's length, a text across the border of
+its rule is read in all these ways too.
 """
 
 from __future__ import annotations

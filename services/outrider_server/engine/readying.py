@@ -1,4 +1,4 @@
-"""Makes a runner ready to serve: every size of step is run, compiled if at all, and timed; its bits are known.
+"""Makes a runner ready to serve: every size of step is run, and compiled if at all; its bits are known.
 
 Owns what is believed of an earlier start. Steps are compiled in one order, whether it is or not, since a
 compiler may look at the first sizes that it meets. Recorded ones are compiled no more, and run as others do.

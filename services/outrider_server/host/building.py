@@ -1,4 +1,4 @@
-"""Builds an engine from its options: loads the model, settles its shapes, records or compiles it, and audits."""
+"""Builds an engine from its options: loads the model, settles its shapes, makes it ready and audits it."""
 
 from __future__ import annotations
 

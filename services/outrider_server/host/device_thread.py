@@ -46,7 +46,7 @@ class DeviceThread:
         self._thread = threading.Thread(target=self._run, name="outrider-device", daemon=True)
 
     async def start(self) -> Engine:
-        """Builds the engine in the thread: loading, recording or compiling, audit. Raises what building raises."""
+        """Builds the engine in the thread: loading, recording, audit. Raises what building raises."""
         self._thread.start()
         return await asyncio.wrap_future(self._started)
 
