@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import tempfile
 from pathlib import Path
 
 import torch
-from outrider_server.engine import compiling
 from outrider_server.models import DRAFT_FOLDER
 
 from .conftest import save_untrained_draft, started_host, target_host
@@ -20,7 +18,6 @@ from .test_promise import crowds, keep_promise, single_cases, window_cases
 
 
 async def main() -> None:
-    compiling.MIN_PARAMETERS_TO_COMPILE = math.inf
     with tempfile.TemporaryDirectory() as folder:
         folders = {"bundled": DRAFT_FOLDER, "untrained": save_untrained_draft(Path(folder))}
         drafts = {

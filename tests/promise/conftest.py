@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from outrider_server.engine import compiling
 from outrider_server.engine.options import EngineOptions
 from outrider_server.host.building import engine_builder
 from outrider_server.host.engine_host import EngineHost
@@ -34,6 +32,7 @@ async def started_host(
     compile_mode: str = "off",
     rows: int = 6,
     quantization: str = "none",
+    attention: str = "auto",
 ) -> EngineHost:
     """A host over a model folder."""
     return await EngineHost.started(
@@ -50,6 +49,7 @@ async def started_host(
                 compile=compile_mode,
                 threads=1,
                 quantization=quantization,
+                attention=attention,
                 park_bytes=0,
             )
         )
@@ -82,16 +82,8 @@ def untrained_draft(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def never_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`auto` finds every model too small to compile, so that it only packs."""
-    monkeypatch.setattr(compiling, "MIN_PARAMETERS_TO_COMPILE", math.inf)
-
-
-@pytest.fixture
-async def drafts(
-    never_compiled: None, untrained_draft: Path
-) -> AsyncIterator[dict[str, EngineHost]]:
-    """The bundled draft and the untrained one, running; packed where the machine can."""
+async def drafts(untrained_draft: Path) -> AsyncIterator[dict[str, EngineHost]]:
+    """The bundled draft and the untrained one, running; recorded where the machine can."""
     hosts = {
         name: await started_host(folder, dtype="bfloat16", width=2, compile_mode="auto")
         for name, folder in (("bundled", DRAFT_FOLDER), ("untrained", untrained_draft))
@@ -102,9 +94,14 @@ async def drafts(
 
 
 async def target_host(
-    dtype: str, compile_mode: str = "off", quantization: str = "none"
+    dtype: str, compile_mode: str = "off", quantization: str = "none", attention: str = "auto"
 ) -> EngineHost:
     """The bundled target."""
     return await started_host(
-        TARGET_FOLDER, dtype=dtype, width=8, compile_mode=compile_mode, quantization=quantization
+        TARGET_FOLDER,
+        dtype=dtype,
+        width=8,
+        compile_mode=compile_mode,
+        quantization=quantization,
+        attention=attention,
     )

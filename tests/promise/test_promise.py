@@ -212,12 +212,23 @@ async def test_tokens_are_the_targets_when_its_rows_are_packed(
     target = await target_host("bfloat16", compile_mode="auto")
     engine = target.engine
     assert engine.runner.layout.packed
-    assert not engine.runner.compiled
     noted = mixed_steps(engine)
     bench = await keep_promise(target, drafts, single_cases() + window_cases(), crowds())
     record_property("sequences", bench.compared)
     assert bench.compared >= 250
     assert max(map(len, noted)) == 6, "six sessions have shared a step of rows of mixed lengths"
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+async def test_tokens_are_the_targets_when_it_is_recorded_in_another_dtype(
+    dtype: str, drafts: dict[str, EngineHost]
+) -> None:
+    """A part of them."""
+    target = await target_host(dtype, compile_mode="auto")
+    engine = target.engine
+    assert engine.runner.layout.packed
+    await keep_promise(target, drafts, single_cases()[::8], crowds()[:3])
 
 
 async def test_tokens_are_the_targets_when_bfloat16_rows_are_aligned(
@@ -258,11 +269,11 @@ async def test_tokens_are_a_quantized_targets_when_its_rows_are_packed(
 async def test_tokens_are_a_quantized_targets_when_its_steps_are_compiled(
     quantization: str, drafts: dict[str, EngineHost]
 ) -> None:
-    """The same over compiled steps, packed where the machine can run the engine's own kernels."""
-    target = await target_host("bfloat16", compile_mode="on", quantization=quantization)
+    """The same over compiled steps of the library's model, as they are where nothing is recorded."""
+    target = await target_host("bfloat16", "on", quantization, attention="sdpa")
     engine = target.engine
     assert engine.runner.compiled, engine.runner.compile_note
-    assert engine.runner.layout.packed == (not kernels_missing())
+    assert not engine.runner.layout.packed
     await keep_promise(target, drafts, single_cases()[::32], crowds()[:1])
 
 
@@ -271,12 +282,9 @@ async def test_tokens_are_a_quantized_targets_when_its_steps_are_compiled(
 async def test_tokens_are_the_targets_when_its_steps_are_compiled(
     dtype: str, drafts: dict[str, EngineHost]
 ) -> None:
-    """A part of them over compiled steps, which have other bits than eager ones.
-
-    In bfloat16 they are packed where the machine can run the engine's own kernels.
-    """
-    target = await target_host(dtype, compile_mode="on")
+    """A part of them over compiled steps of the library's model, which have other bits than eager ones."""
+    target = await target_host(dtype, "on", attention="sdpa")
     engine = target.engine
     assert engine.runner.compiled, engine.runner.compile_note
-    assert engine.runner.layout.packed == (dtype == "bfloat16" and not kernels_missing())
+    assert not engine.runner.layout.packed
     await keep_promise(target, drafts, single_cases()[::4], crowds()[:6])
