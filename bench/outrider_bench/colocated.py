@@ -17,13 +17,14 @@ from typing import Any
 from outrider_server.commands.engines import started_host
 from outrider_server.config import DRAFT_WIDTH
 from outrider_server.core.types import Accepted, Draw, FinishReason, Round, SamplingParams
-from outrider_server.engine.options import EngineOptions
+from outrider_server.engine.options import EngineOptions, Quantization
 from outrider_server.host.engine_host import EngineHost
 from outrider_server.host.local import LocalDrafter, LocalVerifier
 from outrider_server.speculation.decoder import decode_ahead, decode_synchronously
 from outrider_server.speculation.turn import Turn
 
-from .peer_process import Answer, serve_peer
+from .peer_lines import Answer
+from .peer_process import serve_peer
 
 SLOTS = 2
 
@@ -57,9 +58,17 @@ class ColocatedPair:
         self._turns = 0
 
     @classmethod
-    async def start(cls, target: Path, draft: Path, context: int) -> ColocatedPair:
+    async def start(
+        cls, target: Path, draft: Path, context: int, quantization: Quantization = "none"
+    ) -> ColocatedPair:
         """Builds the engines with the settings of the services. Raises StartupError."""
-        config = partial(EngineOptions, slots=SLOTS, rows=1, max_context_tokens=context)
+        config = partial(
+            EngineOptions,
+            slots=SLOTS,
+            rows=1,
+            max_context_tokens=context,
+            quantization=quantization,
+        )
         # The engine started last says how many threads the kernels of the process have.
         drafting = await started_host(config(folder=draft, width=DRAFT_WIDTH, threads=1))
         return cls(await started_host(config(folder=target)), drafting)
@@ -100,12 +109,15 @@ def main() -> None:
     parser.add_argument("--target", type=Path, required=True)
     parser.add_argument("--draft", type=Path, required=True)
     parser.add_argument("--context", type=int, default=0)
+    parser.add_argument("--quantization", default="none")
     arguments = parser.parse_args()
     with asyncio.Runner() as runner:
 
         def build() -> Answer:
             pair = runner.run(
-                ColocatedPair.start(arguments.target, arguments.draft, arguments.context)
+                ColocatedPair.start(
+                    arguments.target, arguments.draft, arguments.context, arguments.quantization
+                )
             )
             return lambda question: runner.run(pair.run(question))
 

@@ -11,9 +11,26 @@ from outrider_server.core.errors import StartupError
 from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER
 
 from .ending import end
-from .options import Compile, Device, Draft, DtypeOption, PrefillWidth, Target, Threads, Widen
+from .options import (
+    Bits,
+    Compile,
+    Device,
+    Draft,
+    DraftOrNone,
+    DtypeOption,
+    LlamaCpp,
+    OpenVinoPython,
+    Peers,
+    PrefillWidth,
+    Target,
+    Threads,
+    Widen,
+    draft_folder,
+)
+from .peer_options import PeerOptions
 from .sessions_command import sessions
 from .settings import SUITES, BenchSettings
+from .weights import weights_of
 
 DEFAULT = "speed"
 
@@ -50,39 +67,72 @@ def speed(
         list[str] | None, typer.Argument(help=f"Any of {', '.join(SUITES)}; all by default.")
     ] = None,
     target: Target = TARGET_FOLDER,
-    draft: Draft = DRAFT_FOLDER,
+    draft: DraftOrNone = DRAFT_FOLDER,
     widen: Widen = 0.0,
+    bits: Bits = 16,
     tokens: Annotated[int, typer.Option(help="Tokens of each measured turn.")] = 256,
     prompts: Annotated[int, typer.Option(help="Prompts for each temperature.")] = 5,
     repeats: Annotated[int, typer.Option(help="Repeats of what is no turn per prompt.")] = 5,
     temperature: Annotated[
         list[float] | None, typer.Option(help="May be repeated; 0.7 and 0 by default.")
     ] = None,
-    llama_cpp: Annotated[
-        Path | None, typer.Option(help="Folder with llama.cpp's binaries, to compare with.")
-    ] = None,
+    llama_cpp: LlamaCpp = None,
+    openvino_python: OpenVinoPython = None,
     output: Annotated[Path, typer.Option(help="Folder for results.json and charts.")] = Path(
         "outrider-bench"
     ),
-    peers: Annotated[bool, typer.Option(help="Compare with other software.")] = True,
+    peers: Peers = True,
 ) -> None:
     """Measure turns beside other software, on prompts that never repeat. Its name may be left out."""
     settings = BenchSettings(
         suites=tuple(suites or SUITES),
         target=target,
-        draft=draft,
+        draft=draft_folder(draft),
         widen=widen,
         tokens=tokens,
         prompts=prompts,
         repeats=repeats,
         temperatures=tuple(temperature or (0.7, 0.0)),
-        llama_cpp=llama_cpp,
         output=output,
-        peers=peers,
+        peers=PeerOptions(weights_of(bits), peers, llama_cpp, openvino_python),
     )
     from .run import run_bench
 
     end(lambda: asyncio.run(run_bench(settings)))
+
+
+@bench.command()
+def questions(
+    file: Annotated[Path, typer.Argument(help="JSON lines: question_id, category, turns.")],
+    target: Target = TARGET_FOLDER,
+    draft: DraftOrNone = DRAFT_FOLDER,
+    bits: Bits = 16,
+    tokens: Annotated[int, typer.Option(help="The most tokens of each reply.")] = 256,
+    per_category: Annotated[
+        int, typer.Option(help="Questions of each category, from the first on; 0 takes all.")
+    ] = 0,
+    temperature: Annotated[
+        list[float] | None, typer.Option(help="May be repeated; 0 and 0.7 by default.")
+    ] = None,
+    llama_cpp: LlamaCpp = None,
+    openvino_python: OpenVinoPython = None,
+    output: Annotated[Path, typer.Option(help="Folder for results.json.")] = Path("outrider-bench"),
+    peers: Peers = True,
+) -> None:
+    """Measure chats with questions of a file, category by category, beside other software."""
+    from .questions_run import QuestionSettings, run_questions
+
+    settings = QuestionSettings(
+        file=file,
+        target=target,
+        draft=draft_folder(draft),
+        output=output,
+        peers=PeerOptions(weights_of(bits), peers, llama_cpp, openvino_python),
+        tokens=tokens,
+        per_category=per_category,
+        temperatures=tuple(temperature or (0.0, 0.7)),
+    )
+    end(lambda: asyncio.run(run_questions(settings)))
 
 
 @bench.command()
@@ -136,3 +186,14 @@ def quantized(
     from .quantized import run_quantized
 
     end(lambda: run_quantized(target, draft, threads))
+
+
+@bench.command("from-gguf")
+def from_gguf(
+    file: Annotated[Path, typer.Argument(help="A GGUF file of a model that transformers reads.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to make; it must not be there.")],
+) -> None:
+    """Make a folder that Outrider serves of a GGUF file: bf16 weights, tokenizer, chat template."""
+    from .from_gguf import run_from_gguf
+
+    end(lambda: run_from_gguf(file, folder))

@@ -40,12 +40,16 @@ PACES = (
 Report = Callable[[str], None]
 
 
-def outrider_systems(client: outrider.AsyncClient) -> list[OutriderSystem]:
-    """What a user may choose, and the paces that the formula is held against."""
+def outrider_systems(client: outrider.AsyncClient, with_draft: bool = True) -> list[OutriderSystem]:
+    """What a user may choose, and with a draft the paces that the formula is held against."""
+    modes: tuple[outrider.DraftMode, ...] = ("auto", "model", "ngram", "off")
     chosen = [
         OutriderSystem(f"outrider {draft}", client, draft)
-        for draft in ("auto", "model", "ngram", "off")
+        for draft in modes
+        if with_draft or draft != "model"
     ]
+    if not with_draft:
+        return chosen
     pinned = [OutriderSystem(pace.name, client, "model", pace.window, pace.loop) for pace in PACES]
     return chosen + pinned
 
@@ -54,16 +58,21 @@ async def run_decode(settings: BenchSettings, models: Models, report: Report) ->
     """Measures one session. Raises StartupError."""
     result = SuiteResult("decode")
     prompts = Prompts.of(models.target)
-    options = FleetOptions(models.target, models.draft, context=models.context_for(settings.tokens))
+    options = FleetOptions(
+        models.target,
+        models.draft,
+        context=models.context_for(settings.tokens),
+        engine_options=settings.peers.weights.options,
+    )
     report("decode: starting the services")
     async with running_fleet(options) as fleet, outrider.AsyncClient(fleet.address) as client:
-        ours = outrider_systems(client)
+        ours = outrider_systems(client, models.draft is not None)
         tasks = {
             temperature: await full_tasks(ours[0], prompts, settings, temperature)
             for temperature in settings.temperatures
         }
         report("decode: starting the peers")
-        async with running_peers(settings, models, options.context, report) as peers:
+        async with running_peers(settings.peers, models, options.context, report) as peers:
             for temperature in settings.temperatures:
                 chosen = [await _chosen(peer, prompts, temperature) for peer in peers]
                 systems: list[System] = [*ours, *chosen]

@@ -13,7 +13,13 @@ from .tasks import Measurement
 
 AUTO, MODEL, OFF = "outrider auto", "outrider model", "outrider off"
 PLAIN = "transformers plain"
-GROUPS = {"best assisted": "transformers assisted", "best llama.cpp": "llama.cpp"}
+GROUPS = {
+    "best assisted": "transformers assisted",
+    "best llama.cpp": "llama.cpp",
+    "best OpenVINO": "openvino",
+}
+CHOSEN = ("threads", "threshold", "loop", "window", "guesses", "n-grams", "backend")
+"""Settings that the table names."""
 COLOCATED = "co-located"
 
 Measurements = Sequence[Measurement]
@@ -49,12 +55,7 @@ def _speed_lines(measurements: Measurements, temperature: float, at: str) -> lis
         if not found:
             continue
         details = next(iter(found.values())).outcome.details
-        chosen = {
-            key: details[key]
-            for key in ("threads", "threshold", "loop", "window")
-            if key in details
-        }
-        note = ", ".join(f"{key} {value}" for key, value in chosen.items())
+        note = ", ".join(f"{key} {details[key]}" for key in CHOSEN if key in details)
         speed = spread_of(speeds(measurements, system, temperature))
         lines.append(Line(f"{system}, {at}", speed, "tokens/s", note, digits=1))
     return lines

@@ -21,7 +21,8 @@ from .machine import cpu_seconds, resident_bytes
 from .tasks import Outcome, Task
 
 WARM_UP_TOKENS = 16
-
+NO_DRAFT = "none"
+"""What the session service, and the benchmark's options, call having no draft."""
 
 COMPILE = "auto"
 """How the engines run: recorded on CPUs, compiled elsewhere."""
@@ -32,7 +33,8 @@ class FleetOptions:
     """What the services are started with."""
 
     target: Path
-    draft: Path
+    draft: Path | None
+    """None: the session service has no draft."""
     slots: int = 8
     context: int = 0
     """Longest session in tokens; 0 takes the models' own."""
@@ -50,14 +52,16 @@ class Fleet:
     def __init__(
         self,
         options: FleetOptions,
-        target: Child,
-        draft: Child,
-        session: Child,
-        addresses: list[str],
+        children: Mapping[str, Child],
+        addresses: Mapping[str, str],
+        ready_seconds: float,
     ) -> None:
         self.options = options
-        self._children = {"target": target, "draft": draft, "session": session}
-        self.target_address, self.draft_address, self.address = addresses
+        self._children = children
+        self.target_address, self.address = addresses["target"], addresses["session"]
+        self.draft_address = addresses.get("draft", NO_DRAFT)
+        self.ready_seconds = ready_seconds
+        """From the start of the first service, one after the other, until a client may ask."""
 
     def resident_bytes(self) -> dict[str, int]:
         """Resident memory of each service, in bytes."""
@@ -72,6 +76,7 @@ class Fleet:
 async def running_fleet(options: FleetOptions) -> AsyncIterator[Fleet]:
     """The three services, started and, at the end, stopped. Raises StartupError."""
     async with AsyncExitStack() as stack:
+        started = time.perf_counter()
         shared = [f"--slots={options.slots}", f"--compile={COMPILE}"]
         shared += [f"--max-context-tokens={options.context}", *options.engine_options]
         folder = stack.enter_context(socket_folder())
@@ -88,18 +93,20 @@ async def running_fleet(options: FleetOptions) -> AsyncIterator[Fleet]:
             folder,
             options.variables,
         )
-        # The network suite puts a TCP proxy before the draft.
-        draft, draft_address = await _started(
-            stack,
-            "draft",
-            [*shared, f"--model={options.draft}", "--listen=127.0.0.1:0"],
-            folder,
-            options.variables,
+        children, addresses = {"target": target}, {"target": target_address}
+        if options.draft is not None:
+            # The network suite puts a TCP proxy before the draft.
+            children["draft"], addresses["draft"] = await _started(
+                stack,
+                "draft",
+                [*shared, f"--model={options.draft}", "--listen=127.0.0.1:0"],
+                folder,
+                options.variables,
+            )
+        children["session"], addresses["session"] = await stack.enter_async_context(
+            running_session(target_address, addresses.get("draft", NO_DRAFT))
         )
-        session, address = await stack.enter_async_context(
-            running_session(target_address, draft_address)
-        )
-        yield Fleet(options, target, draft, session, [target_address, draft_address, address])
+        yield Fleet(options, children, addresses, time.perf_counter() - started)
 
 
 @asynccontextmanager

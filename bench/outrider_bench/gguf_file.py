@@ -1,5 +1,6 @@
-"""A GGUF file of a Llama folder, for llama.cpp: the same bf16 weights under its names and in its order.
+"""A GGUF file of a Llama folder: its weights under llama.cpp's names and in its order.
 
+The matrices of the layers may be quantized, as Outrider quantizes the same ones; embeddings and head never.
 Prompts are sent as token ids, so the tokenizer only has to be complete, not equal in how it splits text.
 """
 
@@ -7,14 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFWriter, LlamaFileType
 from gguf.constants import TokenType
+from gguf.quants import quantize
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from .model_cache import kept, read_config
+from .model_cache import end_tokens, kept, read_config
 from .shape import Shape
 
 _LAYER_NAMES = {
@@ -33,39 +38,55 @@ _OTHER_NAMES = {
     "model.norm": "output_norm",
     "lm_head": "output",
 }
-
-
 FILE = "model.gguf"
 
 
-def gguf_of(folder: Path, cache: Path) -> Path:
-    """The GGUF file of a folder, made once."""
+@dataclass(frozen=True, slots=True)
+class GgufTypes:
+    """The types of a file's tensors, by GGUF's names. Norms are float32."""
+
+    layers: str = "BF16"
+    """Of the matrices in layers: BF16, F16, Q8_0 or Q4_0."""
+    others: str = "BF16"
+    """Of embeddings and head: BF16, or F16 for a reader that knows no BF16."""
+
+
+def gguf_of(folder: Path, cache: Path, types: GgufTypes) -> Path:
+    """The GGUF file of a folder, made once for its types."""
     made = kept(
         cache,
         f"{folder.resolve().name}-gguf",
         folder,
-        {"gguf": "bf16"},
-        lambda out: write_gguf(folder, out / FILE),
+        {"gguf": asdict(types)},
+        lambda out: write_gguf(folder, out / FILE, types),
     )
     return made / FILE
 
 
-def write_gguf(folder: Path, path: Path) -> None:
+def write_gguf(folder: Path, path: Path, types: GgufTypes) -> None:
     """Writes the model of `folder` to `path`. Raises StartupError for what is no plain Llama."""
     shape = Shape.of(folder)
     writer = GGUFWriter(path, MODEL_ARCH_NAMES[MODEL_ARCH.LLAMA])
     _add_settings(writer, folder, shape)
+    writer.add_file_type(LlamaFileType[f"MOSTLY_{types.layers}"])
     _add_tokenizer(writer, folder, shape)
     for name, weight in sorted(_tensors(folder, shape)):
         if weight.ndim == 1:  # llama.cpp multiplies by norms in float32
             writer.add_tensor(name, weight.float().numpy())
         else:
-            raw = weight.to(torch.bfloat16).contiguous().view(torch.uint8).numpy()
-            writer.add_tensor(name, raw, raw_dtype=GGMLQuantizationType.BF16)
+            kind = GGMLQuantizationType[types.layers if name.startswith("blk.") else types.others]
+            writer.add_tensor(name, _packed(weight, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _packed(weight: torch.Tensor, kind: GGMLQuantizationType) -> NDArray[Any]:
+    """A matrix [rows, columns] as a file of that type holds it."""
+    if kind is GGMLQuantizationType.BF16:
+        return weight.to(torch.bfloat16).contiguous().view(torch.uint8).numpy()
+    return quantize(weight.float().numpy(), kind)
 
 
 def interleaved(weight: torch.Tensor, heads: int) -> torch.Tensor:
@@ -82,7 +103,6 @@ def _add_settings(writer: GGUFWriter, folder: Path, shape: Shape) -> None:
     config = read_config(folder)
     rope = config.get("rope_parameters") or {}
     writer.add_name(folder.name)
-    writer.add_file_type(LlamaFileType.MOSTLY_BF16)
     writer.add_vocab_size(shape.vocabulary)
     writer.add_context_length(int(config["max_position_embeddings"]))
     writer.add_embedding_length(shape.hidden)
@@ -120,9 +140,7 @@ def _add_tokenizer(writer: GGUFWriter, folder: Path, shape: Shape) -> None:
     writer.add_token_merges(
         [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
     )
-    end = config.get("eos_token_id")
-    end = end[0] if isinstance(end, list) else end
-    if end is not None:
+    for end in end_tokens(folder)[:1]:
         writer.add_eos_token_id(end)
     if config.get("bos_token_id") is not None:
         writer.add_bos_token_id(config["bos_token_id"])

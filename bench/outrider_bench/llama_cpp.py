@@ -1,28 +1,34 @@
-"""The peer llama.cpp: its `llama-server`, plain and with a draft model, asked over HTTP."""
+"""The peer llama.cpp: its `llama-server` in one mode, asked over HTTP."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import json
-import os
 import socket
+import subprocess
 import time
 import urllib.error
 import urllib.request
 from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from outrider_server.core.errors import StartupError
 
+from .cpu_level import PinnedLevel
+from .llama_build import check_features, features, pinned_binary
+from .llama_modes import DRAFT, LlamaMode
 from .tasks import Outcome, Task
 
-BINARY = "llama-server"
 START_SECONDS = 60.0
 ANSWER_SECONDS = 600.0
 STOP_SECONDS = 10.0
+TRACE = "4"
+"""The verbosity at which a server says which instructions it uses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,34 +42,45 @@ class LlamaFiles:
     threads: int
 
 
-def find_binary(folder: Path) -> Path:
-    """The server's binary in a folder, or its `bin`. Raises StartupError."""
-    for path in (folder / BINARY, folder / "bin" / BINARY):
-        if path.is_file() and os.access(path, os.X_OK):
-            return path
-    raise StartupError(f"{folder} holds no {BINARY}")
+def level_binary(binary: Path, level: PinnedLevel | None, scratch: Path) -> Path:
+    """The server's binary for a level, made in `scratch` where need be. Raises StartupError.
+
+    Starts it once, without a model, to see that it uses the level's instructions.
+    """
+    if level is None:
+        return binary
+    pinned = pinned_binary(binary, level, scratch)
+    command = [str(pinned), "--model", str(scratch / "none.gguf"), "--log-verbosity", TRACE]
+    said = subprocess.run(
+        [*command, "--offline"], capture_output=True, text=True, timeout=START_SECONDS, check=False
+    )
+    check_features(features(said.stdout + said.stderr), level)
+    return pinned
 
 
 class LlamaServer:
-    """One `llama-server` in one mode, as a system. `guesses` 0 runs it without the draft."""
+    """One `llama-server` in one mode, as a system."""
 
-    def __init__(self, files: LlamaFiles, guesses: int) -> None:
-        self.name = f"llama.cpp draft {guesses}" if guesses else "llama.cpp plain"
+    def __init__(self, files: LlamaFiles, mode: LlamaMode) -> None:
+        self.name = f"llama.cpp {mode.name}"
+        self.ready_seconds = 0.0
         self._files = files
-        self._guesses = guesses
+        self._mode = mode
         self._port = _free_port()
         self._process: Process | None = None
 
     async def start(self) -> None:
         """Starts the server and waits until it is healthy. Raises StartupError."""
+        started = time.monotonic()
         self._process = await asyncio.create_subprocess_exec(
             *self.command(), stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, start_new_session=True
         )
-        deadline = time.monotonic() + START_SECONDS
         while not await asyncio.to_thread(self._healthy):
-            if self._process.returncode is not None or time.monotonic() > deadline:
+            late = time.monotonic() > started + START_SECONDS
+            if self._process.returncode is not None or late:
                 raise StartupError(f"{self.name} did not start: {' '.join(self.command())}")
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.05)
+        self.ready_seconds = time.monotonic() - started
 
     def command(self) -> list[str]:
         """What is run: one session, no prompt kept for later, no pages but the API's."""
@@ -71,20 +88,20 @@ class LlamaServer:
         command = [str(files.binary), "--model", str(files.target), "--port", str(self._port)]
         command += ["--host", "127.0.0.1", "--ctx-size", str(files.context), "--parallel", "1"]
         command += ["--threads", str(files.threads), "--cache-ram", "0", "--offline"]
-        if self._guesses:
-            command += ["--spec-draft-model", str(files.draft), "--spec-type", "draft-simple"]
-            command += ["--spec-draft-n-max", str(self._guesses), "--spec-draft-n-min", "0"]
-            command += ["--spec-draft-p-min", "0", "--spec-draft-threads", str(files.threads)]
-        return command
+        if DRAFT in self._mode.types:
+            command += ["--spec-draft-model", str(files.draft)]
+            command += ["--spec-draft-threads", str(files.threads)]
+        return command + self._mode.options
 
     async def run(self, task: Task) -> Outcome:
-        """One completion of exactly the task's number of tokens, timed from here."""
+        """One completion, timed from here: of exactly the task's number of tokens, unless it is a chat."""
         question = {
             "prompt": list(task.prompt),
             "n_predict": task.tokens,
             "temperature": task.temperature,
             "seed": task.seed,
-            "ignore_eos": True,
+            "ignore_eos": not task.chat,
+            "stream": task.chat,
             "cache_prompt": False,
             "return_tokens": True,
             "top_k": 0,
@@ -92,11 +109,7 @@ class LlamaServer:
             "min_p": 0.0,
             "samplers": ["temperature"],
         }
-        started = time.perf_counter()
-        answer = await asyncio.to_thread(self._post, question)
-        seconds = time.perf_counter() - started
-        timings = answer.get("timings", {})
-        return Outcome(tuple(answer["tokens"]), seconds, details=timings)
+        return await asyncio.to_thread(self._ask, question)
 
     async def stop(self) -> None:
         """Ends the server."""
@@ -117,7 +130,26 @@ class LlamaServer:
         except (urllib.error.URLError, OSError):
             return False
 
-    def _post(self, question: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, question: dict[str, Any]) -> Outcome:
+        tokens: list[int] = []
+        timings: dict[str, Any] = {}
+        first_seconds = None
+        started = time.perf_counter()
+        for answer in self._answers(question):
+            tokens += answer.get("tokens", ())
+            timings = answer.get("timings", timings)
+            if question["stream"] and tokens and first_seconds is None:
+                first_seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        details = self._mode.details | timings
+        if timings.get("draft_n"):
+            details["accepted"] = timings["draft_n_accepted"]
+        elif not self._mode.types:
+            details["accepted"] = 0
+        return Outcome(tuple(tokens), seconds, first_seconds, details)
+
+    def _answers(self, question: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The parts of the answer as they come; a single one where it is not streamed."""
         request = urllib.request.Request(
             self._url("completion"),
             json.dumps(question).encode(),
@@ -125,8 +157,11 @@ class LlamaServer:
         )
         try:
             with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as reply:
-                return dict(json.loads(reply.read()))
-        except (urllib.error.URLError, OSError) as error:
+                for line in reply:
+                    content = line.removeprefix(b"data: ").strip()
+                    if content and content != b"[DONE]":
+                        yield dict(json.loads(content))
+        except (urllib.error.URLError, OSError, http.client.HTTPException) as error:
             raise StartupError(f"{self.name} does not answer: {error}") from error
 
     def _url(self, path: str) -> str:

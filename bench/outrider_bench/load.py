@@ -39,6 +39,7 @@ async def run_load(settings: BenchSettings, models: Models, report: Report) -> S
         models.draft,
         slots=max(SESSIONS),
         context=models.context_for(settings.tokens),
+        engine_options=settings.peers.weights.options,
     )
     found: Throughputs = {}
     report("load: starting the services")

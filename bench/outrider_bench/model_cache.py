@@ -43,6 +43,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     return content
 
 
+def end_tokens(folder: Path) -> list[int]:
+    """The tokens that end a reply of the model in a folder: its generation's, else its configuration's."""
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        found = json.loads(path.read_bytes()).get("eos_token_id") if path.is_file() else None
+        if found is not None:
+            return found if isinstance(found, list) else [found]
+    return []
+
+
 def kept(
     cache: Path, name: str, source: Path, settings: dict[str, Any], make: Callable[[Path], None]
 ) -> Path:

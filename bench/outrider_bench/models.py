@@ -19,7 +19,7 @@ class Models:
     """The folders that a run measures, and what has to be said about them."""
 
     target: Path
-    draft: Path
+    draft: Path | None
     label: str
 
     @property
@@ -27,7 +27,7 @@ class Models:
         """Positions that both models accept."""
         return min(
             int(read_config(folder).get("max_position_embeddings") or DEFAULT_POSITIONS)
-            for folder in (self.target, self.draft)
+            for folder in filter(None, (self.target, self.draft))
         )
 
     def context_for(self, tokens: int) -> int:
@@ -35,12 +35,13 @@ class Models:
         return min(max(CONTEXT_TOKENS, tokens + LONGEST_PROMPT), self.longest)
 
 
-def prepared_models(target: Path, draft: Path, widen: float) -> Models:
+def prepared_models(target: Path, draft: Path | None, widen: float) -> Models:
     """Widens the target to so many million weights and lengthens the draft; 0 leaves both as they are.
 
     Raises StartupError.
     """
-    target_name, draft_name = target.resolve().name, draft.resolve().name
+    target_name = target.resolve().name
+    draft_name = draft.resolve().name if draft else "none"
     if not widen:
         return Models(target, draft, f"target {target_name}, draft {draft_name}")
     wide = widened(target, widen, cache_folder())
@@ -48,4 +49,5 @@ def prepared_models(target: Path, draft: Path, widen: float) -> Models:
         f"{wide.name}: the text of {target_name} at the cost of a larger model; "
         f"draft {draft_name}; beyond the models' own range of positions the text is extrapolation"
     )
-    return Models(wide, lengthened(draft, LONGEST_POSITIONS, cache_folder()), label)
+    longer = lengthened(draft, LONGEST_POSITIONS, cache_folder()) if draft else None
+    return Models(wide, longer, label)

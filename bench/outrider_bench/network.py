@@ -29,7 +29,12 @@ async def run_network(settings: BenchSettings, models: Models, report: Report) -
     """Measures one session at each round trip to the draft. Raises StartupError."""
     result = SuiteResult("network")
     prompts = Prompts.of(models.target)
-    options = FleetOptions(models.target, models.draft, context=models.context_for(settings.tokens))
+    options = FleetOptions(
+        models.target,
+        models.draft,
+        context=models.context_for(settings.tokens),
+        engine_options=settings.peers.weights.options,
+    )
     report("network: starting the services")
     async with running_fleet(options) as fleet, AsyncExitStack() as stack:
         near = await stack.enter_async_context(outrider.AsyncClient(fleet.address))

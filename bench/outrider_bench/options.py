@@ -10,6 +10,18 @@ from outrider_server.engine.options import CompileMode, Dtype
 
 Target = Annotated[Path, typer.Option(help="Folder of the target model.")]
 Draft = Annotated[Path, typer.Option(help="Folder of the draft model.")]
+DraftOrNone = Annotated[Path, typer.Option(help="Folder of the draft model, or none.")]
+Bits = Annotated[
+    int,
+    typer.Option(help="Bits a weight of the linear layers, Outrider's and its peers': 16, 8 or 4."),
+]
+LlamaCpp = Annotated[
+    Path | None, typer.Option(help="Folder with llama.cpp's binaries, to compare with.")
+]
+OpenVinoPython = Annotated[
+    Path | None, typer.Option(help="A Python that has openvino-genai, to compare with.")
+]
+Peers = Annotated[bool, typer.Option(help="Compare with other software.")]
 Widen = Annotated[
     float, typer.Option(help="Make the target cost what so many million weights cost; 0: not.")
 ]
@@ -29,3 +41,8 @@ Compile = Annotated[CompileMode, typer.Option(help="Whether steps are recorded o
 DtypeOption = Annotated[Dtype, typer.Option(help="Of weights and cache.")]
 Device = Annotated[str, typer.Option(help="A torch device, for example cpu or cuda:0.")]
 PrefillWidth = Annotated[int, typer.Option(help="Tokens a prefill step; a multiple of 8.")]
+
+
+def draft_folder(draft: Path) -> Path | None:
+    """The folder that `DraftOrNone` names."""
+    return None if str(draft) == "none" else draft

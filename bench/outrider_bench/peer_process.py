@@ -9,21 +9,28 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
+import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from outrider_server import lifeline
 from outrider_server.core.errors import StartupError
 
+from . import peer_lines
+from .peer_lines import Answer
 from .tasks import Outcome, Task
 
 STOP_SECONDS = 10.0
 LONGEST_LINE = 1 << 24
-LONGEST_MESSAGE = 300
-
-Answer = Callable[[dict[str, Any]], dict[str, Any]]
+ELSEWHERE = (
+    "import runpy, sys; sys.path.append(sys.argv.pop(1)); "
+    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+)
+"""Runs a module of this package in another Python, whose own packages come first."""
+PACKAGES = str(Path(__file__).resolve().parents[1])
+"""The folder that this package is in."""
 
 
 class PeerProcess:
@@ -31,17 +38,34 @@ class PeerProcess:
 
     def __init__(self, name: str, process: Process) -> None:
         self.name = name
+        self.ready_seconds = 0.0
         self._process = process
 
     @classmethod
-    async def start(cls, name: str, module: str, arguments: Sequence[str]) -> PeerProcess:
-        """Starts `python -m MODULE ARGUMENTS` and waits until it is ready. Raises StartupError."""
+    async def start(
+        cls,
+        name: str,
+        module: str,
+        arguments: Sequence[str],
+        python: Path | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> PeerProcess:
+        """Starts `python -m MODULE ARGUMENTS` and waits until it is ready. Raises StartupError.
+
+        `python` is another Python than this one, for a module that needs only the standard library of it
+        and what is installed there. `variables` are added to its environment.
+        """
+        started = time.perf_counter()
+        command = lifeline.python(module, *arguments)
+        if python is not None:
+            command = [str(python), "-P", "-c", ELSEWHERE, PACKAGES, module, *arguments]
         process = await asyncio.create_subprocess_exec(
-            *lifeline.python(module, *arguments),
+            *command,
             stdin=PIPE,
             stdout=PIPE,
             start_new_session=True,
             limit=LONGEST_LINE,
+            env={**os.environ, **(variables or {})},
         )
         peer = cls(name, process)
         try:
@@ -49,6 +73,7 @@ class PeerProcess:
         except BaseException:
             await peer.stop()
             raise
+        peer.ready_seconds = time.perf_counter() - started
         return peer
 
     async def ask(self, question: dict[str, Any]) -> dict[str, Any]:
@@ -80,7 +105,10 @@ class PeerProcess:
 
 
 class PeerSystem:
-    """One mode of a peer as a system; `settings` go along with every task."""
+    """One mode of a peer as a system; `settings` go along with every task.
+
+    An answer has `tokens` and `seconds`; the first token's time and what was accepted where the peer knows.
+    """
 
     def __init__(self, name: str, peer: PeerProcess, settings: dict[str, Any]) -> None:
         self.name = name
@@ -94,36 +122,21 @@ class PeerSystem:
             "tokens": task.tokens,
             "temperature": task.temperature,
             "seed": task.seed,
+            "chat": task.chat,
         }
         answer = await self.peer.ask(self.settings | question)
-        return Outcome(tuple(answer["tokens"]), answer["seconds"], details=self.settings)
+        details = {key: answer[key] for key in ("accepted",) if answer.get(key) is not None}
+        first_seconds = answer.get("first_seconds")
+        return Outcome(
+            tuple(answer["tokens"]), answer["seconds"], first_seconds, self.settings | details
+        )
+
+    @property
+    def ready_seconds(self) -> float:
+        """From the start of its process until it could be asked."""
+        return self.peer.ready_seconds
 
 
 def serve_peer(build: Callable[[], Answer]) -> None:
-    """The peer's side: builds, announces itself, then answers line after line until its input ends.
-
-    Whatever libraries print goes to standard error, so that the lines stay the peer's own.
-    """
-    lines = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-
-    def say(reply: dict[str, Any]) -> None:
-        print(json.dumps(reply), file=lines, flush=True)
-
-    try:
-        answer = build()
-    except Exception as error:  # told to the parent, as every error below
-        say({"error": _told(error)})
-        return
-    say({"ready": True})
-    for line in sys.stdin:
-        try:
-            say(answer(json.loads(line)))
-        except Exception as error:
-            say({"error": _told(error)})
-
-
-def _told(error: Exception) -> str:
-    """An error in one line."""
-    text = " ".join(str(error).split())[:LONGEST_MESSAGE]
-    return text if isinstance(error, StartupError) else f"{type(error).__name__}: {text}"
+    """`peer_lines.serve_peer` for peers that are part of this installation."""
+    peer_lines.serve_peer(build, (StartupError,))

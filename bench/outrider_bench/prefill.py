@@ -39,9 +39,12 @@ async def run_prefill(settings: BenchSettings, models: Models, report: Report) -
     result = SuiteResult("prefill")
     prompts = Prompts.of(models.target)
     lengths = [length for length in LENGTHS if length + HEADROOM <= models.longest]
+    options = FleetOptions(
+        models.target, models.draft, engine_options=settings.peers.weights.options
+    )
     report("prefill: starting the services")
     async with (
-        running_fleet(FleetOptions(models.target, models.draft)) as fleet,
+        running_fleet(options) as fleet,
         outrider.AsyncClient(fleet.address) as client,
     ):
         system = OutriderSystem("outrider off", client, "off")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from outrider_server.core.errors import StartupError
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -39,6 +41,16 @@ def table_of(results: Sequence[SuiteResult], label: str, facts: dict[str, Any]) 
             table.add_row(result.name, escape(note), "", "", "")
         table.add_section()
     return table
+
+
+def prepare_output(folder: Path) -> None:
+    """Makes the folder and writes into it once. Raises StartupError where that cannot be done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StartupError(f"the output {folder} cannot be written: {error.strerror}") from error
 
 
 def write_results(

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import tempfile
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import outrider
@@ -15,16 +13,15 @@ from rich.console import Console
 
 from .charts import draw_charts
 from .decode import Report, run_decode
-from .llama_cpp import find_binary
+from .first_token import run_first_token
 from .load import run_load
 from .machine import machine_facts
 from .models import Models, prepared_models
 from .network import run_network
 from .prefill import run_prefill
-from .report import print_report, write_results
+from .report import prepare_output, print_report, write_results
 from .results import SuiteResult
 from .settings import BenchSettings
-from .shape import Shape
 from .step import run_step
 from .turns import run_turns
 
@@ -32,6 +29,7 @@ Suite = Callable[[BenchSettings, Models, Report], Awaitable[SuiteResult]]
 
 SUITES: dict[str, Suite] = {
     "decode": run_decode,
+    "first-token": run_first_token,
     "load": run_load,
     "network": run_network,
     "prefill": run_prefill,
@@ -50,8 +48,7 @@ async def run_bench(settings: BenchSettings) -> int:
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     prepare_output(settings.output)
-    if settings.llama_cpp is not None:
-        check_llama_cpp(settings, settings.llama_cpp)
+    settings.peers.check_models(settings.target, settings.draft)
     models = prepared_models(settings.target, settings.draft, settings.widen)
     facts = machine_facts()
     try:
@@ -72,20 +69,3 @@ async def _run_suites(
         results.append(await SUITES[name](settings, models, report))
         write_results(settings.output, results, models.label, facts)
     return results
-
-
-def check_llama_cpp(settings: BenchSettings, folder: Path) -> None:
-    """Raises StartupError unless the folder has the server, and both models can be made GGUF files."""
-    find_binary(folder)
-    for model in (settings.target, settings.draft):
-        Shape.of(model)
-
-
-def prepare_output(folder: Path) -> None:
-    """Makes the folder and writes into it once. Raises StartupError where that cannot be done."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise StartupError(f"the output {folder} cannot be written: {error.strerror}") from error

@@ -41,6 +41,7 @@ async def run_step(settings: BenchSettings, models: Models, report: Report) -> S
             f"--target={models.target}",
             f"--draft={models.draft}",
             f"--context={context}",
+            f"--quantization={settings.peers.weights.quantization}",
         ],
     )
     try:

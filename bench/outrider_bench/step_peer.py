@@ -19,11 +19,12 @@ import torch
 from outrider_server.commands.engines import started_host
 from outrider_server.config import DRAFT_WIDTH
 from outrider_server.core.types import Draw, SamplingParams, Step
-from outrider_server.engine.options import EngineOptions
+from outrider_server.engine.options import EngineOptions, Quantization
 from outrider_server.host.engine_host import EngineHost
 from outrider_server.host.local import LocalDrafter, LocalVerifier
 
-from .peer_process import Answer, serve_peer
+from .peer_lines import Answer
+from .peer_process import serve_peer
 
 BUFFER_BYTES = 1 << 29
 """Read for the bandwidth: much larger than any last cache."""
@@ -40,9 +41,17 @@ class EngineBench:
         self._sessions = 0
 
     @classmethod
-    async def start(cls, target: Path, draft: Path, context: int) -> EngineBench:
+    async def start(
+        cls, target: Path, draft: Path, context: int, quantization: Quantization = "none"
+    ) -> EngineBench:
         """Builds the engines with the settings of the services. Raises StartupError."""
-        config = partial(EngineOptions, slots=SLOTS, rows=SLOTS, max_context_tokens=context)
+        config = partial(
+            EngineOptions,
+            slots=SLOTS,
+            rows=SLOTS,
+            max_context_tokens=context,
+            quantization=quantization,
+        )
         # The engine started last says how many threads the kernels of the process have.
         drafting = await started_host(config(folder=draft, width=DRAFT_WIDTH, threads=1))
         return cls(await started_host(config(folder=target)), drafting)
@@ -164,12 +173,15 @@ def main() -> None:
     parser.add_argument("--target", type=Path, required=True)
     parser.add_argument("--draft", type=Path, required=True)
     parser.add_argument("--context", type=int, default=0)
+    parser.add_argument("--quantization", default="none")
     arguments = parser.parse_args()
     with asyncio.Runner() as runner:
 
         def build() -> Answer:
             engines = runner.run(
-                EngineBench.start(arguments.target, arguments.draft, arguments.context)
+                EngineBench.start(
+                    arguments.target, arguments.draft, arguments.context, arguments.quantization
+                )
             )
             return lambda question: runner.run(engines.run(question))
 

@@ -16,6 +16,8 @@ class Task:
     tokens: int
     temperature: float
     seed: int
+    chat: bool = False
+    """The reply is streamed, and ends where the model ends it; else it is asked for at once, in full."""
 
 
 @dataclass(frozen=True, slots=True)

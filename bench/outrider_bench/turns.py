@@ -29,9 +29,12 @@ async def run_turns(settings: BenchSettings, models: Models, report: Report) -> 
     result = SuiteResult("turns")
     prompts = Prompts.of(models.target)
     context = min(CONTEXT, models.longest - 2 * INPUT - 2 * REPLY)
+    options = FleetOptions(
+        models.target, models.draft, engine_options=settings.peers.weights.options
+    )
     report("turns: starting the services")
     async with (
-        running_fleet(FleetOptions(models.target, models.draft)) as fleet,
+        running_fleet(options) as fleet,
         outrider.AsyncClient(fleet.address) as client,
     ):
         system = OutriderSystem("outrider auto", client, "auto")

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from outrider_bench.peer_options import PeerOptions
+from outrider_bench.report import prepare_output
 from outrider_bench.run import SUITES as RUNNABLE
-from outrider_bench.run import prepare_output
 from outrider_bench.settings import SUITES, BenchSettings
+from outrider_bench.weights import weights_of
 from outrider_server.core.errors import StartupError
 from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER
 
@@ -33,6 +35,9 @@ def run_bench(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]
         (["--temperature", "-1"], "temperature must be 0 to 100"),
         (["--llama-cpp", "missing"], "the folder missing of llama.cpp does not exist"),
         (["--llama-cpp", "."], ". holds no llama-server"),
+        (["--openvino-python", "missing"], "missing is no Python"),
+        (["--bits", "5"], "bits must be 16, 8 or 4"),
+        (["step", "decode", "--draft", "none"], "without a draft there is no step"),
         (["decode", "speed"], "no such suite: speed"),
         (["--output", "/proc/outrider"], "the output /proc/outrider cannot be written"),
     ],
@@ -50,7 +55,12 @@ def test_every_suite_that_is_named_can_run() -> None:
 
 
 def test_the_defaults_are_fit_to_run(tmp_path: Path) -> None:
-    settings = BenchSettings(target=TARGET_FOLDER, draft=DRAFT_FOLDER, output=tmp_path)
+    settings = BenchSettings(
+        target=TARGET_FOLDER,
+        draft=DRAFT_FOLDER,
+        output=tmp_path,
+        peers=PeerOptions(weights_of(16)),
+    )
     assert settings.suites == SUITES
     assert settings.repeats >= 5
 

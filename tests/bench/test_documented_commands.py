@@ -50,7 +50,7 @@ def called(words: list[str]) -> tuple[str, dict[str, Any]]:
 def test_the_documents_show_every_benchmark() -> None:
     shown = {called(words.split())[0] for words in documented() if "--help" not in words}
     benchmarks = {name for name, _ in leaves(typer.main.get_command(app), "") if "bench" in name}
-    assert len(benchmarks) == 8
+    assert len(benchmarks) == 10
     assert shown == benchmarks
 
 
@@ -83,6 +83,12 @@ def test_a_ledger_may_be_a_database() -> None:
         ("attention --widen nan", "widen must be a number of at least 0"),
         ("quantized --draft missing", "model folder missing does not exist"),
         ("ledger /proc/ledger.db", ""),
+        ("questions missing", "the questions missing cannot be read"),
+        ("questions missing --tokens 0", "tokens must be 1 to 4095"),
+        ("questions missing --per-category -1", "per category must not be negative"),
+        ("questions missing --temperature -1", "temperature must be 0 to 100"),
+        ("questions missing --draft none --llama-cpp .", ". holds no llama-server"),
+        ("from-gguf missing folder", "the file missing does not exist"),
     ],
 )
 def test_bad_input_ends_in_one_line(words: str, message: str, tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import gguf
+import pytest
 import torch
-from outrider_bench.gguf_file import gguf_of, interleaved
+from outrider_bench.gguf_file import GgufTypes, gguf_of, interleaved
 from outrider_server.models import DRAFT_FOLDER
 from safetensors.torch import load_file
 
@@ -53,7 +54,7 @@ def test_interleaved_heads_give_the_same_scores() -> None:
 
 
 def test_the_file_holds_every_weight_bit_for_bit(tmp_path: Path) -> None:
-    reader = gguf.GGUFReader(gguf_of(DRAFT_FOLDER, tmp_path))
+    reader = gguf.GGUFReader(gguf_of(DRAFT_FOLDER, tmp_path, GgufTypes()))
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     source = load_file(DRAFT_FOLDER / "model.safetensors")
     assert len(tensors) == len(source)
@@ -66,5 +67,23 @@ def test_the_file_holds_every_weight_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_the_file_is_made_once(tmp_path: Path) -> None:
-    made = gguf_of(DRAFT_FOLDER, tmp_path).stat().st_mtime_ns
-    assert gguf_of(DRAFT_FOLDER, tmp_path).stat().st_mtime_ns == made
+    made = gguf_of(DRAFT_FOLDER, tmp_path, GgufTypes()).stat().st_mtime_ns
+    assert gguf_of(DRAFT_FOLDER, tmp_path, GgufTypes()).stat().st_mtime_ns == made
+
+
+@pytest.mark.parametrize(("kind", "bits"), [("Q8_0", 8.5), ("Q4_0", 4.5)])
+def test_layers_alone_are_quantized(tmp_path: Path, kind: str, bits: float) -> None:
+    """As Outrider's are. Q8_0 is within half a step of 127, Q4_0 of 8, of a block's largest value."""
+    reader = gguf.GGUFReader(gguf_of(DRAFT_FOLDER, tmp_path, GgufTypes(kind, "F16")))
+    types = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
+    assert types.pop("token_embd.weight") == "F16"
+    norms = {name for name in types if name.endswith("norm.weight")}
+    assert {types[name] for name in norms} == {"F32"}
+    assert {types[name] for name in types.keys() - norms} == {kind}
+    source = load_file(DRAFT_FOLDER / "model.safetensors")
+    weight = source["model.layers.0.mlp.up_proj.weight"].float().numpy()
+    (held,) = [tensor for tensor in reader.tensors if tensor.name == "blk.0.ffn_up.weight"]
+    assert held.data.nbytes * 8 / weight.size == bits
+    error = abs(gguf.quants.dequantize(held.data, held.tensor_type) - weight)
+    steps = {"Q8_0": 127, "Q4_0": 8}[kind]
+    assert error.max() <= 1.01 * abs(weight).max() / steps

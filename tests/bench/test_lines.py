@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from outrider_bench.decode_lines import decode_lines, draw_series
+from outrider_bench.first_token import first_token_lines
 from outrider_bench.formula import SYNCHRONOUS, FixedPace
 from outrider_bench.load import SESSIONS, load_lines, speed_together
 from outrider_bench.network import ROUND_TRIPS_MS, network_lines
@@ -13,7 +14,7 @@ from outrider_bench.prefill import Gaps, gap_lines
 from outrider_bench.results import Line
 from outrider_bench.spread import Spread
 from outrider_bench.step import cache_lines, step_lines
-from outrider_bench.tasks import Measurement
+from outrider_bench.tasks import Measurement, Outcome, Task
 from outrider_bench.turns import memory_lines
 
 from .measured import measurement, summary, task
@@ -28,6 +29,9 @@ SECONDS = {
     "transformers assisted 8": 3.0,
     "llama.cpp plain": 2.5,
     "llama.cpp draft 3": 5.0,
+    "llama.cpp draft, ngram-mod": 2.25,
+    "openvino plain": 3.0,
+    "openvino draft": 2.0,
     "co-located": 1.2,
     PACE.name: 2.0,
 }
@@ -54,7 +58,8 @@ def test_ratios_are_taken_to_each_peer_and_to_the_best_of_each_kind() -> None:
     lines = decode_lines(turns(), [0.0], [PACE])
     assert value(lines, "outrider auto / transformers plain, greedy") == 4.0
     assert value(lines, "outrider auto / best assisted (8), greedy") == 3.0
-    assert value(lines, "outrider auto / best llama.cpp (plain), greedy") == 2.5
+    assert value(lines, "outrider auto / best llama.cpp (draft, ngram-mod), greedy") == 2.25
+    assert value(lines, "outrider auto / best OpenVINO (draft), greedy") == 2.0
     assert value(lines, "outrider off / transformers plain, greedy") == 2.0
     assert value(lines, "outrider auto / outrider off, greedy") == 2.0
     assert value(lines, "outrider model / co-located, greedy") == 1.2 / 1.5
@@ -81,6 +86,26 @@ def test_the_chart_gets_a_point_for_each_prompt() -> None:
     points = draw_series(turns(), [0.0], [PACE])["agreement"]
     assert [point["agreement"] for point in points] == [1.0, 1.0]
     assert [point["systems"]["outrider auto"] for point in points] == [4.0, 2.0]
+
+
+def test_the_table_says_which_setting_competed() -> None:
+    ran = [measurement("openvino draft", guesses=5, backend="PA", mode="draft")]
+    (line,) = [line for line in decode_lines(ran, [0.0], []) if line.unit == "tokens/s"]
+    assert line.note == "guesses 5, backend PA"
+
+
+def test_first_tokens_are_told_by_length_and_system() -> None:
+    """A turn of one token is its first token, but for a system that says when that came."""
+    long, short = (Task(str(size), (1,) * size, 1, 0.0, 1) for size in (512, 8))
+    ran = [
+        Measurement("peer", long, Outcome((1,), 0.5)),
+        Measurement("peer", short, Outcome((1,), 9.0)),
+        Measurement("ours", long, Outcome((1,), 0.5, first_seconds=0.25)),
+    ]
+    lines = first_token_lines(ran, [512], {"ours": 3.0, "peer": 4.0})
+    assert value(lines, "first token of a prompt of 512, peer") == 500
+    assert value(lines, "first token of a prompt of 512, ours") == 250
+    assert value(lines, "ready, peer") == 4.0
 
 
 def test_load_compares_sessions_and_modes() -> None:

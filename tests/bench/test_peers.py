@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from safetensors.torch import load_file
 from .measured import task
 
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6]
+ASKED: dict[str, Any] = {"prompt": PROMPT, "seed": 1, "threads": 1}
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +47,8 @@ async def engines(folder: Path) -> AsyncIterator[EngineBench]:
 
 class Clocked:
     """A system that takes a given time for its second run and any later one."""
+
+    ready_seconds = 1.0
 
     def __init__(self, name: str, seconds: float) -> None:
         self.name = name
@@ -74,10 +80,68 @@ async def test_the_fastest_setting_competes_and_its_first_run_does_not_count() -
 def test_transformers_gives_as_many_tokens_as_asked_for(
     folder: Path, mode: dict[str, Any], temperature: float
 ) -> None:
-    question = {"prompt": PROMPT, "tokens": 21, "temperature": temperature, "seed": 1, "threads": 1}
+    question = ASKED | {"tokens": 21, "temperature": temperature, "chat": False}
     answer = TransformersPeer(folder, folder).answer(mode | question)
     assert len(answer["tokens"]) == 21
     assert answer["seconds"] > 0
+    assert 0 <= answer["accepted"] < 21
+
+
+@pytest.mark.parametrize(
+    "mode", [{"mode": "plain"}, {"mode": "assisted", "guesses": 5, "threshold": 0.0}]
+)
+def test_a_chat_with_transformers_ends_at_the_end_token(
+    folder: Path, tmp_path: Path, mode: dict[str, Any]
+) -> None:
+    """The end token is one that the model is known to draw, within the run of accepted guesses or not."""
+    asked = mode | ASKED | {"tokens": 21, "temperature": 0.0}
+    whole = TransformersPeer(folder, folder).answer(asked | {"chat": False})["tokens"]
+    ended = shutil.copytree(folder, tmp_path / "ended")
+    settings = json.loads((ended / "generation_config.json").read_bytes())
+    settings["eos_token_id"] = whole[9]
+    (ended / "generation_config.json").write_text(json.dumps(settings))
+    answer = TransformersPeer(ended, ended).answer(asked | {"chat": True})
+    assert answer["tokens"] == whole[: whole.index(whole[9]) + 1]
+    assert 0 < answer["first_seconds"] <= answer["seconds"]
+
+
+def test_what_the_draft_says_alike_is_accepted(folder: Path) -> None:
+    """The target as its own draft: every step of 3 guesses brings 4 tokens."""
+    mode = {"mode": "assisted", "guesses": 3, "threshold": 0.0}
+    asked = ASKED | {"tokens": 16, "temperature": 0.0, "chat": False}
+    peer = TransformersPeer(folder, folder)
+    assert peer.answer(asked | mode)["accepted"] == 12
+    assert peer.answer(asked | {"mode": "plain"})["accepted"] == 0
+
+
+async def test_a_peer_may_run_in_another_python() -> None:
+    """This one, which has no openvino-genai, is told so by the peer's own module."""
+    with pytest.raises(
+        StartupError, match="openvino_peer cannot go on: OpenVINO GenAI is not installed"
+    ):
+        await PeerProcess.start(
+            "openvino_peer",
+            "outrider_bench.openvino_peer",
+            ["--target=none.gguf"],
+            Path(sys.executable),
+        )
+
+
+def environment_of(process_id: int) -> list[bytes]:
+    """The variables that a process was started with."""
+    return Path(f"/proc/{process_id}/environ").read_bytes().split(b"\0")
+
+
+async def test_a_peer_gets_its_variables(folder: Path) -> None:
+    peer = await PeerProcess.start(
+        "co-located",
+        "outrider_bench.colocated",
+        [f"--target={folder}", f"--draft={folder}"],
+        variables={"OUTRIDER_PEER": "variable"},
+    )
+    assert b"OUTRIDER_PEER=variable" in environment_of(peer._process.pid)
+    assert peer.ready_seconds > 0
+    await peer.stop()
 
 
 @pytest.mark.parametrize(("loop", "window"), [("synchronous", 5), ("run_ahead", 7)])
