@@ -83,6 +83,7 @@ def test_a_file_without_questions_is_refused(tmp_path: Path) -> None:
 
 def test_a_model_without_a_chat_template_is_refused(tmp_path: Path) -> None:
     folder = shutil.copytree(DRAFT_FOLDER, tmp_path / "model")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     with pytest.raises(StartupError, match="has no chat template"):
         ChatTokens(folder)
     (folder / "chat_template.jinja").write_text(TEMPLATE)
