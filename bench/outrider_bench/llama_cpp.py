@@ -76,9 +76,10 @@ class LlamaServer:
             *self.command(), stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, start_new_session=True
         )
         while not await asyncio.to_thread(self._healthy):
-            late = time.monotonic() > started + START_SECONDS
-            if self._process.returncode is not None or late:
-                raise StartupError(f"{self.name} did not start: {' '.join(self.command())}")
+            status = self._process.returncode
+            if status is not None or time.monotonic() > started + START_SECONDS:
+                why = f"within {START_SECONDS:g} s" if status is None else f"(status {status})"
+                raise StartupError(f"{self.name} did not start {why}: {' '.join(self.command())}")
             await asyncio.sleep(0.05)
         self.ready_seconds = time.monotonic() - started
 

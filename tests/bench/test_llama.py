@@ -121,7 +121,7 @@ async def test_a_server_that_does_not_start_is_told_with_its_command(tmp_path: P
     binary.chmod(0o755)
     server = LlamaServer(LlamaFiles(binary, Path("t"), None, 512, 1), LlamaMode("plain"))
     with pytest.raises(
-        StartupError, match=r"llama.cpp plain did not start: .*llama-server --model t"
+        StartupError, match=r"llama.cpp plain did not start \(status 1\): .*llama-server --model t"
     ):
         await server.start()
 
