@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from outrider_server.core.errors import StartupError
-from outrider_server.engine.kernels.levels import VARIABLE, chosen_level
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +44,9 @@ _LEVELS = (
 
 def pinned_level(variables: Mapping[str, str] = os.environ) -> PinnedLevel | None:
     """The level that OUTRIDER_ISA names, None where it names none. Raises StartupError."""
+    # torch comes with it, which the command starts without
+    from outrider_server.engine.kernels.levels import VARIABLE, chosen_level
+
     if not variables.get(VARIABLE):
         return None
     level = chosen_level(variables)
