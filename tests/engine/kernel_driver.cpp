@@ -2,6 +2,7 @@
 //
 // A request is its kind and its sizes, integers of 64 bits each, and then its arrays; an answer is one array.
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -9,16 +10,17 @@
 #include <variant>
 #include <vector>
 
-#include "attention.h"
 #include "drawing.h"
 #include "linear.h"
 #include "pool.h"
+#include "row_operations.h"
 #include "slot_attention.h"
+#include "weights.h"
 
 namespace {
 
 enum Kind : int64_t {
-  kName, kThreads, kTileUnit, kPack, kLinear, kAttention, kDraw, kMostProbable,
+  kName, kThreads, kTileUnit, kPack, kLinear, kRows, kDraw, kMostProbable,
   kCache, kRemember, kRecall, kAttend
 };
 
@@ -44,40 +46,67 @@ void name() {
   give(std::vector<char>(level.begin(), level.end()));
 }
 
+// Calls use(format) with the format of weights that comes next.
+template <typename Use>
+void with_format(const Use& use) {
+  switch (size()) {
+    case 0: return use(weights::Bfloat16{});
+    case 1: return use(weights::Float16{});
+    case 2: return use(weights::Float32{});
+  }
+}
+
+int64_t packed_size(int64_t outputs, int64_t inputs) {
+  return linear::tiles_of(outputs) * linear::kTile * linear::padded(inputs);
+}
+
 void pack() {
-  const int64_t outputs = size(), inputs = size();
-  const auto weight = take<uint16_t>(outputs * inputs);
-  std::vector<uint16_t> packed(linear::tiles_of(outputs) * linear::kTile * linear::padded(inputs));
-  linear::pack(weight.data(), outputs, inputs, packed.data());
-  give(packed);
+  with_format([]<typename Format>(Format) {
+    using Stored = typename Format::Stored;
+    const int64_t outputs = size(), inputs = size();
+    const auto weight = take<Stored>(outputs * inputs);
+    std::vector<Stored> packed(packed_size(outputs, inputs));
+    linear::pack<Format>(weight.data(), outputs, inputs, packed.data());
+    give(packed);
+  });
 }
 
+// Tokens and outputs lie in rows of so many numbers. What lies in the outputs' rows comes with them.
 void multiply() {
-  const int64_t count = size(), outputs = size(), inputs = size(), biases = size(), bytes = size();
-  const auto x = take<uint16_t>(count * inputs);
-  const int64_t tiles = linear::tiles_of(outputs);
-  const auto packed = take<uint16_t>(tiles * linear::kTile * linear::padded(inputs));
-  const auto bias = take<float>(biases);
-  std::vector<char> y(count * outputs * bytes);
-  linear::multiply({packed.data(), biases ? bias.data() : nullptr, outputs, inputs}, x.data(), count, y.data(),
-                   bytes == sizeof(uint16_t));
-  give(y);
+  with_format([]<typename Format>(Format) {
+    const int64_t count = size(), outputs = size(), inputs = size(), biases = size();
+    const int64_t x_stride = size(), y_stride = size();
+    const auto x = take<float>(count * x_stride);
+    const auto packed = take<typename Format::Stored>(packed_size(outputs, inputs));
+    const auto bias = take<float>(biases);
+    auto y = take<float>(count * y_stride);
+    const linear::Layer<Format> layer{packed.data(), biases ? bias.data() : nullptr, outputs, inputs};
+    linear::multiply(layer, x.data(), x_stride, count, {y.data(), y_stride});
+    give(y);
+  });
 }
 
-void attend() {
-  attention::Shape shape{};
-  shape.tokens = size(), shape.heads = size(), shape.key_heads = size();
-  shape.head_dim = size(), shape.length = size();
-  shape.query_head_stride = shape.head_dim;
-  shape.query_token_stride = shape.heads * shape.head_dim;
-  const int64_t cached = size() * shape.key_heads * shape.length * shape.head_dim;
-  const int64_t asked = shape.tokens * shape.query_token_stride;
-  const auto query = take<uint16_t>(asked), keys = take<uint16_t>(cached), values = take<uint16_t>(cached);
-  const auto places = take<int64_t>(shape.tokens * 2);
-  shape.scaling = take<float>(1)[0];
-  std::vector<uint16_t> out(asked);
-  attention::attend(shape, {query.data(), keys.data(), values.data(), places.data(), out.data()});
-  give(out);
+// An operand over one of some arrays; `at` says over which, where it begins there, and its strides.
+rows::Operand operand(std::vector<std::vector<float>>& arrays, const int64_t* at) {
+  rows::Operand placed{arrays[at[0]].data() + at[1], at[2], {}};
+  std::copy_n(at + 3, rows::kLoops, placed.strides);
+  return placed;
+}
+
+// One operation on rows. Operands may share an array; the outcome lies in the first one, which is answered.
+void compute() {
+  constexpr int kOperands = 1 + rows::kInputs, kNumbers = 3 + rows::kLoops;
+  rows::Row row{static_cast<rows::Operation>(size()), {}, {}, {}};
+  const int64_t tokens = size();
+  for (int64_t& each : row.sizes) each = size();
+  const auto lengths = take<int64_t>(kOperands), places = take<int64_t>(kOperands * kNumbers);
+  std::vector<std::vector<float>> arrays;
+  for (const int64_t length : lengths) arrays.push_back(take<float>(length));
+  row.out = operand(arrays, places.data());
+  for (int index = 0; index < rows::kInputs; ++index)
+    row.inputs[index] = operand(arrays, places.data() + (1 + index) * kNumbers);
+  Pool::instance().run(tokens, [&](int64_t token) { rows::run(row, token); });
+  give(arrays[0]);
 }
 
 // A slot cache that stays until another one is made.
@@ -177,7 +206,7 @@ int main() {
       case kTileUnit: give<int64_t>({linear::use_tile_unit(size() != 0)}); break;
       case kPack: pack(); break;
       case kLinear: multiply(); break;
-      case kAttention: attend(); break;
+      case kRows: compute(); break;
       case kDraw: draw(); break;
       case kMostProbable: choose(); break;
       case kCache: choose_cache(); break;

@@ -32,7 +32,7 @@ from outrider_server.user_folders import cache_folder
 EMULATED = ("aarch64",)
 """Machines whose levels qemu runs on others; of x86 it knows no AVX-512."""
 SOURCE = Path(__file__).parent / "kernel_driver.cpp"
-NAME, THREADS, TILE_UNIT, PACK, LINEAR, ATTENTION, DRAW, MOST_PROBABLE = range(8)
+NAME, THREADS, TILE_UNIT, PACK, LINEAR, ROWS, DRAW, MOST_PROBABLE = range(8)
 CACHE, REMEMBER, RECALL, ATTEND = range(8, 12)
 
 
@@ -58,7 +58,7 @@ class Loaded:
 
 
 class Driven:
-    """The arithmetic of another level, in a process of its own, as if it were the operators."""
+    """The arithmetic of a level, in a process of its own, as if it were the operators."""
 
     def __init__(self, level: Level) -> None:
         self.level = level
@@ -86,39 +86,6 @@ class Driven:
     def set_threads(self, threads: int) -> None:
         self._send(THREADS, (threads,), ())
 
-    def pack_linear(self, weight: torch.Tensor) -> torch.Tensor:
-        outputs, inputs = weight.shape
-        packed = weight.new_empty((-(-outputs // 32), 16 * -(-inputs // 32), 32, 2))
-        return self._ask(PACK, (outputs, inputs), (weight,), packed)
-
-    def packed_linear(
-        self,
-        x: torch.Tensor,
-        packed: torch.Tensor,
-        bias: torch.Tensor | None,
-        outputs: int,
-        dtype: torch.dtype,
-    ) -> torch.Tensor:
-        biases = [] if bias is None else [bias]
-        y = x.new_empty((*x.shape[:-1], outputs), dtype=dtype)
-        biased = sum(map(len, biases))
-        sizes = (x[..., 0].numel(), outputs, x.shape[-1], biased, y.element_size())
-        return self._ask(LINEAR, sizes, (x, packed, *biases), y)
-
-    def packed_attention(
-        self,
-        query: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        places: torch.Tensor,
-        scaling: float,
-    ) -> torch.Tensor:
-        _, heads, tokens, dim = query.shape
-        slots, key_heads, length, _ = keys.shape
-        sizes = (tokens, heads, key_heads, dim, length, slots)
-        arrays = (query.transpose(1, 2), keys, values, places, torch.tensor([scaling]))
-        return self._ask(ATTENTION, sizes, arrays, query.new_empty((1, tokens, heads, dim)))
-
     def draw_sampled(self, logits: torch.Tensor, *columns: torch.Tensor) -> torch.Tensor:
         return self._ask(DRAW, logits.shape, (logits, *columns), torch.empty_like(columns[0]))
 
@@ -145,6 +112,15 @@ class Driven:
         read = self._process.stdout.readinto(bytes_of(answer))
         assert read == answer.nbytes, "the driver ended"
         return answer
+
+
+class DrivenUnit(Driven):
+    """The arithmetic of one of `DRIVEN_UNITS`."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__(next(level for level in LEVELS if level.name == unit.split(",")[0]))
+        self.unit = unit
+        self.use_tile_unit(unit != VECTOR_UNIT)
 
 
 Operators = Loaded | Driven
@@ -196,6 +172,10 @@ def driver(level: Level) -> tuple[str, ...]:
     return (str(program),) if native else (emulator(level), str(program))
 
 
+LEVEL_NAMES = tuple(level.name for level in LEVELS if runs_here(level))
+VECTOR_UNIT = "amx, vector unit"
+DRIVEN_UNITS = (*LEVEL_NAMES, VECTOR_UNIT) if "amx" in LEVEL_NAMES else LEVEL_NAMES
+"""Of all levels that run here, each in a process of its own."""
 UNITS = ("tile unit", "vector unit") if chosen_level() == LEVELS[0] else ("vector unit",)
 """Of the operators of this process."""
 OTHERS = {level.name: level for level in LEVELS if level != chosen_level() and runs_here(level)}

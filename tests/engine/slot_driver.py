@@ -5,14 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from outrider_server.engine.kernels.levels import LEVELS
 from outrider_server.engine.packed_cache import DTYPES, PackedShape
 
-from .kernel_levels import ATTEND, CACHE, RECALL, REMEMBER, Driven, runs_here
-
-VECTOR_UNIT = "amx, vector unit"
-LEVEL_NAMES = tuple(level.name for level in LEVELS if runs_here(level))
-UNITS = (*LEVEL_NAMES, VECTOR_UNIT) if "amx" in LEVEL_NAMES else LEVEL_NAMES
+from .kernel_levels import ATTEND, CACHE, RECALL, REMEMBER, DrivenUnit
 
 
 @dataclass(frozen=True)
@@ -25,13 +20,8 @@ class Rules:
     slopes: tuple[float, ...] = ()
 
 
-class SlotKernels(Driven):
+class SlotKernels(DrivenUnit):
     """One cache at a time, which holds zeros when it is made."""
-
-    def __init__(self, unit: str) -> None:
-        super().__init__(next(level for level in LEVELS if level.name == unit.split(",")[0]))
-        self.unit = unit
-        self.use_tile_unit(unit != VECTOR_UNIT)
 
     def make_cache(self, shape: PackedShape, dtype: torch.dtype) -> None:
         self._shape, self._dtype = shape, dtype

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from outrider_server.engine.cpp_compiler import cpp_compiler
 from outrider_server.engine.packed_cache import PackedShape
 
-from .slot_driver import DTYPES, UNITS, Rules, SlotKernels
+from .kernel_levels import DRIVEN_UNITS
+from .slot_driver import DTYPES, Rules, SlotKernels
 
 pytestmark = pytest.mark.skipif(not cpp_compiler(), reason="no C++ compiler was found")
 
@@ -44,7 +45,7 @@ RUNS = st.lists(
 ).filter(lambda runs: all(one[0] != two[0] for one, two in itertools.pairwise(runs)))
 
 
-@pytest.fixture(scope="module", params=UNITS)
+@pytest.fixture(scope="module", params=DRIVEN_UNITS)
 def kernels(request: pytest.FixtureRequest) -> Iterator[SlotKernels]:
     opened = SlotKernels(request.param)
     yield opened

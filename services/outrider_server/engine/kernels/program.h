@@ -211,8 +211,9 @@ class Program {
 
   bool goes_along(int64_t first, int64_t other) const {
     const Instruction &one = code_.instructions[first], &two = code_.instructions[other];
-    return two.kind == Kind::kProduct && rows_[first].inputs[0].first == rows_[other].inputs[0].first &&
-           code_.layers[one.what].element == code_.layers[two.what].element;
+    if (two.kind != Kind::kProduct || rows_[first].inputs[0].first != rows_[other].inputs[0].first) return false;
+    const Layer &layer = code_.layers[one.what], &next = code_.layers[two.what];
+    return layer.element == next.element && layer.inputs == next.inputs;
   }
 
   template <typename Format>

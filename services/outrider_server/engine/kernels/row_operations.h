@@ -163,8 +163,6 @@ inline void find_top(const Row& row, int64_t token) {
   }
 }
 
-inline Floats truth(const Masks& masks) { return select(masks, all(1.0f), all(0.0f)); }
-
 inline Floats untruth(const Masks& masks) { return select(masks, all(0.0f), all(1.0f)); }
 
 inline void run(const Row& row, int64_t token) {
@@ -192,7 +190,8 @@ inline void run(const Row& row, int64_t token) {
     case Operation::kErf: return one(functions::erf);
     case Operation::kRelu: return one([&](const Floats& x) { return select(not_above(zero, x), x, zero); });
     case Operation::kFloor: return one(floored);
-    case Operation::kNot: return one([&](const Floats& x) { return truth(not_above(functions::magnitude(x), zero)); });
+    case Operation::kNot:
+      return one([&](const Floats& x) { return untruth(not_at_most(functions::magnitude(x), zero)); });
     case Operation::kAdd: return two([](const Floats& x, const Floats& y) { return x + y; });
     case Operation::kSubtract: return two([](const Floats& x, const Floats& y) { return x - y; });
     case Operation::kMultiply: return two([](const Floats& x, const Floats& y) { return x * y; });
@@ -205,7 +204,8 @@ inline void run(const Row& row, int64_t token) {
     case Operation::kEqual: return plain_binary(row, token, [](float x, float y) { return x == y ? 1.0f : 0.0f; });
     case Operation::kLess: return two([](const Floats& x, const Floats& y) { return untruth(not_below(x, y)); });
     case Operation::kAtMost: return two([](const Floats& x, const Floats& y) { return untruth(not_at_most(x, y)); });
-    case Operation::kAnd: return two([](const Floats& x, const Floats& y) { return x * y; });
+    case Operation::kAnd:
+      return plain_binary(row, token, [](float x, float y) { return x != 0 && y != 0 ? 1.0f : 0.0f; });
     case Operation::kOr:
       return plain_binary(row, token, [](float x, float y) { return x != 0 || y != 0 ? 1.0f : 0.0f; });
     case Operation::kSelect:
