@@ -18,7 +18,6 @@ from models_for_tests import (
     tiny_runner,
 )
 from outrider_bench.widening import widened
-from outrider_server.engine.attention.attention import SLOPES
 from outrider_server.engine.step import StepRunner
 from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER
 from outrider_server.planning.config_file import read_config
@@ -164,8 +163,9 @@ def test_a_recorded_engine_holds_what_is_planned(
     limits = tiny_limits(slots=3, max_context_tokens=100, row_buckets=(3,))
     runner = StepRunner(given, limits, "auto")
     assert runner.layout.packed, runner.kernel_note
-    adapted = sum(each.nbytes for name, each in model.named_buffers() if name.endswith(SLOPES))
-    assert plan.weights.total_bytes + plan.kernel_bytes + adapted == held_by(runner)
+    buffers = sum(buffer.nbytes for buffer in model.buffers())
+    weights = plan.weights.total_bytes - plan.weights.buffer_bytes
+    assert weights + plan.kernel_bytes == held_by(runner) - buffers
     assert plan.cache_bytes == runner.forward.cache.byte_count
     held = arena_bytes(runner)
     values = held - 4 * 24 * 61

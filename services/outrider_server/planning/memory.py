@@ -27,6 +27,8 @@ from .weights import packing_bytes, weight_bytes
 
 DECISION_BYTES = 88
 PENALTY_BYTES = 12
+LOGIT_BYTES = 4
+"""Of these, the logits that a step made."""
 HISTORY_BYTES = 24
 MASK_BYTES = 7
 """A cell of attention's mask: as truth values, in the model's dtype, and in float32."""
@@ -80,7 +82,7 @@ def workspace_bytes(sizes: ModelSizes, shape: EngineShape) -> int:
     cells = tokens * sizes.vocabulary
     penalties = cells * PENALTY_BYTES + tokens * slot_positions(shape) * HISTORY_BYTES
     if shape.packed:
-        return arena_bytes(sizes, shape) + penalties
+        return arena_bytes(sizes, shape) + penalties - cells * LOGIT_BYTES
     return max(
         cells * DECISION_BYTES,
         penalties,
@@ -92,7 +94,7 @@ def workspace_bytes(sizes: ModelSizes, shape: EngineShape) -> int:
 def arena_bytes(sizes: ModelSizes, shape: EngineShape) -> int:
     """What recorded steps hold for every token of the largest: the layers' values and the logits, float32."""
     tokens = max(shape.rows * shape.width, shape.prefill_width)
-    return 4 * tokens * (_layer_values(sizes, LINE) + 4 * LINE + sizes.vocabulary)
+    return LOGIT_BYTES * tokens * (_layer_values(sizes, LINE) + 4 * LINE + sizes.vocabulary)
 
 
 def _layer_values(sizes: ModelSizes, step: int = 1) -> int:

@@ -70,6 +70,7 @@ class Int8Linear(nn.Module):
     ) -> None:
         """weight [N, K] int8, scale [N] float32, bias [N]; a threshold of 0 takes nothing out."""
         super().__init__()
+        self.out_features, self.in_features = weight.shape
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.scale = nn.Buffer(scale.float())
         self.bias = None if bias is None else nn.Buffer(bias.float())
