@@ -13,7 +13,7 @@ from outrider_server.engine.attention.attention import NAME
 from outrider_server.engine.engine import Engine
 from outrider_server.engine.kernels import kernels_missing
 from outrider_server.engine.limits import StepLimits
-from outrider_server.engine.model.loading import LoadedModel
+from outrider_server.engine.model.loading import LoadedModel, facts_of
 from outrider_server.engine.model.vocabulary import Vocabulary
 from outrider_server.engine.step import StepRunner
 from tokenizers import Tokenizer
@@ -78,8 +78,8 @@ def loaded(model: PreTrainedModel, tokenizer_size: int | None = None) -> LoadedM
         end_token_ids=(),
         max_positions=256,
         tokenizer=TokenizerFiles(b"{}", "", "", ""),
-        parameter_count=model.num_parameters(),
         generation_defaults={},
+        **facts_of(model),
     )
 
 

@@ -68,16 +68,14 @@ class EngineBench:
 
     async def _facts(self) -> dict[str, Any]:
         engine = self._hosts["target"].engine
-        config, size = engine.loaded.model.config, engine.loaded.model.dtype.itemsize
-        heads = config.num_key_value_heads or config.num_attention_heads
-        head_size = getattr(config, "head_dim", config.hidden_size // config.num_attention_heads)
+        sizes, size = engine.loaded.cache_sizes, engine.loaded.dtype.itemsize
         return {
             "parameter_bytes": engine.describe().parameter_count * size,
             "cache_bytes": engine.runner.forward.cache.byte_count,
             "cache_slots": engine.limits.slots,
             "cache_positions": engine.limits.max_context_tokens,
             "cache_headroom": max(engine.limits.width, engine.limits.prefill_width),
-            "position_bytes": 2 * config.num_hidden_layers * heads * head_size * size,
+            "position_bytes": 2 * sizes.layers * sizes.key_heads * sizes.head_dim * size,
             "threads": EngineOptions(folder=Path()).thread_count,
             "prefill_width": engine.limits.prefill_width,
             "compiled": engine.runner.compiled,

@@ -21,7 +21,6 @@ from torch import distributed
 from . import lifeline
 from .core.errors import StartupError
 from .engine.model.hub import local_folder
-from .engine.model.loading import check_model
 from .engine.ranks.links import JOIN_SECONDS, SECRET_BYTES, Links, accept, connect, listen
 from .engine.ranks.ranks import Group, Membership
 from .start_reports import VARIABLE
@@ -130,6 +129,8 @@ def gather(folder: Path, size: int, device: str) -> Ranks:
             f"{torch.cuda.device_count()}"
         )
     if membership is None or membership.rank == 0:
+        from .engine.model.loading import check_model  # imports the library, which takes seconds
+
         check_model(local_folder(folder), size)
     if membership is None:
         return _start(size)

@@ -19,10 +19,11 @@ from models_for_tests import (
     tiny_llama,
 )
 from outrider_server.core.errors import StartupError
-from outrider_server.engine.attention import attention_choice
+from outrider_server.engine.attention import attention_choice, attention_names
 from outrider_server.engine.attention.attention import slot_attention
-from outrider_server.engine.attention.attention_choice import check_attention, preferred
+from outrider_server.engine.attention.attention_choice import preferred
 from outrider_server.engine.attention.attention_kernels import KERNELS
+from outrider_server.engine.attention.attention_names import check_attention
 from outrider_server.engine.engine import Engine
 from outrider_server.engine.layout import Row
 from outrider_server.engine.options import EngineOptions
@@ -205,7 +206,7 @@ def test_what_the_machine_lacks_is_refused_by_name(
     kernel: str, device: str, sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
-    monkeypatch.setattr(attention_choice, "find_spec", lambda _: None)
+    monkeypatch.setattr(attention_names, "find_spec", lambda _: None)
     with pytest.raises(StartupError, match=f"attention {kernel} cannot run: it {sentence}"):
         check_attention(kernel, device)
 

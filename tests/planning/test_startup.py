@@ -138,7 +138,7 @@ def test_an_engine_that_cannot_fit_is_refused_before_its_weights_are_read(
 
     folder = write_config(tmp_path / "huge", MISTRAL_7B)
     monkeypatch.setattr(startup, "available_bytes", lambda device: 4 * GIB)
-    monkeypatch.setattr(building, "load_model", unreachable)
+    monkeypatch.setattr(building, "_load", unreachable)
     with pytest.raises(StartupError, match=r"huge needs .* 4\.00 GiB available"):
         build(folder)
 

@@ -72,7 +72,7 @@ def _reason_not_to_compile(loaded: LoadedModel, mode: str) -> str:
         return "compilation is switched off"
     if loaded.ranks > 1:
         return "a model that ranks share runs eagerly"
-    if loaded.model.device.type == "cpu" and not cpp_compiler():
+    if loaded.device.type == "cpu" and not cpp_compiler():
         return NO_COMPILER
     if mode == "auto" and loaded.parameter_count < MIN_PARAMETERS_TO_COMPILE:
         return "the model is too small to gain from compilation"

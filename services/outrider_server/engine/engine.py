@@ -15,10 +15,10 @@ from ..core.errors import InvalidRequest, ModelMismatch, OutriderError, Vocabula
 from ..core.surroundings import Clock
 from ..core.types import Draw, tokens_digest
 from ..pacing.estimates import CostEstimate
-from .attention.attention_choice import AUTO
+from .attention.attention_names import AUTO
 from .layout import Row, RowResult
 from .limits import StepLimits
-from .model.loading import LoadedModel
+from .model.facts import ModelFacts
 from .parking import ParkedSession, ParkedSessions
 from .ranks.ranks import Group
 from .readying import make_ready, records_of
@@ -63,7 +63,7 @@ class BatchResult:
 class Engine:
     """A loaded model over its slot cache. Not thread-safe: one thread owns it."""
 
-    loaded: LoadedModel
+    loaded: ModelFacts
     limits: StepLimits
     compile_mode: str = "auto"
     reproducible: bool = False

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
-from .attention.attention_choice import AttentionChoice
+from .attention.attention_names import AttentionChoice
 from .parking import ParkableCache
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,9 +12,9 @@ from transformers.utils.quantization_config import QuantizationMethod
 
 from ..core.errors import StartupError
 from ..core.progress import Progress, Report, Stage
-from .attention.attention import PACKED
-from .attention.attention_choice import AUTO
+from .attention.attention_names import AUTO, PACKED
 from .forward import Forward
+from .kept_model import keep_model
 from .kernels import kernels_missing, kernels_to_build
 from .library_forward import LibraryForward
 from .limits import StepLimits
@@ -49,7 +50,8 @@ def choose_forward(
     note = why_not_wanted(compile_mode, attention) or why_not_recorded(model, start.tell)
     if not note:
         try:
-            recorded = recorded_model(model, rotaries, start.tell)
+            keep = partial(keep_model, start.model_records, loaded)
+            recorded = recorded_model(model, rotaries, start.tell, loaded.weight_files, keep)
         except NotRecorded as reason:
             note = f"the model cannot be recorded: {reason}"
         else:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedConfig
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 REREAD_BY_LIBRARY = frozenset({"phi3", "phi4_multimodal", "phimoe"})
 """Model types whose generation drops the cache, and so reads everything anew, where a context outgrows the

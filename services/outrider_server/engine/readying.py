@@ -20,7 +20,7 @@ from .audit import audit_shapes, audited_buckets, reference_digest
 from .layout import Row
 from .limits import StepLimits
 from .machine import machine_facts
-from .model.loading import LoadedModel
+from .model.facts import ModelFacts
 from .records import Records
 from .starting import Start
 from .step import StepRunner
@@ -43,15 +43,15 @@ class Readiness:
 
 
 def records_of(
-    records: Records, loaded: LoadedModel, limits: StepLimits, compile_mode: str, attention: str
+    records: Records, loaded: ModelFacts, limits: StepLimits, compile_mode: str, attention: str
 ) -> Records:
     """The records of starts of this model, on this machine, in these shapes."""
     if records.folder is None:
         return records
-    facts = machine_facts(loaded.model.device, os.environ)
+    facts = machine_facts(loaded.device, os.environ)
     return replace(records, facts={**records.facts, **facts}).of(
         model=loaded.model_fingerprint,
-        dtype=loaded.model.dtype,
+        dtype=loaded.dtype,
         limits=limits,
         compile_mode=compile_mode,
         attention=attention,

@@ -7,16 +7,13 @@ from typing import Any
 
 import torch
 
-from .attention.attention import PACKED
-from .attention.attention_choice import AttentionChoice
+from .attention.attention_names import PACKED, AttentionChoice
 from .kernels import take_threads
 from .limits import StepLimits
-from .model.architectures import cache_shape
-from .model.loading import LoadedModel
+from .model.facts import ModelFacts
 from .packed_cache import PackedCache, PackedShape
 from .program.program import Program
-from .program.recorded import Recorded
-from .ranks.sharing import key_heads
+from .program.weights import Recorded
 
 
 class RecordedForward:
@@ -26,13 +23,12 @@ class RecordedForward:
     kernel_note = compile_note = ""
 
     def __init__(
-        self, recorded: Recorded, loaded: LoadedModel, limits: StepLimits, history: torch.Tensor
+        self, recorded: Recorded, loaded: ModelFacts, limits: StepLimits, history: torch.Tensor
     ) -> None:
         take_threads()
-        config = loaded.model.config
-        heads, head_dim = key_heads(config, 1), cache_shape(config)[1]
-        shape = PackedShape(limits.slots + 1, heads, history.shape[1], head_dim)
-        self.cache = PackedCache(config.num_hidden_layers, shape, loaded.model.dtype)
+        sizes = loaded.cache_sizes
+        shape = PackedShape(limits.slots + 1, sizes.key_heads, history.shape[1], sizes.head_dim)
+        self.cache = PackedCache(sizes.layers, shape, loaded.dtype)
         self.attention = AttentionChoice(PACKED, "the engine's own kernels go together")
         self._vocabulary_size = loaded.vocabulary_size
         most = max(limits.row_buckets[-1] * limits.width, limits.prefill_width)

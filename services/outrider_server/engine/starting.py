@@ -14,3 +14,5 @@ class Start:
 
     tell: Progress = silent
     records: Records = field(default_factory=Records)
+    model_records: Records = field(default_factory=Records)
+    """Of starts of the same model files, whatever the library would make of them."""

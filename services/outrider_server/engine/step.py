@@ -13,19 +13,20 @@ from dataclasses import replace
 import torch
 
 from ..core.types import TokenLogprobs
-from .attention.attention_choice import AUTO, AttentionChoice
 from .attention.attention_kernels import KEY_BLOCK
+from .attention.attention_names import AUTO, AttentionChoice
 from .drawing.adjusting import adjust
 from .drawing.logprobs import token_logprobs
 from .drawing.noise import gumbel_noise
 from .drawing.sampling import DrawTable, Features, draw_tokens
-from .forward_choice import choose_forward
+from .forward import Forward
+from .kept_model import KeptModel
 from .layout import INPUT_KINDS, NOT_FINITE, Layout, Row, RowResult, packed_buckets
-from .lengths import length_rule
 from .limits import StepLimits
-from .model.loading import LoadedModel
+from .model.facts import ModelFacts
 from .parking import Layers, read_slot, write_slot
 from .ranks.ranks import Group, Operation
+from .recorded_forward import RecordedForward
 from .starting import Start
 
 
@@ -37,7 +38,7 @@ class StepRunner:
 
     def __init__(
         self,
-        loaded: LoadedModel,
+        loaded: ModelFacts,
         limits: StepLimits,
         compile_mode: str,
         attention: str = AUTO,
@@ -46,18 +47,15 @@ class StepRunner:
     ) -> None:
         self.vocabulary_size = loaded.vocabulary_size
         self.parameter_count = loaded.parameter_count
-        self.model = loaded.model
-        self.dtype = loaded.model.dtype
-        self.device = loaded.model.device
-        self.length_rule = length_rule(self.model.config)
+        self.dtype = loaded.dtype
+        self.device = loaded.device
+        self.length_rule = loaded.length_rule
         headroom = max(limits.width, limits.prefill_width)
         length = -(-(limits.max_context_tokens + headroom) // KEY_BLOCK) * KEY_BLOCK
         self.history = torch.zeros(
             (limits.slots + 1, length), dtype=torch.int64, device=self.device
         )
-        forward = choose_forward(
-            loaded, limits, compile_mode, attention, self.history, start or Start()
-        )
+        forward = _forward(loaded, limits, compile_mode, attention, self.history, start or Start())
         if forward.packed:
             limits = replace(limits, row_buckets=packed_buckets(limits.row_buckets[-1]))
         self.limits = limits
@@ -221,3 +219,21 @@ class StepRunner:
             self._inputs[size] = inputs
         inputs = inputs[:, : filled.shape[1]]
         return inputs.copy_(filled)
+
+
+def _forward(
+    loaded: ModelFacts,
+    limits: StepLimits,
+    compile_mode: str,
+    attention: str,
+    history: torch.Tensor,
+    start: Start,
+) -> Forward:
+    """The forward pass of a model; see `choose_forward`."""
+    if isinstance(loaded, KeptModel):
+        return RecordedForward(loaded.recorded, loaded, limits, history)
+    from .forward_choice import choose_forward  # imports the library, which takes seconds
+    from .model.loading import LoadedModel
+
+    assert isinstance(loaded, LoadedModel), "a model is kept or the library's"
+    return choose_forward(loaded, limits, compile_mode, attention, history, start)

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 
-from ..core.errors import StartupError
+from ..core.errors import ModelRefused, StartupError
 from ..core.progress import Report, Stage
-from ..engine.attention.attention_choice import check_attention
+from ..engine.attention.attention_names import check_attention
 from ..engine.engine import Engine
+from ..engine.kept_model import model_records, recall_model
 from ..engine.kernels.levels import chosen_level
 from ..engine.limits import StepLimits
+from ..engine.model.facts import ModelFacts
 from ..engine.model.hub import local_folder
-from ..engine.model.loading import LoadedModel, load_model
 from ..engine.options import EngineOptions
 from ..engine.ranks.ranks import Group
+from ..engine.records import Records
 from ..engine.starting import Start
 from ..engine.step import StepRunner
 from ..planning.startup import check_memory
@@ -26,7 +29,7 @@ T = TypeVar("T")
 
 
 def follow(
-    loaded: LoadedModel,
+    loaded: ModelFacts,
     limits: StepLimits,
     *,
     compile_mode: str,
@@ -37,7 +40,7 @@ def follow(
     """What another rank than 0 makes of its share of the model: steps, until rank 0 says stop."""
     assert group is not None, "a rank alone follows nobody"
     runner = StepRunner(loaded, limits, compile_mode, attention, group)
-    group.follow(runner, loaded.model.device)
+    group.follow(runner, loaded.device)
 
 
 def engine_builder(
@@ -60,14 +63,15 @@ def engine_builder(
         if device.type == "cpu":
             chosen_level()  # refuses one that cannot be, also where the kernels would not run
         folder = local_folder(options.folder, start.tell)
+        here, begun = replace(options, folder=folder), start
         start.tell(Report(Stage.READING))
-        _check_memory(replace(options, folder=folder), device, group)
+        if group is None:
+            begun = replace(start, model_records=_model_records(start.records, here, device))
+        _check_memory(here, device, group, begun.model_records)
         if group is not None:
             group.join(device)
         ranks = 1 if group is None else group.membership.size
-        loaded = load_model(
-            options.folder, options.dtype, device, options.quantization, ranks, start.tell
-        )
+        loaded = _load(options, folder, device, ranks, begun)
         limits = StepLimits(
             slots=options.slots,
             max_context_tokens=_context(loaded, options.max_context_tokens),
@@ -83,10 +87,33 @@ def engine_builder(
             attention=options.attention,
             park_bytes=_park_bytes(options, group),
             group=group,
-            start=start,
+            start=begun,
         )
 
     return build
+
+
+def _model_records(records: Records, options: EngineOptions, device: torch.device) -> Records:
+    """Those of this model; none for what cannot be loaded, as loading says best why."""
+    try:
+        return model_records(records, options, device)
+    except ModelRefused:
+        return Records()
+
+
+def _load(
+    options: EngineOptions, folder: Path, device: torch.device, ranks: int, start: Start
+) -> ModelFacts:
+    """The model as an earlier start kept it, else as the library loads it. Raises ModelRefused."""
+    name = options.folder.resolve().name
+    kept = recall_model(start.model_records, name, folder, start.tell)
+    if kept is not None:
+        return kept
+    from ..engine.model.loading import load_model  # imports the library, which takes seconds
+
+    return load_model(
+        options.folder, options.dtype, device, options.quantization, ranks, start.tell
+    )
 
 
 def _park_bytes(options: EngineOptions, group: Group | None) -> int:
@@ -94,7 +121,7 @@ def _park_bytes(options: EngineOptions, group: Group | None) -> int:
     return options.park_bytes if group is None else 0
 
 
-def _context(loaded: LoadedModel, wanted: int) -> int:
+def _context(loaded: ModelFacts, wanted: int) -> int:
     """The longest context in tokens; 0 wants the one that the model names. Raises StartupError."""
     named = loaded.max_positions
     if not (named or wanted):
@@ -118,14 +145,16 @@ def _usable(device: str, group: Group | None) -> torch.device:
     return torch_device
 
 
-def _check_memory(options: EngineOptions, device: torch.device, group: Group | None) -> None:
+def _check_memory(
+    options: EngineOptions, device: torch.device, group: Group | None, records: Records
+) -> None:
     """Checks the model, or a rank's share. Ranks on one CPU share its memory; one counts for all there.
 
     No rank loads before all have passed: they join after it.
     """
     here = replace(options, device=str(device))
     if group is None:
-        check_memory(here)
+        check_memory(here, records=records)
         return
     here, membership = replace(here, compile="off", park_bytes=0), group.membership
     if device.type != "cpu":

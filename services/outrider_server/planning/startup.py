@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 
 from ..core.errors import StartupError
 from ..engine.options import EngineOptions
-from ..engine.ranks.sharing import shares_keys
+from ..engine.records import Records
 from .available import available_bytes
-from .config_file import read_config
-from .counting import count_model
 from .fitting import fit
 from .memory import plan_memory
 from .shape import engine_shape
-from .types import EngineShape, MemoryPlan, ModelSizes
+from .types import EngineShape, MemoryPlan, ModelSizes, sizes_from
 from .units import format_bytes
+
+RECORD = "sizes"
+"""The kind of record that a model's sizes are kept as."""
 
 
 def check_memory(
@@ -24,20 +25,20 @@ def check_memory(
     available: int | None = None,
     ranks: int = 1,
     ranks_here: int = 1,
+    records: Records | None = None,
 ) -> None:
     """Raises StartupError where an engine's planned bytes exceed what its device has left.
 
     `available` bytes are asked of the device by default. Of several `ranks` each needs its share, and
-    `ranks_here` of them share the device's memory. What cannot be planned passes:
-    loading it says what is wrong with it.
+    `ranks_here` of them share the device's memory. `records` are those of starts of the same model. What
+    cannot be planned passes: loading it says what is wrong with it.
     """
     device = torch.device(options.device)
     left = available_bytes(device) if available is None else available
     if left is None:
         return
     try:
-        file = read_config(options.folder)
-        sizes = count_model(file)
+        sizes, shares_keys = _counted(options, records or Records())
         shape = engine_shape(sizes, options)
     except StartupError:
         return
@@ -45,13 +46,31 @@ def check_memory(
     if device.type == "cpu":  # where the parked sessions share it
         left -= options.park_bytes
     if ranks > 1:
-        _check_share(sizes, _share(memory, ranks, shares_keys(file.config)), left, ranks_here)
+        _check_share(sizes, _share(memory, ranks, shares_keys), left, ranks_here)
     elif memory.total_bytes > left:
         raise StartupError(
             f"{sizes.name} needs {format_bytes(memory.total_bytes)} ({_parts(memory)}) and {device} has "
             f"{format_bytes(max(left, 0))} available{_beside(device, options)}; "
             f"{_advice(sizes, shape, options, left)}"
         )
+
+
+def _counted(options: EngineOptions, records: Records) -> tuple[ModelSizes, bool]:
+    """A model's sizes, which an earlier start may have kept, and whether ranks share its keys.
+
+    Raises StartupError for what cannot be planned.
+    """
+    kept = sizes_from(records.recall(RECORD))
+    if kept is not None and options.tensor_parallel == 1:
+        return replace(kept, name=options.folder.resolve().name), False
+    from ..engine.ranks.sharing import shares_keys  # these import the library, which takes seconds
+    from .config_file import read_config
+    from .counting import count_model
+
+    file = read_config(options.folder)
+    sizes = count_model(file)
+    records.keep(RECORD, asdict(sizes))
+    return sizes, shares_keys(file.config)
 
 
 def _beside(device: torch.device, options: EngineOptions) -> str:

@@ -6,6 +6,7 @@ Bytes are exact integers wherever the name ends in `_bytes`; only the workspace 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -82,6 +83,23 @@ class ModelSizes:
     def parameters(self) -> int:
         """The number of parameters, tied ones counted once."""
         return sum(tensor.count for tensor in self.tensors)
+
+
+def sizes_from(kept: Any) -> ModelSizes | None:
+    """The sizes that JSON holds; None where it holds something else."""
+    try:
+        lists = {
+            "tensors": tuple(
+                WeightTensor(**{**each, "float32_in": tuple(each["float32_in"])})
+                for each in kept["tensors"]
+            ),
+            "linears": tuple(LinearLayer(**each) for each in kept["linears"]),
+            "layers": tuple(CachedLayer(**each) for each in kept["layers"]),
+            "notes": tuple(kept["notes"]),
+        }
+        return ModelSizes(**{**kept, **lists})
+    except (TypeError, KeyError):
+        return None
 
 
 @dataclass(frozen=True, slots=True)

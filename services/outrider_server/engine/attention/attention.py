@@ -15,12 +15,10 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from ...core.errors import ModelRefused
 from .attention_kernels import FLASH, KERNELS, Rules, attend_flash, attend_gathered, attend_in_place
+from .attention_names import SDPA
 
 NAME = "outrider"
 """Stands before every name in the library's registry, and by itself for the kernel SDPA."""
-PACKED = "packed"
-"""The engine's own kernel, for steps that are recorded: `program/recording.py`."""
-SDPA = "sdpa"
 SLOPES = "alibi_slopes"
 """Attribute of an attention module that holds its slopes, where it has some."""
 IGNORED = frozenset(

@@ -1,14 +1,13 @@
 """Which attention kernel an engine runs: the one asked for, or the fastest that this machine has.
 
-Owns the refusals by name and the measurement at start-up.
+Owns the refusals by model and the measurement at start-up; those by name are `attention_names.py`'s.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from importlib.util import find_spec
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -17,13 +16,12 @@ from transformers import PreTrainedModel
 from ...core.errors import StartupError
 from ...core.progress import Report, Stage
 from ..cache import SlotCache
-from ..cpp_compiler import cpp_compiler
 from ..model.architectures import cache_shape
 from ..starting import Start
-from .attention import PACKED, SDPA, SLOPES, make_places, slot_attention
-from .attention_kernels import FLASH, FLEX
+from .attention import SLOPES, make_places, slot_attention
+from .attention_kernels import FLASH
+from .attention_names import AUTO, SDPA, AttentionChoice, check_attention, missing_for
 
-AUTO = "auto"
 PREFERRED = (FLASH, SDPA, "efficient", "math", "eager")
 """What `auto` measures, the first preferred. A compiler would write `flex` anew at every start."""
 PREFERENCE = 1.5
@@ -35,38 +33,9 @@ TIMED_POSITION = 2000
 """Kernels are timed over a context of this length, or the longest."""
 UNCAPPED = (SDPA, "efficient", "math")
 """Kernels that cannot cap scores."""
-ON_CUDA = (FLASH, "efficient")
 FLASH_LARGEST_HEAD = 256
 RECORD = "attention"
 """The kind of record that a measured choice is kept as."""
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionChoice:
-    """The kernel that runs, and the sentence that says why."""
-
-    kernel: str
-    note: str
-
-
-def check_attention(wanted: str, device: str) -> None:
-    """Raises StartupError for a kernel that this machine lacks. `device` is a type, for example "cpu"."""
-    missing = _missing(wanted, device)
-    if missing:
-        raise StartupError(f"attention {wanted} cannot run: {missing}")
-
-
-def _missing(kernel: str, device: str) -> str:
-    """What a machine lacks to run a kernel on a device, and what to do; nothing where it can."""
-    if kernel in ON_CUDA and device != "cuda":
-        return f"it needs a CUDA device, and the model is on {device}; use sdpa there"
-    if kernel == FLASH and find_spec("flash_attn") is None:
-        return "it needs the package flash-attn; pip install flash-attn, or use sdpa"
-    if kernel == FLEX and device == "cpu" and not cpp_compiler():
-        return "it needs a C++ compiler; install g++, or use sdpa"
-    if kernel == PACKED and device != "cpu":
-        return f"it needs a CPU, and the model is on {device}; use sdpa there"
-    return ""
 
 
 def _unfit(kernel: str, model: PreTrainedModel, cache: SlotCache) -> str:
@@ -111,7 +80,7 @@ def choose_attention(
     calls = {
         kernel: _call(kernel, model, cache, rows, width)
         for kernel in PREFERRED
-        if not (_missing(kernel, device) or _unfit(kernel, model, cache))
+        if not (missing_for(kernel, device) or _unfit(kernel, model, cache))
     }
     if not alike and (kept := _kept(start.records.recall(RECORD), calls)):
         return kept

@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from safetensors import SafetensorError, safe_open
 
@@ -22,8 +22,15 @@ from .vocabulary import Vocabulary
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+SMALL_SUFFIXES = (".json", ".jinja", ".model", ".txt")
 SAMPLE_BYTES = 1 << 16
 SAMPLES = 64
+
+
+class _Digest(Protocol):
+    """What hashes take."""
+
+    def update(self, data: bytes, /) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +118,23 @@ def check_amount(checkpoint: Checkpoint, values: int) -> None:
         )
 
 
+def digest_files(checkpoint: Checkpoint) -> str:
+    """Hex BLAKE2b over what loading a folder depends on: small files, and samples and times of the weights.
+
+    A weight file that was written anew counts as another, wherever its samples are.
+    """
+    digest = hashlib.blake2b(digest_size=32)
+    for path in sorted(checkpoint.folder.iterdir()):
+        if path.suffix in SMALL_SUFFIXES and path.is_file():
+            content = path.read_bytes()
+            digest.update(f"{path.name} {len(content)} ".encode())
+            digest.update(content)
+    for path in checkpoint.weights:
+        digest.update(f"{path.name} {path.stat().st_mtime_ns} ".encode())
+        _add_samples(digest, path)
+    return digest.hexdigest()
+
+
 def fingerprint_model(
     checkpoint: Checkpoint, quantization: str, vocabulary: Vocabulary, other_dtype: str = ""
 ) -> str:
@@ -122,15 +146,19 @@ def fingerprint_model(
     """
     digest = hashlib.sha256(checkpoint.config_json)
     for path in checkpoint.weights:
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size} ".encode())
-        stride = max(SAMPLE_BYTES, size // SAMPLES)
-        with path.open("rb") as file:
-            for offset in range(0, size, stride):
-                file.seek(offset)
-                digest.update(file.read(SAMPLE_BYTES))
+        digest.update(f"{path.name} {path.stat().st_size} ".encode())
+        _add_samples(digest, path)
     digest.update(quantization.encode())
     if vocabulary.is_cut:
         digest.update(f" {vocabulary.size} ids".encode())
     digest.update(other_dtype.encode())
     return digest.hexdigest()
+
+
+def _add_samples(digest: _Digest, path: Path) -> None:
+    size = path.stat().st_size
+    stride = max(SAMPLE_BYTES, size // SAMPLES)
+    with path.open("rb") as file:
+        for offset in range(0, size, stride):
+            file.seek(offset)
+            digest.update(file.read(SAMPLE_BYTES))

@@ -6,7 +6,7 @@ What its files must be is `checkpoint.py`'s; what quantized layers need is `quan
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,11 +21,12 @@ from transformers.utils import logging as library_logging
 from ...core.description import TokenizerFiles
 from ...core.errors import ModelRefused
 from ...core.progress import Progress, silent
-from ..lengths import furthest_context, longest_context
-from ..ranks.sharing import check_shares
-from .architectures import attention_at_loading, check_architecture
+from ..lengths import furthest_context, length_rule, longest_context
+from ..ranks.sharing import check_shares, key_heads
+from .architectures import attention_at_loading, cache_shape, check_architecture
 from .checkpoint import Checkpoint, check_amount, fingerprint_model, open_checkpoint, read_json
 from .counted_loading import counted_loading
+from .facts import CacheSizes, ModelFacts
 from .generation_defaults import read_generation_defaults
 from .hub import local_folder
 from .own_code import check_left_over
@@ -46,36 +47,13 @@ NAMED_WEIGHTS = 3
 _loading = threading.Lock()
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """A model ready to run, and what identifies it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel(ModelFacts):
+    """A model that the library runs, until the engine has recorded it."""
 
     model: PreTrainedModel
-    name: str
-    architecture: str
-    model_fingerprint: str
-    vocabulary: Vocabulary
-    end_token_ids: tuple[int, ...]
-    max_positions: int
-    tokenizer: TokenizerFiles
-    parameter_count: int
-    generation_defaults: Mapping[str, float]
-    quantization: str = ""
-    """How the weights are quantized, for example "nf4"; empty where they are not."""
-    most_positions: int = 0
-    """What may be asked for where that is more: a scaled rotary embedding reaches further."""
-    ranks: int = 1
-    """Processes that share the model out among them; each holds its share."""
-
-    @property
-    def vocabulary_size(self) -> int:
-        """Ids that can be sent, proposed and drawn."""
-        return self.vocabulary.size
-
-    @property
-    def vocabulary_fingerprint(self) -> str:
-        """What a draft and the target that it can guess for have in common."""
-        return self.vocabulary.fingerprint
+    weight_files: tuple[Path, ...] = ()
+    """The checkpoint's, where its weights are the model's own: neither quantized nor shared out."""
 
 
 def check_model(folder: Path, ranks: int) -> None:
@@ -135,11 +113,24 @@ def load_model(
         max_positions=longest_context(config),
         most_positions=furthest_context(config),
         tokenizer=tokenizer,
-        parameter_count=model.num_parameters(),
         generation_defaults=read_generation_defaults(checkpoint.folder),
         quantization=kind,
         ranks=ranks,
+        weight_files=() if options else checkpoint.weights,
+        **facts_of(model, ranks),
     )
+
+
+def facts_of(model: PreTrainedModel, ranks: int = 1) -> dict[str, Any]:
+    """What `ModelFacts` has to say that the model itself tells, by their names."""
+    heads, (_, head_dim) = key_heads(model.config, ranks), cache_shape(model.config)
+    return {
+        "dtype": model.dtype,
+        "device": model.device,
+        "cache_sizes": CacheSizes(int(model.config.num_hidden_layers), heads, head_dim),
+        "length_rule": length_rule(model.config),
+        "parameter_count": model.num_parameters(),
+    }
 
 
 def _read_config(folder: Path) -> Any:

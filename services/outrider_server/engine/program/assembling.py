@@ -22,6 +22,7 @@ from .computations import (
     Operation,
     Placed,
     Remembered,
+    StoredMatrix,
 )
 from .tables import Instruction, Kind, Operand, Space
 
@@ -86,6 +87,7 @@ def _instruction(assembled: Assembled, computation: Computation) -> Instruction:
             made.kind, made.what = Kind.ROW, operation
             made.sizes[:] = sizes
         case LookedUp(table, width, count):
+            assert not isinstance(table, StoredMatrix), "tables are in memory by now"
             made.kind, made.what = Kind.LOOKUP, _number(assembled.tables, table)
             made.sizes[:] = (1, 1, count, width)
         case Multiplied(layer):

@@ -93,13 +93,36 @@ class Computed:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredPart:
+    """Rows of a matrix as a checkpoint holds them."""
+
+    name: str
+    """The tensor's [R, C], or [E, R, C]."""
+    index: int | None = None
+    """Which of its matrices, where it is a stack of them."""
+    turned: bool = False
+    """Whether the rows are its columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMatrix:
+    """A matrix [rows, columns] where it stands in a checkpoint: parts below each other."""
+
+    parts: tuple[StoredPart, ...]
+    rows: int
+    columns: int
+    dtype: torch.dtype
+    """To which it is converted where the checkpoint has another."""
+
+
+@dataclass(frozen=True, slots=True)
 class LookedUp:
     """Rows of a matrix [rows, width] by indices, so many a token, whose stride is the third loop's.
 
-    The matrix may be the weight of a layer, which is named by its number.
+    The matrix may be the weight of a layer, which is named by its number, or a checkpoint's.
     """
 
-    table: torch.Tensor | int
+    table: torch.Tensor | StoredMatrix | int
     width: int
     count: int
     out: Placed
@@ -166,6 +189,14 @@ class LinearWeight:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredLayer:
+    """A layer's weight [N, K] where it stands in a checkpoint, and a bias that [N] takes."""
+
+    matrix: StoredMatrix
+    bias: torch.Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
 class QuantizedLayer:
     """One of the model's quantized layers, by its index."""
 
@@ -191,3 +222,11 @@ class Lowered:
     attentions: list[AttentionRules] = field(default_factory=list)
     layers: list[LinearWeight | QuantizedLayer] = field(default_factory=list)
     logits: Buffer = field(default_factory=lambda: Buffer(0))
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPass:
+    """A forward pass over a checkpoint: one that holds no layers, and where these stand."""
+
+    lowered: Lowered
+    layers: tuple[StoredLayer, ...]

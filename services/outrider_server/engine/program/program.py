@@ -16,9 +16,8 @@ from ..kernels.library import kernel_library
 from ..packed_cache import PackedCache, Pages
 from .assembling import assemble
 from .computations import AttentionRules
-from .recorded import Recorded
 from .tables import ELEMENTS, Attention, Code, Instruction, Layer, Step, Table
-from .weights import PackedLayer
+from .weights import PackedLayer, Recorded
 
 
 class Program:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
@@ -12,41 +13,51 @@ from transformers import PreTrainedModel
 from ...core.errors import OutriderError
 from ...core.progress import Progress
 from ..model.rotary import LengthRotary
+from ..model.weight_files import WeightFiles
 from . import operators, view_operators
 from .computations import LinearWeight, LookedUp, Lowered
+from .finding import Finder
 from .lowering import Lowering
 from .recording import quantized_layers, record
+from .stored import packed_pass
 from .views import NotRecorded
-from .weights import PackedLayer, pack_layers
+from .weights import Recorded, pack_layers
+from .written import Written, read_pass, written_pass
 
 RULES_LOADED = (operators, view_operators)
 """Importing them makes the rules."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """A forward pass whose weights are packed."""
-
-    lowered: Lowered
-    layers: list[PackedLayer]
 
 
 _recorded: weakref.WeakKeyDictionary[PreTrainedModel, Recorded] = weakref.WeakKeyDictionary()
 
 
 def recorded_model(
-    model: PreTrainedModel, rotaries: Sequence[LengthRotary], tell: Progress
+    model: PreTrainedModel,
+    rotaries: Sequence[LengthRotary],
+    tell: Progress,
+    weight_files: Sequence[Path] = (),
+    keep: Callable[[Written], None] | None = None,
 ) -> Recorded:
     """Records a model and packs its weights, which the model itself has no longer; once a model.
 
-    Raises NotRecorded, or ModelRefused for attention that is not served; the model is as it was then.
+    Where the weights stand in these files they are packed from there, and `keep` gets what a later start
+    needs beside the files. Raises NotRecorded, or ModelRefused for attention that is not served; the model is
+    as it was then.
     """
     if model not in _recorded:
         lowered = _lowered(model, rotaries)
-        layers = pack_layers(lowered, model, quantized_layers(model), tell)
-        for weight in model.parameters():
-            weight.data = weight.new_empty(0)
-        _recorded[model] = Recorded(lowered, layers)
+        files = WeightFiles(weight_files)
+        written = written_pass(lowered, Finder(files)) if weight_files else None
+        if written is None:
+            layers = pack_layers(lowered, model, quantized_layers(model), tell)
+            _empty(model)
+            _recorded[model] = Recorded(lowered, layers)
+        else:
+            del lowered
+            _empty(model)
+            _recorded[model] = packed_pass(read_pass(written), files, tell)
+            if keep is not None:
+                keep(written)
     return _recorded[model]
 
 
@@ -59,6 +70,11 @@ def _lowered(model: PreTrainedModel, rotaries: Sequence[LengthRotary]) -> Lowere
         raise NotRecorded(f"recording it raises {type(error).__name__}") from error
     _tie_tables(lowered)
     return lowered
+
+
+def _empty(model: PreTrainedModel) -> None:
+    for weight in model.parameters():
+        weight.data = weight.new_empty(0)
 
 
 def _tie_tables(lowered: Lowered) -> None:

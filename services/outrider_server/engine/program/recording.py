@@ -17,7 +17,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.cache_utils import Cache, StaticLayer
 
-from ..attention.attention import PACKED, SLOPES, check_call, registered_name, set_kernel
+from ..attention.attention import SLOPES, check_call, registered_name, set_kernel
+from ..attention.attention_names import PACKED
 from ..cache_argument import cache_argument
 from ..model.quantized_weights import is_quantized
 from ..model.rotary import LengthRotary

@@ -42,6 +42,14 @@ class PackedLayer:
     """[16] int8, of weights of 4 bits."""
 
 
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A forward pass whose weights are packed."""
+
+    lowered: Lowered
+    layers: list[PackedLayer]
+
+
 def pack_layers(
     lowered: Lowered, model: nn.Module, quantized: Sequence[Any], tell: Progress
 ) -> list[PackedLayer]:
@@ -59,7 +67,7 @@ def pack_layers(
             packed.append(packed_quantized(quantized_weight(held), held.bias))
             _let_go(held)
             continue
-        packed.append(_packed(layer.weight, layer.bias))
+        packed.append(packed_layer(layer.weight, layer.bias))
         memory = _memory(layer.weight)
         left[memory] -= 1
         if not left[memory] and memory in owners:
@@ -87,7 +95,8 @@ def _bytes(layer: LinearWeight | QuantizedLayer, quantized: Sequence[Any]) -> in
     return int(weight.nbytes)
 
 
-def _packed(weight: torch.Tensor, bias: torch.Tensor | None) -> PackedLayer:
+def packed_layer(weight: torch.Tensor, bias: torch.Tensor | None) -> PackedLayer:
+    """A weight [N, K] and a bias that [N] takes, as the kernels take them."""
     outputs, inputs = weight.shape
     element = ELEMENTS[weight.dtype]
     pairs = -(-inputs // TILE) * TILE // 2
