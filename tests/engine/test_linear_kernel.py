@@ -1,7 +1,7 @@
-"""Linear layers over weights of 16 and 32 bits against float64, at every level, and what a token's bits depend on.
+"""Linear layers over weights of 16 and 32 bits against float64, at every level, and what bits depend on.
 
-Sums are float32; their error is bounded by the sum of the magnitudes that were added. Where the CPU multiplies
-bfloat16, tokens are rounded to it before they meet weights of bfloat16.
+Sums are float32; their error is bounded by the sum of the magnitudes that were added. Where the CPU
+multiplies bfloat16, tokens are rounded to it before they meet weights of bfloat16.
 """
 
 from __future__ import annotations

@@ -12,9 +12,10 @@ from transformers.utils.quantization_config import QuantizationMethod
 
 from ..core.errors import StartupError
 from ..core.progress import Progress, Report, Stage
-from .attention.attention_names import AUTO, PACKED
+from .attention.attention_names import PACKED
 from .forward import Forward
 from .kept_model import keep_model
+from .kernel_fit import BITSANDBYTES, why_not_wanted, why_unfit
 from .kernels import kernels_missing, kernels_to_build
 from .library_forward import LibraryForward
 from .limits import StepLimits
@@ -22,13 +23,10 @@ from .model.architectures import adapt_model, cache_shape
 from .model.loading import LoadedModel
 from .model.quantized_weights import is_quantized, why_not_taken
 from .model.rotary import rotate_by_length
-from .packed_cache import DTYPES, LARGEST_HEAD
 from .program.recorded import recorded_model
 from .program.views import NotRecorded
 from .recorded_forward import RecordedForward
 from .starting import Start
-
-BITSANDBYTES = QuantizationMethod.BITS_AND_BYTES
 
 
 def choose_forward(
@@ -63,13 +61,6 @@ def choose_forward(
     )
 
 
-def why_not_wanted(compile_mode: str, attention: str) -> str:
-    """One sentence why an engine with these options records nothing; nothing where it may."""
-    if attention not in (AUTO, PACKED):
-        return f"attention {attention} was asked for"
-    return "compilation is switched off" if compile_mode == "off" else ""
-
-
 def why_not_recorded(model: PreTrainedModel, tell: Progress) -> str:
     """One sentence why the engine's own kernels cannot run a model; nothing where they might."""
     whole = not any(isinstance(weight, DTensor) for weight in model.parameters())
@@ -78,22 +69,6 @@ def why_not_recorded(model: PreTrainedModel, tell: Progress) -> str:
     if not why and kernels_to_build():
         tell(Report(Stage.BUILDING))
     return why or kernels_missing()
-
-
-def why_unfit(device: str, whole: bool, dtype: torch.dtype, head_dim: int) -> str:
-    """One sentence why the kernels cannot run a model, whatever its weights are.
-
-    `device` is a type, for example "cpu"; `whole` is false for a rank's share.
-    """
-    if device != "cpu":
-        return "the kernels are for CPUs"
-    if not whole:
-        return "the kernels take whole models, not a rank's share"
-    if dtype not in DTYPES:
-        return f"the kernels do not take weights in {str(dtype).removeprefix('torch.')}"
-    if head_dim > LARGEST_HEAD:
-        return f"the kernels do not take heads of {head_dim}"
-    return ""
 
 
 def _unlike_quantized(model: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..core.errors import StartupError
-from ..engine.forward_choice import BITSANDBYTES, why_not_wanted, why_unfit
+from ..engine.kernel_fit import BITSANDBYTES, why_not_wanted, why_unfit
 from ..engine.kernels import kernels_missing
 from ..engine.options import EngineOptions
 from .types import EngineShape, ModelSizes
