@@ -319,7 +319,7 @@ def test_compiled_steps_give_ties_to_the_lowest_token_id(
 ) -> None:
     """Half of the rows of the last layer are one vector and half its opposite, so one half ties on top."""
     runner, rows = compiled[0], [Row(slot, 0, (slot, 5, 6)) for slot in range(4)]
-    weight = runner.model.lm_head.weight.data
+    weight = runner.forward._model.lm_head.weight.data
     kept = weight.clone()
     weight[:] = 1
     weight[:17] = weight[33:] = -1

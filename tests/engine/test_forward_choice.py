@@ -28,6 +28,7 @@ from outrider_server.core.progress import silent
 from outrider_server.engine import forward_choice
 from outrider_server.engine.forward_choice import why_not_recorded
 from outrider_server.engine.layout import Row
+from outrider_server.engine.model.loading import facts_of
 from outrider_server.engine.program import weights
 from outrider_server.engine.program.weights import PackedLayer
 from outrider_server.engine.step import StepRunner
@@ -95,7 +96,7 @@ def library_logits(model: PreTrainedModel) -> torch.Tensor:
 
 def recorded_runner(model: PreTrainedModel) -> StepRunner:
     """Of a model that may compute its attention itself, until it is adapted."""
-    given = replace(loaded(packable_llama()), model=model, parameter_count=model.num_parameters())
+    given = replace(loaded(packable_llama()), model=model, **facts_of(model))
     return StepRunner(given, tiny_limits(), "auto")
 
 
@@ -169,7 +170,7 @@ def test_no_more_than_one_layer_is_held_twice(
     name: str, tensors: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Experts have their weights in two tensors, which go with the last of them."""
-    model, packed, pack = built(CONFIGS[name]), 0, weights._packed
+    model, packed, pack = built(CONFIGS[name]), 0, weights.packed_layer
     sizes = sorted(weight.nbytes for weight in model.parameters())
     all_packed = sum(sizes) - model.get_input_embeddings().weight.nbytes
 
@@ -180,7 +181,7 @@ def test_no_more_than_one_layer_is_held_twice(
         assert held + packed <= sum(sizes) + sum(set(sizes[-2 * tensors :]))
         return pack(weight, bias)
 
-    monkeypatch.setattr(weights, "_packed", watched)
+    monkeypatch.setattr(weights, "packed_layer", watched)
     recorded_runner(model)
     assert packed == pytest.approx(all_packed, rel=0.01)
 
@@ -192,7 +193,7 @@ def test_a_fault_of_packing_is_no_reason_to_run_a_model_without_weights(
     def fail(*_: object) -> PackedLayer:
         raise MemoryError
 
-    monkeypatch.setattr(weights, "_packed", fail)
+    monkeypatch.setattr(weights, "packed_layer", fail)
     with pytest.raises(MemoryError):
         packed_runner()
 

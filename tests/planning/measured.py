@@ -26,6 +26,7 @@ from outrider_server.engine.program.computations import LookedUp
 from outrider_server.engine.program.recorded import Recorded, recorded_model
 from outrider_server.engine.step import StepRunner
 from torch.profiler import ProfilerActivity, profile
+from transformers import PreTrainedModel
 
 GREEDY = SamplingParams(temperature=0)
 EVERYTHING = SamplingParams(
@@ -53,11 +54,11 @@ def most_allocated(work: Callable[[], object]) -> int:
     return most
 
 
-def held_by(runner: StepRunner) -> int:
+def held_by(runner: StepRunner, model: PreTrainedModel) -> int:
     """Bytes of weights and buffers, and of what was recorded of them; each tensor once."""
-    tensors = [*runner.model.parameters(), *runner.model.buffers()]
+    tensors = [*model.parameters(), *model.buffers()]
     if runner.layout.packed:
-        tensors += recorded_tensors(recorded_model(runner.model, (), silent))
+        tensors += recorded_tensors(recorded_model(model, (), silent))
     storages = {tensor.untyped_storage().data_ptr(): tensor for tensor in tensors}
     return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
 
@@ -103,7 +104,7 @@ def measure(folder: Path, mode: str, slots: int) -> dict[str, int]:
     inputs = sum(tensor.nbytes for tensor in runner._inputs.values())
     draws = sum(t.nbytes for t in vars(runner.draws).values() if isinstance(t, torch.Tensor))
     return {
-        "weights": held_by(runner),
+        "weights": held_by(runner, loaded.model),
         "cache": runner.forward.cache.byte_count,
         "tables": runner.history.nbytes + inputs + draws,
         "greedy": steps[0],

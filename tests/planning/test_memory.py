@@ -18,6 +18,7 @@ from models_for_tests import (
     tiny_runner,
 )
 from outrider_bench.widening import widened
+from outrider_server.engine.model.loading import facts_of
 from outrider_server.engine.step import StepRunner
 from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER
 from outrider_server.planning.config_file import read_config
@@ -159,13 +160,13 @@ def test_a_recorded_engine_holds_what_is_planned(
     assert shape.packed
     kind = getattr(torch, dtype)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=kind)
-    given = replace(loaded(tiny_llama()), model=model.eval())
+    given = replace(loaded(tiny_llama()), model=model.eval(), **facts_of(model))
     limits = tiny_limits(slots=3, max_context_tokens=100, row_buckets=(3,))
     runner = StepRunner(given, limits, "auto")
     assert runner.layout.packed, runner.kernel_note
     buffers = sum(buffer.nbytes for buffer in model.buffers())
     weights = plan.weights.total_bytes - plan.weights.buffer_bytes
-    assert weights + plan.kernel_bytes == held_by(runner) - buffers
+    assert weights + plan.kernel_bytes == held_by(runner, model) - buffers
     assert plan.cache_bytes == runner.forward.cache.byte_count
     held = arena_bytes(runner)
     values = held - 4 * 24 * 61

@@ -107,7 +107,7 @@ def test_quantized_layers_on_the_kernels_have_the_planned_bytes(
     runner = StepRunner(given, tiny_limits(), "auto")
     assert runner.layout.packed, runner.kernel_note
     planned = weight_bytes(sizes, "bfloat16", quantization).total_bytes
-    assert planned + packing_bytes(sizes, "bfloat16", quantization) == held_by(runner)
+    assert planned + packing_bytes(sizes, "bfloat16", quantization) == held_by(runner, given.model)
 
 
 def test_experts_in_one_tensor_stay_as_they_are(tmp_path: Path) -> None:
