@@ -22,7 +22,7 @@ from models_for_tests import (
 )
 from outrider_server.core.errors import ModelRefused
 from outrider_server.core.types import Draw, Proposal, SamplingParams
-from outrider_server.engine import step
+from outrider_server.engine import forward_choice
 from outrider_server.engine.audit import audit_shapes
 from outrider_server.engine.drafting import DraftJob
 from outrider_server.engine.layout import Row
@@ -261,7 +261,7 @@ def test_an_embedding_of_a_form_that_is_not_known_is_refused_beyond_the_border()
 
 
 def test_an_engine_that_took_the_largest_position_would_be_found_out_by_its_audit() -> None:
-    with mock.patch.object(step, "rotate_by_length", return_value=()):
+    with mock.patch.object(forward_choice, "rotate_by_length", return_value=()):
         audit = audit_shapes(tiny_runner(longrope_llama()), reproducible=False)
     assert not audit.all_interchangeable
     found = {finding.variation for finding in audit.findings if not finding.identical}
