@@ -176,16 +176,23 @@ def _outs(computation: Computation) -> tuple[Placed, ...]:
 
 
 def _spent(computation: Computation, last: dict[Buffer, int], index: int) -> list[Buffer]:
-    """Buffers that are read for the last time, number by number just where the outcome's are written."""
+    """Buffers that are read for the last time, number by number just where the outcome's are written.
+
+    One that is read elsewhere, too, would be written over before that.
+    """
     if not isinstance(computation, Computed) or computation.operation >= Operation.SUM:
         return []
     out = computation.out
-    return [
+    elsewhere = {
         one.base
         for one in computation.inputs
-        if isinstance(one.base, Buffer)
+        if isinstance(one.base, Buffer) and (one.offset, one.strides) != (out.offset, out.strides)
+    }
+    return [
+        buffer
+        for buffer in _buffers(computation.inputs)
+        if buffer not in elsewhere
         and isinstance(out.base, Buffer)
-        and one.base.width == out.base.width
-        and (one.offset, one.strides) == (out.offset, out.strides)
-        and last[one.base] == index
+        and buffer.width == out.base.width
+        and last[buffer] == index
     ]

@@ -28,7 +28,7 @@ from .computations import (
     Rows,
 )
 from .tables import ELEMENTS
-from .views import TOKENS, NotRecorded, View, dense_view, merged
+from .views import TOKENS, NotRecorded, dense_view, merged
 
 Value = Any
 """Rows, a constant tensor, a number, a sequence of these, or None."""
@@ -37,6 +37,8 @@ Rule = Callable[..., Value]
 Named = TypeVar("Named", bound=Rule)
 RULES: dict[str, Rule] = {}
 """By the operator's name, as "aten.add.Tensor"."""
+TRUTHS = ("aten.bitwise_and.Tensor", "aten.bitwise_or.Tensor", "aten.bitwise_not.default")
+"""Operators whose rules are for truths alone, and not for the bits of whole numbers."""
 
 
 def rule(*names: str) -> Callable[[Named], Named]:
@@ -85,7 +87,7 @@ class Lowering:
             if sizes is not None and TOKENS in sizes:
                 return _same_for_all_tokens(name, sizes, positional, named)
             return node.target(*positional, **named)  # type: ignore[operator]
-        if name not in RULES:
+        if name not in RULES or (name in TRUTHS and node.meta["val"].dtype != torch.bool):
             raise NotRecorded(f"it computes {name}")
         return RULES[name](self, sizes, *positional, **named)
 
@@ -124,12 +126,13 @@ class Lowering:
     ) -> Rows:
         """Over some dimensions; a sum is then multiplied by `scale`."""
         sizes = value.sizes
-        dims = [dim % len(sizes) for dim in dims]
-        if value.view.token_dim in dims:
+        dims = sorted(dim % len(sizes) for dim in dims)
+        if not dims or value.view.token_dim in dims:  # no dimensions are all of them
             raise NotRecorded("it reduces over a step's tokens")
         kept = self.new([1 if dim in dims else size for dim, size in enumerate(sizes)])
+        strides = [0 if dim in dims else stride for dim, stride in enumerate(kept.view.strides)]
         operands: list[tuple[Any, int, Sequence[int]]] = [
-            (kept.buffer, 0, kept.view.strides),
+            (kept.buffer, 0, strides),
             (value.buffer, value.view.offset, value.view.strides),
         ]
         operands += [(torch.tensor(one), 0, (0,) * len(sizes)) for one in scale]
@@ -145,7 +148,7 @@ class Lowering:
         if keep:
             return kept
         view = kept.view
-        for dim in sorted(dims, reverse=True):
+        for dim in reversed(dims):
             view = view.without(dim)
         return Rows(kept.buffer, view)
 
@@ -232,11 +235,6 @@ def _expanded(value: Value, sizes: Sequence[int]) -> tuple[Any, int, tuple[int, 
     """What an operand is within rows of these sizes: its base, offset and strides."""
     if isinstance(value, Rows):
         view = value.view.expanded(sizes)
-        if view.token_dim != View(tuple(sizes), ()).token_dim or view.sizes.count(TOKENS) != 1:
-            raise NotRecorded("it mixes a step's tokens")
-        behind = len(sizes) - len(value.sizes)
-        if value.view.token_dim + behind != view.token_dim:
-            raise NotRecorded("it compares a step's tokens with each other")
         return value.buffer, view.offset, view.strides
     constant = torch.as_tensor(value).detach().to(torch.float32)
     alike = [1 if size == TOKENS else size for size in sizes]

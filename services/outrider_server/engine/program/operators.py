@@ -1,4 +1,4 @@
-"""Rules for operators that compute: arithmetic, functions, reductions, look-ups, layers and attention."""
+"""Rules for operators that compute: arithmetic, functions, reductions and look-ups."""
 
 from __future__ import annotations
 
@@ -6,16 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .computations import (
-    Attended,
-    AttentionRules,
-    Computed,
-    Multiplied,
-    Operation,
-    Placed,
-    Remembered,
-    Rows,
-)
+from .computations import Computed, Operation, Placed, Rows
 from .lowering import Lowering, Rule, Value, rule
 from .view_operators import joined
 from .views import NotRecorded
@@ -56,7 +47,7 @@ for _operation, _names in {
     Operation.AT_MOST: ("le.Tensor", "le.Scalar"),
     Operation.AND: ("logical_and.default", "bitwise_and.Tensor"),
     Operation.OR: ("logical_or.default", "bitwise_or.Tensor"),
-    Operation.SELECT: ("where.self", "where.ScalarOther", "where.ScalarSelf"),
+    Operation.SELECT: ("where.self",),
 }.items():
     rule(*(f"aten.{name}" for name in _names))(_elementwise(_operation))
 
@@ -114,7 +105,12 @@ def _power(lowering: Lowering, sizes: Sizes, a: Rows, exponent: float) -> Rows:
     return lowering.compute(Operation.POWER, sizes, a, exponent)
 
 
-@rule("aten.clamp.default", "aten.clamp.Tensor", "aten.hardtanh.default")
+@rule("aten.hardtanh.default")
+def _hard_tanh(lowering: Lowering, sizes: Sizes, a: Rows, low: float = -1, high: float = 1) -> Rows:
+    return _clamp(lowering, sizes, a, low, high)
+
+
+@rule("aten.clamp.default", "aten.clamp.Tensor")
 def _clamp(
     lowering: Lowering, sizes: Sizes, a: Rows, low: Value = None, high: Value = None, **named: Value
 ) -> Rows:
@@ -156,7 +152,7 @@ def _sum(
 
 @rule("aten.amax.default")
 def _largest(
-    lowering: Lowering, sizes: Sizes, a: Rows, dims: Sequence[int], keep: bool = False
+    lowering: Lowering, sizes: Sizes, a: Rows, dims: Sequence[int] = (), keep: bool = False
 ) -> Rows:
     return lowering.reduce(Operation.LARGEST, a, dims, keep)
 
@@ -197,33 +193,20 @@ def _layer_norm(
     return (out,)
 
 
-@rule("aten._fused_rms_norm.default")
-def _rms_norm(
+@rule("aten.topk.default")
+def _top(
     lowering: Lowering,
     sizes: Sizes,
     a: Rows,
-    shape: Sequence[int],
-    weight: torch.Tensor | None,
-    epsilon: float | None,
-) -> tuple[Rows]:
-    """Zhang, Sennrich, arXiv 1910.07467, equation 4."""
-    del sizes
-    squares = lowering.compute(Operation.MULTIPLY, a.sizes, a, a)
-    mean = _mean(lowering, (), squares, list(range(-len(shape), 0)), True)
-    shifted = lowering.compute(
-        Operation.ADD, mean.sizes, mean, epsilon or torch.finfo(torch.float32).eps
-    )
-    inverse = lowering.compute(Operation.RECIPROCAL_SQUARE_ROOT, mean.sizes, shifted)
-    out = lowering.compute(Operation.MULTIPLY, a.sizes, a, inverse)
-    return (out if weight is None else lowering.compute(Operation.MULTIPLY, a.sizes, out, weight),)
-
-
-@rule("aten.topk.default")
-def _top(
-    lowering: Lowering, sizes: Sizes, a: Rows, count: int, dim: int = -1, *_: object, **__: object
+    count: int,
+    dim: int = -1,
+    largest: bool = True,
+    *_: object,
 ) -> tuple[Rows, Rows]:
     """The largest numbers and where they are, descending; of equal ones the first."""
     del sizes
+    if not largest:
+        raise NotRecorded("it takes the smallest numbers")
     a = lowering.dense(a)
     if dim % len(a.sizes) != len(a.sizes) - 1 or a.view.numbers != a.sizes[-1]:
         raise NotRecorded("it takes the largest numbers of several dimensions")
@@ -257,7 +240,7 @@ def _indexed(lowering: Lowering, sizes: Sizes, table: Value, indices: Sequence[V
         raise NotRecorded("it picks numbers by several indices at once")
     ((dim, index),) = given
     if not isinstance(table, Rows) and dim == 0:
-        return lowering.look_up(table, index, sizes)
+        return lowering.look_up(table, _from_the_front(lowering, index, len(table)), sizes)
     if not isinstance(table, Rows) or isinstance(index, Rows) or index.dim() != 1:
         raise NotRecorded("it picks some of a step's own numbers by others")
     size = table.sizes[dim]
@@ -265,68 +248,8 @@ def _indexed(lowering: Lowering, sizes: Sizes, table: Value, indices: Sequence[V
     return parts[0] if len(parts) == 1 else joined(lowering, sizes, parts, dim)
 
 
-@rule("aten.mm.default")
-def _product(lowering: Lowering, sizes: Sizes, tokens: Value, weight: Value) -> Rows:
-    return _layer(lowering, sizes, tokens, weight, None)
-
-
-@rule("aten.addmm.default")
-def _product_and_bias(
-    lowering: Lowering, sizes: Sizes, bias: Value, tokens: Value, weight: Value
-) -> Rows:
-    return _layer(lowering, sizes, tokens, weight, bias)
-
-
-def _layer(lowering: Lowering, sizes: Sizes, tokens: Value, weight: Value, bias: Value) -> Rows:
-    """tokens [TOKENS, K]; weight [K, N], bias [N]."""
-    if not isinstance(tokens, Rows) or isinstance(weight, Rows) or isinstance(bias, Rows):
-        raise NotRecorded("it multiplies a step's tokens with each other")
-    return _multiplied(lowering, sizes, tokens, lowering.layer_of(weight.t(), bias))
-
-
-@rule("outrider.recorded_product.default")
-def _quantized_layer(lowering: Lowering, sizes: Sizes, tokens: Rows, index: int, _: int) -> Rows:
-    return _multiplied(lowering, sizes, tokens, lowering.quantized_layer(index))
-
-
-def _multiplied(lowering: Lowering, sizes: Sizes, tokens: Rows, layer: int) -> Rows:
-    out = lowering.new(sizes)
-    tokens = lowering.in_line(tokens)
-    lowering.add(
-        Multiplied(layer, Placed(out.buffer), (Placed(tokens.buffer, tokens.view.offset),))
-    )
-    return out
-
-
-@rule("outrider.recorded_attention.default")
-def _attention(
-    lowering: Lowering,
-    sizes: Sizes,
-    query: Rows,
-    keys: Rows,
-    values: Rows,
-    layer: int,
-    scaling: float,
-    slopes: torch.Tensor | None,
-    softcap: float,
-    window: int,
-) -> Rows:
-    """query [1, H, TOKENS, D]; keys, values [1, K, TOKENS, D] -> [1, TOKENS, H, D]."""
-    heads, head_dim = query.sizes[1], query.sizes[3]
-    if values.sizes[3] != head_dim:
-        raise NotRecorded("its keys and values have other sizes")
-    number = lowering.rules_of(
-        AttentionRules(layer, heads, keys.sizes[1], head_dim, scaling, softcap, window, slopes)
-    )
-    lowering.add(Remembered(number, tuple(_heads(lowering, one) for one in (keys, values))))
-    out = lowering.new(sizes)
-    place = Placed(out.buffer, 0, (0, 0, head_dim, 1))
-    lowering.add(Attended(number, place, (_heads(lowering, query),)))
-    return out
-
-
-def _heads(lowering: Lowering, rows: Rows) -> Placed:
-    """[1, H, TOKENS, D], whose heads are dense."""
-    if rows.view.strides[3] != 1 and rows.sizes[3] > 1:
-        rows = lowering.compute(Operation.COPY, rows.sizes, rows)
-    return Placed(rows.buffer, rows.view.offset, (0, 0, rows.view.strides[1], 1))
+def _from_the_front(lowering: Lowering, index: Rows, rows: int) -> Rows:
+    """Those below zero count from the end."""
+    below = lowering.compute(Operation.LESS, index.sizes, index, 0.0)
+    from_the_end = lowering.compute(Operation.ADD, index.sizes, index, rows)
+    return lowering.compute(Operation.SELECT, index.sizes, below, from_the_end, index)

@@ -14,7 +14,7 @@ from ...core.errors import OutriderError
 from ...core.progress import Progress
 from ..model.rotary import LengthRotary
 from ..model.weight_files import WeightFiles
-from . import operators, view_operators
+from . import layer_operators, operators, view_operators
 from .computations import LinearWeight, LookedUp, Lowered
 from .finding import Finder
 from .lowering import Lowering
@@ -24,7 +24,7 @@ from .views import NotRecorded
 from .weights import Recorded, pack_layers
 from .written import Written, read_pass, written_pass
 
-RULES_LOADED = (operators, view_operators)
+RULES_LOADED = (layer_operators, operators, view_operators)
 """Importing them makes the rules."""
 
 

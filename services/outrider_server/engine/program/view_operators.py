@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+
+import torch
 
 from .computations import Operation, Rows
 from .lowering import Lowering, Value, rule
@@ -16,25 +17,31 @@ Sizes = Sequence[int]
     "aten.alias.default",
     "aten.detach.default",
     "aten.clone.default",
-    "aten.contiguous.default",
-    "aten.lift_fresh_copy.default",
-    "aten.native_dropout.default",
 )
 def _same(lowering: Lowering, sizes: Sizes, value: Rows, *_: object, **__: object) -> Rows:
     del lowering, sizes
     return value
 
 
-@rule("aten._to_copy.default", "aten.to.dtype")
+@rule("aten._to_copy.default")
 def _converted(
-    lowering: Lowering, sizes: Sizes, value: Rows, *_: object, dtype: Any = None, **__: object
+    lowering: Lowering, sizes: Sizes, value: Rows, dtype: torch.dtype | None = None, **_: object
 ) -> Rows:
-    """Rows are float32 whatever the model says; a float becomes a whole number by what it is cut off to."""
-    del lowering, sizes, dtype
-    return value
+    """Rows are float32 whatever the model says, but what is whole or a truth has no more than that."""
+    if dtype is None or dtype.is_floating_point:
+        return value
+    if dtype == torch.bool:
+        zero = lowering.compute(Operation.EQUAL, sizes, value, 0.0)
+        return lowering.compute(Operation.NOT, sizes, zero)
+    size = lowering.compute(
+        Operation.FLOOR, sizes, lowering.compute(Operation.ABSOLUTE, sizes, value)
+    )
+    below = lowering.compute(Operation.LESS, sizes, value, 0.0)
+    negative = lowering.compute(Operation.NEGATE, sizes, size)
+    return lowering.compute(Operation.SELECT, sizes, below, negative, size)
 
 
-@rule("aten.view.default", "aten._unsafe_view.default", "aten.reshape.default")
+@rule("aten.view.default", "aten._unsafe_view.default")
 def _reshaped(lowering: Lowering, sizes: Sizes, value: Rows, _: object) -> Rows:
     view = value.view.reshaped(sizes)
     if view is not None:
@@ -140,21 +147,11 @@ def _split_alike(
     return _split(lowering, sizes, value, parts, dim)
 
 
-@rule("aten.chunk.default")
-def _chunked(
-    lowering: Lowering, sizes: Sizes, value: Rows, chunks: int, dim: int = 0
-) -> list[Rows]:
-    whole = value.sizes[dim % len(value.sizes)]
-    return _split_alike(lowering, sizes, value, -(-whole // chunks), dim)
-
-
 @rule("aten.cat.default")
 def joined(lowering: Lowering, sizes: Sizes, values: Sequence[Value], dim: int = 0) -> Rows:
     """Values behind each other along a dimension, in rows of their own."""
     dim %= len(sizes)
     out = lowering.new(sizes)
-    if dim == out.view.token_dim:
-        raise NotRecorded("it joins tokens with others")
     begin = 0
     for value in values:
         size = value.sizes[dim] if isinstance(value, Rows) else value.shape[dim]
