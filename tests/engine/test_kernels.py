@@ -11,8 +11,6 @@ from models_for_tests import needs_kernels
 from outrider_server.engine.cpp_compiler import NO_COMPILER
 from outrider_server.engine.kernels import kernels_missing
 from outrider_server.engine.kernels.levels import LEVELS
-from outrider_server.engine.model.packed_layers import QuantizedLinear
-from outrider_server.engine.model.quantized_weights import QuantizedWeight
 
 from .kernel_levels import EMULATED, OTHERS, Operators, why_not_emulated
 from .subjects import random
@@ -47,13 +45,21 @@ def test_the_compiler_knows_a_level_by_its_name(operators: Operators) -> None:
 def test_callers_at_once_get_their_own_products() -> None:
     """One of them has the helpers, the others work alone; the number of helpers changes meanwhile."""
     weight = torch.randint(-127, 128, (1290, 64), generator=torch.Generator().manual_seed(1))
-    layer = QuantizedLinear(QuantizedWeight(weight.to(torch.int8), torch.ones((1290, 1))), None)
+    packed, scales = (
+        torch.ops.outrider.pack_eight_bits(weight.to(torch.int8)),
+        torch.ones(41, 1, 32),
+    )
     asked = [random(tokens, 64, seed=tokens) for tokens in range(1, 9)]
-    wanted = [layer(x) for x in asked]
+
+    def product(index: int) -> torch.Tensor:
+        operator = torch.ops.outrider.quantized_linear
+        return operator(asked[index % 8], packed, scales, None, None, 1290)
+
+    wanted = [product(index) for index in range(8)]
 
     def call(index: int) -> bool:
         torch.ops.outrider.set_threads(1 + index % 4)
-        return torch.equal(layer(asked[index % 8]), wanted[index % 8])
+        return torch.equal(product(index), wanted[index % 8])
 
     with ThreadPoolExecutor(3) as callers:
         assert all(callers.map(call, range(300)))
