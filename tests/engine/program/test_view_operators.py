@@ -39,7 +39,9 @@ CASES: dict[str, list[Function]] = {
         lambda x: aten.view.default(x.transpose(1, 2), [3, x.shape[1], -1]),
     ],
     "aten._unsafe_view.default": [
-        lambda x: turned(x).reshape(x.shape[1], 3 * x.shape[3]),
+        lambda x: aten._unsafe_view.default(
+            turned(x).clone(memory_format=torch.contiguous_format), [-1, 3 * x.shape[3]]
+        ),
     ],
     "aten.transpose.int": [lambda x: aten.transpose.int(x, -1, 1)],
     "aten.t.default": [lambda x: aten.t.default(x[0, :, 0])],
