@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,12 +14,8 @@ class KernelLibrary:
     def __init__(self, path: Path) -> None:
         library = ctypes.CDLL(str(path))
         self._pack = library.outrider_pack
-        self._pack.argtypes = (
-            ctypes.c_int64,
-            *[ctypes.c_void_p] * 1,
-            *[ctypes.c_int64] * 2,
-            ctypes.c_void_p,
-        )
+        integer, pointer = ctypes.c_int64, ctypes.c_void_p
+        self._pack.argtypes = (integer, pointer, integer, integer, pointer)
         self._make = library.outrider_program_make
         self._make.argtypes = (ctypes.c_void_p,)
         self._make.restype = ctypes.c_void_p
@@ -61,5 +56,3 @@ def kernel_library() -> KernelLibrary:
     """Of this process, which has loaded it: `kernels_missing`."""
     return _loaded[0]
 
-
-del Any

@@ -1,4 +1,4 @@
-// A program's plain C interface, as replay.py calls it.
+// A program's plain C interface, as library.py calls it.
 
 #include "program.h"
 

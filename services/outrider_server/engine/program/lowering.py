@@ -1,7 +1,7 @@
 """Lowers a recording to computations: each operator of the recording by its rule.
 
 Owns what the recording's tensors have become: constants, which are computed here and now, and rows, which a
-step computes. The rules are `operators.py`'s and `view_operators.py`'s.
+step computes. The rules are those of `operators.py`, `view_operators.py` and `layer_operators.py`.
 """
 
 from __future__ import annotations
