@@ -11,9 +11,8 @@ from outrider_server.core.progress import silent
 from outrider_server.engine.packed_cache import PackedCache, PackedShape
 from outrider_server.engine.program.lowering import RULES, Lowering
 from outrider_server.engine.program.program import Program
-from outrider_server.engine.program.recorded import Recorded
 from outrider_server.engine.program.views import TOKENS
-from outrider_server.engine.program.weights import pack_layers
+from outrider_server.engine.program.weights import Recorded, pack_layers
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 

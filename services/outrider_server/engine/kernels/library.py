@@ -55,4 +55,3 @@ def load_kernel_library(path: Path) -> None:
 def kernel_library() -> KernelLibrary:
     """Of this process, which has loaded it: `kernels_missing`."""
     return _loaded[0]
-
