@@ -63,6 +63,7 @@ def test_the_import_contracts_hold() -> None:
         ("outrider_server.session.ledger.sqlite_ledger", "torch transformers numpy grpc"),
         ("outrider_server.commands.wiring", "torch transformers numpy"),
         ("outrider_server.commands.cli", "torch transformers numpy grpc"),
+        ("outrider_server.commands.engines", "transformers torch._dynamo scipy sympy"),
     ],
 )
 def test_a_fresh_import_stays_inside_its_boundary(module: str, unwanted: str) -> None:
