@@ -180,13 +180,6 @@ class LinearWeight:
     weight: torch.Tensor
     bias: torch.Tensor | None
 
-    def like(self, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
-        """Whether these are the same memory."""
-        return _same(self.weight, weight) and (
-            self.bias is bias
-            or (self.bias is not None and bias is not None and _same(self.bias, bias))
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class StoredLayer:
@@ -201,14 +194,6 @@ class QuantizedLayer:
     """One of the model's quantized layers, by its index."""
 
     index: int
-
-
-def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return (one.data_ptr(), one.shape, one.stride()) == (
-        other.data_ptr(),
-        other.shape,
-        other.stride(),
-    )
 
 
 @dataclass(slots=True)

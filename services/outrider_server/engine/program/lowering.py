@@ -11,7 +11,7 @@ from math import prod
 from typing import Any, TypeVar
 
 import torch
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import GraphModule, Node
 
 from .computations import (
     LOOPS,
@@ -57,12 +57,12 @@ class Lowering:
 
     def __init__(self) -> None:
         self.lowered = Lowered()
+        self._numbers: dict[object, int] = {}
 
     def lower(self, recorded: GraphModule) -> Lowered:
         """What a recording comes to. Raises NotRecorded."""
         inputs = iter((self.lowered.ids, self.lowered.positions, self.lowered.lengths))
         values: dict[Node, Value] = {}
-        last_uses = _last_uses(recorded.graph)
         for node in recorded.graph.nodes:
             if node.op == "placeholder":
                 values[node] = Rows(next(inputs), dense_view((1, TOKENS)))
@@ -73,9 +73,6 @@ class Lowering:
             else:
                 arguments = torch.fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
                 values[node] = self._outcome(node, *arguments)
-                del arguments
-            for unused in last_uses.get(node, ()):
-                del values[unused]
         return self.lowered
 
     def _outcome(self, node: Node, positional: Sequence[Value], named: dict[str, Value]) -> Value:
@@ -182,11 +179,11 @@ class Lowering:
         if weight.dtype not in ELEMENTS:
             named = str(weight.dtype).removeprefix("torch.")
             raise NotRecorded(f"it multiplies by weights of {named}")
-        for number, layer in enumerate(self.lowered.layers):
-            if isinstance(layer, LinearWeight) and layer.like(weight, bias):
-                return number
-        self.lowered.layers.append(LinearWeight(weight, bias))
-        return len(self.lowered.layers) - 1
+        key = _memory(weight), None if bias is None else _memory(bias)
+        if key not in self._numbers:
+            self._numbers[key] = len(self.lowered.layers)
+            self.lowered.layers.append(LinearWeight(weight, bias))
+        return self._numbers[key]
 
     def quantized_layer(self, index: int) -> int:
         """The number of one of the model's quantized layers."""
@@ -219,16 +216,9 @@ class Lowering:
         self.add(Computed(operation, sizes, placed[0], tuple(placed[1:])))
 
 
-def _last_uses(graph: Graph) -> dict[Node, list[Node]]:
-    """For each node those that nothing later needs, so that weights can be let go as they are packed."""
-    last: dict[Node, Node] = {}
-    for node in graph.nodes:
-        for used in node.all_input_nodes:
-            last[used] = node
-    uses: dict[Node, list[Node]] = {}
-    for used, user in last.items():
-        uses.setdefault(user, []).append(used)
-    return uses
+def _memory(tensor: torch.Tensor) -> object:
+    """The same for tensors that are the same numbers in memory, as long as these are there."""
+    return tensor.data_ptr(), tensor.shape, tensor.stride()
 
 
 def _expanded(value: Value, sizes: Sequence[int]) -> tuple[Any, int, tuple[int, ...]]:
