@@ -113,6 +113,7 @@ class Program {
       std::copy_n(each.sizes, rows::kLoops, row.sizes);
       for (int i = 0; i < rows::kInputs; ++i) row.inputs[i] = place(each.inputs[i]);
       rows_.push_back(row);
+      numbers_.push_back(each.sizes[0] * each.sizes[1] * each.sizes[2] * each.sizes[3]);
     }
   }
 
@@ -153,15 +154,20 @@ class Program {
 
   // All that follow each other and concern one token at a time; returns what comes after them.
   int64_t run_rows(const Step& step, int64_t begin, int64_t end) const {
-    int64_t after = begin;
-    while (after < end && of_rows(code_.instructions[after].kind)) ++after;
-    Pool::instance().run(step.tokens, [&](int64_t token) {
+    constexpr int64_t kWorthSharing = 1 << 17;  // numbers: some ten microseconds
+    int64_t after = begin, numbers = 0;
+    for (; after < end && of_rows(code_.instructions[after].kind); ++after) numbers += numbers_[after] * step.tokens;
+    const auto of_token = [&](int64_t token) {
       for (int64_t index = begin; index < after; ++index)
         if (code_.instructions[index].kind == Kind::kRow)
           run_row(rows_[index], token);
         else
           look_up(code_.tables[code_.instructions[index].what], rows_[index], token);
-    });
+    };
+    if (numbers >= kWorthSharing)
+      Pool::instance().run(step.tokens, of_token);
+    else
+      for (int64_t token = 0; token < step.tokens; ++token) of_token(token);
     return after;
   }
 
@@ -287,6 +293,7 @@ class Program {
 
   Code code_;
   std::vector<rows::Row> rows_;
+  std::vector<int64_t> numbers_;  // that an instruction computes of a token
 };
 
 }  // namespace program
