@@ -129,6 +129,22 @@ def test_a_token_that_is_no_number_leaves_the_others_alone(
 
 
 @formats
+@pytest.mark.parametrize("inputs", [1, 33, 50])
+def test_what_an_earlier_layer_was_multiplied_by_reaches_nothing(
+    kernels: ArithmeticKernels, dtype: torch.dtype, inputs: int
+) -> None:
+    """Rows are padded to a multiple of 32 inputs, in memory that the last layer's tokens were in."""
+    x, weight = random(3, inputs), random(40, inputs, seed=1).to(dtype)
+    wanted = linear(kernels, x, weight)
+    assert (
+        linear(kernels, torch.full((3, 64), math.nan), torch.ones((40, 64), dtype=dtype))
+        .isnan()
+        .all()
+    )
+    assert torch.equal(linear(kernels, x, weight), wanted)
+
+
+@formats
 @pytest.mark.parametrize(("outputs", "inputs"), [(1, 1), (32, 8), (33, 7), (70, 34)])
 def test_packed_weights_lie_in_tiles_of_32_outputs_and_lines_of_two_inputs(
     kernels: ArithmeticKernels, dtype: torch.dtype, outputs: int, inputs: int
