@@ -62,9 +62,10 @@ SMALL: dict[str, Any] = {
 
 
 def check(folder: Path, mode: str, slots: int) -> None:
-    """Asserts that plan and measurement agree."""
+    """Asserts that plan and measurement agree. A recording may have copies of a model's buffers."""
     found = compare(folder, mode, slots)
-    assert found.planned_weights == found.real.weights
+    copies = found.plan.weights.buffer_bytes if mode == "auto" else 0
+    assert 0 <= found.real.weights - found.planned_weights <= copies
     assert found.plan.cache_bytes == found.real.cache
     assert found.plan.table_bytes >= found.real.tables
     assert found.ratio == pytest.approx(1, abs=SHARE)
