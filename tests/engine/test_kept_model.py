@@ -21,6 +21,7 @@ from outrider_server.engine import machine
 from outrider_server.engine.engine import Engine
 from outrider_server.engine.kept_model import KeptModel
 from outrider_server.engine.layout import Row
+from outrider_server.engine.model import checkpoint
 from outrider_server.engine.options import EngineOptions
 from outrider_server.engine.records import Records
 from outrider_server.engine.starting import Start
@@ -205,6 +206,17 @@ def test_a_folder_that_changed_is_recorded_anew(
     again, _ = start(folder)
     assert is_kept(again)
     assert_same(changed, again)
+
+
+def test_a_weight_that_no_sample_sees_is_recorded_anew(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "_add_samples", lambda digest, path: None)
+    before, _ = start(folder)
+    other_norm(folder)
+    after, _ = start(folder)
+    assert not is_kept(after)
+    assert before.arithmetic != after.arithmetic
 
 
 @pytest.mark.parametrize(

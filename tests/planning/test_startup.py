@@ -9,10 +9,11 @@ import pytest
 import torch
 from outrider_server.core.errors import ModelRefused, StartupError
 from outrider_server.engine.options import EngineOptions
+from outrider_server.engine.records import Records
 from outrider_server.host import building as building
 from outrider_server.host.building import engine_builder
 from outrider_server.models import TARGET_FOLDER
-from outrider_server.planning import startup
+from outrider_server.planning import counting, startup
 from outrider_server.planning.available import available_bytes
 from outrider_server.planning.config_file import read_config
 from outrider_server.planning.counting import count_model
@@ -196,3 +197,27 @@ def test_where_nobody_says_nothing_is_refused(tmp_path: Path) -> None:
 def test_this_machine_says() -> None:
     found = available_bytes(CPU)
     assert found is None or found > 0
+
+
+def test_a_second_start_counts_nothing_and_says_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = write_config(tmp_path / "large", MISTRAL_7B)
+    records, request = Records(tmp_path / "records"), options(compile="off", folder=folder)
+    with pytest.raises(StartupError) as first:
+        check_memory(request, available=24 * GIB, records=records)
+    monkeypatch.setattr(counting, "count_model", lambda file: pytest.fail("it was counted"))
+    with pytest.raises(StartupError) as second:
+        check_memory(request, available=24 * GIB, records=records)
+    assert str(second.value) == str(first.value)
+    check_memory(request, available=64 * GIB, records=records)
+
+
+@pytest.mark.parametrize("kept", [None, [], {}, {"tensors": [1]}, {"name": "large"}])
+def test_sizes_that_are_none_are_counted_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kept: object
+) -> None:
+    folder = write_config(tmp_path / "large", MISTRAL_7B)
+    monkeypatch.setattr(Records, "recall", lambda self, kind: kept)
+    with pytest.raises(StartupError, match=r"large needs 49\.80 GiB"):
+        check_memory(options(compile="off", folder=folder), available=24 * GIB)
