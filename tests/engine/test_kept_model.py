@@ -66,6 +66,7 @@ MODELS: dict[str, PreTrainedConfig] = {
         **GATED, num_local_experts=4, sliding_window=None
     ),
     "biased by distance": BloomConfig(**SMALL),
+    "rotated by length, within the border": Phi3Config(**GATED, rope_parameters=LONG_ROPE),
     "rotated by length": Phi3Config(
         **GATED, rope_parameters=LONG_ROPE, original_max_position_embeddings=32
     ),

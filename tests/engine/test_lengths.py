@@ -12,6 +12,7 @@ import torch
 import transformers
 from models_for_tests import (
     llama_config,
+    loaded,
     needs_kernels,
     packed_engine,
     park_all,
@@ -34,7 +35,9 @@ from outrider_server.engine.lengths import (
     length_rule,
     longest_context,
 )
+from outrider_server.engine.model import rotary
 from outrider_server.engine.model.rotary import rotate_by_length
+from outrider_server.engine.step import StepRunner
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
@@ -266,6 +269,30 @@ def test_an_engine_that_took_the_largest_position_would_be_found_out_by_its_audi
     assert not audit.all_interchangeable
     found = {finding.variation for finding in audit.findings if not finding.identical}
     assert {"row 3 beside the longest", f"steps of every length, across {BORDER} tokens"} <= found
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("make", "rope"), [(LlamaConfig, LONGROPE), (LlamaConfig, DYNAMIC), (Phi3Config, LONGROPE)]
+)
+@pytest.mark.parametrize("known", [True, False])
+def test_an_engine_within_the_border_computes_what_the_library_does(
+    make: type[PreTrainedConfig], rope: dict[str, object], known: bool
+) -> None:
+    """Recorded where the form of the embedding is known, and else by the library."""
+    named = LONGEST if rope is LONGROPE else BORDER
+    config = make(**(SMALL | {"max_position_embeddings": named, "rope_parameters": dict(rope)}))
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    tokens = torch.arange(8)[None]
+    with torch.no_grad():
+        wanted = deepcopy(model)(tokens).logits[0]
+    limits = tiny_limits(max_context_tokens=BORDER)
+    with mock.patch.object(rotary, "_agrees", return_value=known):
+        runner = StepRunner(loaded(model), limits, "auto")
+    assert bool(runner.kernel_note) is not known
+    (got,) = runner.logits([Row(0, 0, tuple(range(8)))], 1)
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
 
 
 @needs_kernels

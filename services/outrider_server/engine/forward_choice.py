@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -10,19 +11,20 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.utils.quantization_config import QuantizationMethod
 
-from ..core.errors import StartupError
+from ..core.errors import ModelRefused, StartupError
 from ..core.progress import Progress, Report, Stage
 from .attention.attention_names import PACKED
 from .forward import Forward
 from .kept_model import keep_model
 from .kernel_fit import BITSANDBYTES, why_not_wanted, why_unfit
 from .kernels import kernels_missing, kernels_to_build
+from .lengths import ANY_LENGTH, length_rule
 from .library_forward import LibraryForward
 from .limits import StepLimits
 from .model.architectures import adapt_model, cache_shape
 from .model.loading import LoadedModel
 from .model.quantized_weights import is_quantized, why_not_taken
-from .model.rotary import rotate_by_length
+from .model.rotary import LengthRotary, rotate_by_length
 from .program.recorded import recorded_model
 from .program.views import NotRecorded
 from .recorded_forward import RecordedForward
@@ -48,6 +50,7 @@ def choose_forward(
     note = why_not_wanted(compile_mode, attention) or why_not_recorded(model, start.tell)
     if not note:
         try:
+            rotaries = rotaries or _rotaries_to_record(model)
             keep = partial(keep_model, start.model_records, loaded)
             recorded = recorded_model(model, rotaries, start.tell, loaded.weight_files, keep)
         except NotRecorded as reason:
@@ -59,6 +62,17 @@ def choose_forward(
     return LibraryForward(
         loaded, limits, compile_mode, attention, rotaries, history, start, kernel_note=note
     )
+
+
+def _rotaries_to_record(model: PreTrainedModel) -> tuple[LengthRotary, ...]:
+    """Those that no context of a short engine needs: the library's own look at the positions of a step, and
+    change themselves by them, which no recording holds."""
+    border = length_rule(model.config).border
+    if border == ANY_LENGTH.border:
+        return ()
+    with suppress(ModelRefused):  # within the border the library's own are served
+        return rotate_by_length(model, border + 1)
+    return ()
 
 
 def why_not_recorded(model: PreTrainedModel, tell: Progress) -> str:

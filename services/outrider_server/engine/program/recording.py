@@ -128,6 +128,20 @@ def _recorded_products(layers: Sequence[Any]) -> Iterator[None]:
                 layer.forward = before
 
 
+@contextmanager
+def _unchanged(model: PreTrainedModel) -> Iterator[None]:
+    """Undoes what modules set of themselves while they are recorded: tensors without content."""
+    kept = [(module, dict(vars(module)), dict(module._buffers)) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes, buffers in kept:
+            vars(module).clear()
+            vars(module).update(attributes)
+            module._buffers.clear()
+            module._buffers.update(buffers)
+
+
 def quantized_layers(model: PreTrainedModel) -> list[Any]:
     """Those that a recording names by their index."""
     return [module for module in model.modules() if is_quantized(module)]
@@ -163,7 +177,7 @@ def record(model: PreTrainedModel, rotaries: Sequence[LengthRotary]) -> GraphMod
     before = model.config._attn_implementation
     set_kernel(model, PACKED)
     try:
-        with torch.no_grad(), _recorded_products(quantized_layers(model)):
+        with torch.no_grad(), _unchanged(model), _recorded_products(quantized_layers(model)):
             trace = make_fx(
                 torch.func.functionalize(forward, remove="mutations"),
                 tracing_mode="fake",
