@@ -33,10 +33,12 @@ class PinnedLevel:
 LEVEL_FEATURES = frozenset({"AVX2", "AVX512", "AVX512_VNNI", "AVX512_BF16", "AMX_INT8"})
 """What tells llama.cpp's levels apart, as its `system_info` names them."""
 _AVX512 = frozenset({"AVX2", "AVX512"})
-_PRODUCTS = _AVX512 | {"AVX512_VNNI", "AVX512_BF16"}
+_VNNI = _AVX512 | {"AVX512_VNNI"}
+_PRODUCTS = _VNNI | {"AVX512_BF16"}
 _LEVELS = (
     PinnedLevel("avx2", "haswell", frozenset({"AVX2"}), "AVX2", "avx2", False),
     PinnedLevel("avx512", "skylakex", _AVX512, "AVX512_CORE", "avx512", False),
+    PinnedLevel("avx512_vnni", "cascadelake", _VNNI, "AVX512_CORE_VNNI", "avx512", False),
     PinnedLevel("avx512_bf16", "cooperlake", _PRODUCTS, "AVX512_CORE_BF16", "avx512", True),
     PinnedLevel("amx", "sapphirerapids", LEVEL_FEATURES, "AVX512_CORE_AMX", "avx512", True),
 )

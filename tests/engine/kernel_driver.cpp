@@ -13,6 +13,7 @@
 #include "drawing.h"
 #include "linear.h"
 #include "pool.h"
+#include "quantized.h"
 #include "row_operations.h"
 #include "slot_attention.h"
 #include "weights.h"
@@ -21,7 +22,7 @@ namespace {
 
 enum Kind : int64_t {
   kName, kThreads, kTileUnit, kPack, kLinear, kRows, kDraw, kMostProbable,
-  kCache, kRemember, kRecall, kAttend
+  kCache, kRemember, kRecall, kAttend, kPackQuantized, kQuantized
 };
 
 template <typename Value>
@@ -84,6 +85,35 @@ void multiply() {
     linear::multiply(layer, x.data(), x_stride, count, {y.data(), y_stride});
     give(y);
   });
+}
+
+// Numbers of 8 bits, or of 4 in a byte each.
+void pack_quantized() {
+  const int64_t bits = size(), outputs = size(), inputs = size();
+  const auto numbers = take<uint8_t>(outputs * inputs);
+  const int64_t padded = quantized::blocks_of(inputs) * quantized::kBlock;
+  std::vector<uint8_t> packed(quantized::tiles_of(outputs) * quantized::kTile * padded * bits / 8);
+  if (bits == 8)
+    quantized::pack8(reinterpret_cast<const int8_t*>(numbers.data()), outputs, inputs, packed.data());
+  else
+    quantized::pack4(numbers.data(), outputs, inputs, packed.data());
+  give(packed);
+}
+
+// Tokens and outputs lie as in `multiply`. Of offsets, codes and biases there may be none.
+void multiply_quantized() {
+  const int64_t count = size(), outputs = size(), inputs = size(), group = size(), x_stride = size();
+  const int64_t y_stride = size(), weights = size(), scaled = size(), added = size(), coded = size(), biases = size();
+  const auto x = take<float>(count * x_stride);
+  auto y = take<float>(count * y_stride);
+  const auto packed = take<uint8_t>(weights);
+  const auto scales = take<float>(scaled), offsets = take<float>(added);
+  const auto codes = take<int8_t>(coded);
+  const auto bias = take<float>(biases);
+  quantized::multiply({packed.data(), scales.data(), added ? offsets.data() : nullptr, coded ? codes.data() : nullptr,
+                       biases ? bias.data() : nullptr, outputs, inputs, group},
+                      x.data(), x_stride, count, y.data(), y_stride);
+  give(y);
 }
 
 // An operand over one of some arrays; `at` says over which, where it begins there, and its strides.
@@ -213,6 +243,8 @@ int main() {
       case kRemember: std::visit([](auto& own) { remember_in(own); }, held); break;
       case kRecall: recall(); break;
       case kAttend: std::visit([](auto& own) { attend_to(own); }, held); break;
+      case kPackQuantized: pack_quantized(); break;
+      case kQuantized: multiply_quantized(); break;
     }
   }
 }

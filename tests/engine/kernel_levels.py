@@ -34,6 +34,7 @@ EMULATED = ("aarch64",)
 SOURCE = Path(__file__).parent / "kernel_driver.cpp"
 NAME, THREADS, TILE_UNIT, PACK, LINEAR, ROWS, DRAW, MOST_PROBABLE = range(8)
 CACHE, REMEMBER, RECALL, ATTEND = range(8, 12)
+PACK_QUANTIZED, QUANTIZED = range(12, 14)
 
 
 class Loaded:

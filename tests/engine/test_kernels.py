@@ -11,8 +11,11 @@ from models_for_tests import needs_kernels
 from outrider_server.engine.cpp_compiler import NO_COMPILER
 from outrider_server.engine.kernels import kernels_missing
 from outrider_server.engine.kernels.levels import LEVELS
+from outrider_server.engine.model.quantized_weights import QuantizedWeight
+from outrider_server.engine.program.weights import packed_quantized
 
 from .kernel_levels import EMULATED, OTHERS, Operators, why_not_emulated
+from .products import multiply
 from .subjects import random
 
 BUILT_OR_IMPOSSIBLE = {
@@ -45,21 +48,13 @@ def test_the_compiler_knows_a_level_by_its_name(operators: Operators) -> None:
 def test_callers_at_once_get_their_own_products() -> None:
     """One of them has the helpers, the others work alone; the number of helpers changes meanwhile."""
     weight = torch.randint(-127, 128, (1290, 64), generator=torch.Generator().manual_seed(1))
-    packed, scales = (
-        torch.ops.outrider.pack_eight_bits(weight.to(torch.int8)),
-        torch.ones(41, 1, 32),
-    )
+    layer = packed_quantized(QuantizedWeight(weight.to(torch.int8), torch.ones((1290, 1))), None)
     asked = [random(tokens, 64, seed=tokens) for tokens in range(1, 9)]
-
-    def product(index: int) -> torch.Tensor:
-        operator = torch.ops.outrider.quantized_linear
-        return operator(asked[index % 8], packed, scales, None, None, 1290)
-
-    wanted = [product(index) for index in range(8)]
+    wanted = [multiply(layer, x) for x in asked]
 
     def call(index: int) -> bool:
         torch.ops.outrider.set_threads(1 + index % 4)
-        return torch.equal(product(index), wanted[index % 8])
+        return torch.equal(multiply(layer, asked[index % 8]), wanted[index % 8])
 
     with ThreadPoolExecutor(3) as callers:
         assert all(callers.map(call, range(300)))

@@ -37,7 +37,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 @pytest.mark.parametrize(
     ("name", "flags", "had"),
     [
-        ("x86_64", BY_NAME["amx"].flags, ["amx", "avx512_bf16", "avx512", "avx2"]),
+        ("x86_64", BY_NAME["amx"].flags, ["amx", "avx512_bf16", "avx512_vnni", "avx512", "avx2"]),
+        ("x86_64", BY_NAME["avx512_vnni"].flags, ["avx512_vnni", "avx512", "avx2"]),
+        ("x86_64", BY_NAME["avx512_bf16"].flags - {"avx512_vnni"}, ["avx512", "avx2"]),
         ("x86_64", BY_NAME["avx512"].flags, ["avx512", "avx2"]),
         ("x86_64", BY_NAME["avx2"].flags | {"avx512f"}, ["avx2"]),
         ("x86_64", BY_NAME["avx2"].flags - {"fma"}, []),
@@ -64,7 +66,10 @@ def test_the_best_is_taken_unless_another_is_named(machine: Machine) -> None:
     ("wanted", "sentence"),
     [
         ("amx", "OUTRIDER_ISA is amx, which this CPU has not; it has avx512, avx2"),
-        ("sse", "OUTRIDER_ISA is sse, and must be one of amx, avx512_bf16, avx512, avx2, neon"),
+        (
+            "sse",
+            "OUTRIDER_ISA is sse, and must be one of amx, avx512_bf16, avx512_vnni, avx512, avx2, neon",
+        ),
     ],
 )
 def test_a_level_that_cannot_be_is_refused(wanted: str, sentence: str, machine: Machine) -> None:

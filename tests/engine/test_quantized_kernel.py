@@ -1,11 +1,13 @@
-"""The quantized linear kernel against float64, and what a token's bits may depend on.
+"""The quantized linear kernel against float64, at every level, and what a token's bits may depend on.
 
-It sums a block of 64 inputs exactly, as integers of 8 bits. So an input is off by at most 1/254 of the
-largest of its block; where that one stands out, 128 times less. Blocks are added in float32.
+It sums a block of 64 inputs, or half of it, exactly, as integers of 8 bits. So an input is off by at most
+1/254 of the largest of its block; where that one stands out, 128 times less. Blocks and their offsets are
+added in float32.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import pytest
@@ -14,44 +16,85 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models_for_tests import needs_kernels
 from outrider_server.engine.model.quantized_weights import BLOCK, LARGEST_CODE, QuantizedWeight
-from outrider_server.engine.program.weights import PackedLayer, packed_quantized
+from outrider_server.engine.program.weights import packed_quantized
 
+from .kernel_levels import LEVEL_NAMES
 from .products import multiply
+from .quantized_driver import QuantizedKernels
 from .subjects import random
 
 pytestmark = needs_kernels
 CODES = torch.tensor([-127, -99, -71, -55, -40, -31, -2, 0, 1, 3, 17, 28, 56, 77, 100, 126])
 LEAST = 1e-30
 """A block whose largest input is below this counts as zeros."""
-BITS = st.sampled_from([8, 4])
+
+
+@dataclass(frozen=True)
+class Format:
+    """How weights are kept. `group` inputs share a scale, all where it is 0."""
+
+    bits: int
+    group: int
+    offsets: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.bits}x{self.group}{'+' if self.offsets else ''}"
+
+
+FORMATS = [
+    Format(bits, group, offsets)
+    for bits in (8, 4)
+    for group in (0, 32, 64, 128)
+    for offsets in (False, True)
+]
+FEW = [Format(8, 0), Format(4, 64), Format(8, 32), Format(4, 32, True), Format(4, 128, True)]
+ANY = st.sampled_from(FORMATS)
+few_formats = pytest.mark.parametrize("kept", FEW, ids=str)
+
+
+@pytest.fixture(scope="module", params=LEVEL_NAMES)
+def kernels(request: pytest.FixtureRequest) -> Iterator[QuantizedKernels]:
+    opened = QuantizedKernels(request.param)
+    yield opened
+    opened.close()
 
 
 @dataclass(frozen=True)
 class Case:
-    """A layer, and what its weights stand for: [N, K] float64."""
+    """A layer's weights, and what they stand for: [N, K] float64."""
 
-    layer: PackedLayer
+    quantized: QuantizedWeight
     weight: torch.Tensor
     bias: torch.Tensor
+    magnitude: torch.Tensor
+    """Of a weight without its offset, and of the offset, added."""
 
 
-def case(bits: int, outputs: int, inputs: int, seed: int = 0, codes: torch.Tensor = CODES) -> Case:
-    """Random numbers and scales, and a bias."""
+def case(
+    kept: Format, outputs: int, inputs: int, seed: int = 0, codes: torch.Tensor = CODES
+) -> Case:
+    """Random numbers, scales and offsets, and a bias."""
     generator = torch.Generator().manual_seed(seed)
-    scales = (
-        torch.rand((outputs, 1 if bits == 8 else -(-inputs // BLOCK)), generator=generator) + 0.5
-    )
+    shape = (outputs, -(-inputs // kept.group) if kept.group else 1)
+    scales = torch.rand(shape, generator=generator) + 0.5
+    offsets = torch.randn(shape, generator=generator) * 50 if kept.offsets else None
     bias = torch.randn(outputs, generator=generator)
-    if bits == 8:
-        numbers = torch.randint(-127, 128, (outputs, inputs), generator=generator).to(torch.int8)
-        weight = QuantizedWeight(numbers, scales)
-        stands_for = numbers.double() * scales.double()
+    if kept.bits == 8:
+        numbers = torch.randint(-127, 128, (outputs, inputs), generator=generator)
+        integers, table = numbers, None
     else:
-        numbers = torch.randint(0, 16, (outputs, inputs), generator=generator).to(torch.uint8)
-        weight = QuantizedWeight(numbers, scales, codes.to(torch.int8))
-        each = scales.double().repeat_interleave(BLOCK, dim=1)[:, :inputs]
-        stands_for = codes.double()[numbers.long()] * each
-    return Case(packed_quantized(weight, bias), stands_for, bias.double())
+        numbers = torch.randint(0, 16, (outputs, inputs), generator=generator)
+        integers, table = codes[numbers], codes.to(torch.int8)
+    numbers = numbers.to(torch.int8 if table is None else torch.uint8)
+    weight = QuantizedWeight(numbers, scales, table, offsets, kept.group)
+    scaled = integers.double() * for_inputs(scales, kept, inputs)
+    added = torch.zeros(()) if offsets is None else for_inputs(offsets, kept, inputs)
+    return Case(weight, scaled + added, bias, scaled.abs() + added.abs())
+
+
+def for_inputs(values: torch.Tensor, kept: Format, inputs: int) -> torch.Tensor:
+    """[N, groups] -> [N, K] float64."""
+    return values.double().repeat_interleave(kept.group or inputs, dim=1)[:, :inputs]
 
 
 def rounding(tokens: torch.Tensor) -> torch.Tensor:
@@ -70,7 +113,7 @@ def rounding(tokens: torch.Tensor) -> torch.Tensor:
 
 @settings(max_examples=60)
 @given(
-    bits=BITS,
+    kept=ANY,
     tokens=st.integers(1, 70) | st.integers(120, 140),
     inputs=st.integers(1, 200),
     outputs=st.integers(1, 100) | st.integers(900, 1300),
@@ -78,91 +121,138 @@ def rounding(tokens: torch.Tensor) -> torch.Tensor:
     seed=st.integers(0, 999),
 )
 def test_a_quantized_product_is_the_product(
-    bits: int, tokens: int, inputs: int, outputs: int, threads: int, seed: int
+    kernels: QuantizedKernels,
+    kept: Format,
+    tokens: int,
+    inputs: int,
+    outputs: int,
+    threads: int,
+    seed: int,
 ) -> None:
-    torch.ops.outrider.set_threads(threads)
-    made = case(bits, outputs, inputs, seed)
+    kernels.set_threads(threads)
+    made = case(kept, 1 + outputs // kernels.thrift, inputs, seed)
     x = random(tokens, inputs, seed=seed + 1).float()
     x[:: 1 + seed % 3, seed % inputs] *= 10 ** (seed % 5)
     wanted = x.double() @ made.weight.T + made.bias
-    added = x.double().abs() @ made.weight.abs().T + made.bias.abs()
+    added = x.double().abs() @ made.magnitude.T + made.bias.abs()
     of_inputs = rounding(x) @ made.weight.abs().T
-    error = (multiply(made.layer, x).double() - wanted).abs()
-    assert (error <= added * (inputs // BLOCK + 4) * 2**-23 + of_inputs).all()
+    got = kernels.multiply(kernels.pack(made.quantized, made.bias), x)
+    steps = 2 * (inputs // 32) + 4
+    assert ((got.double() - wanted).abs() <= added * steps * 2**-23 + of_inputs).all()
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@few_formats
 @pytest.mark.parametrize("largest", [127, 127 * 64])
 @pytest.mark.parametrize("tokens", [1, 2, 3, 4, 7, 8, 9, 70])
-def test_whole_numbers_are_summed_exactly(bits: int, largest: int, tokens: int) -> None:
+def test_whole_numbers_are_summed_exactly(
+    kernels: QuantizedKernels, kept: Format, largest: int, tokens: int
+) -> None:
     """Inputs of up to 64, one of each block but 127 or that 64 times."""
     generator = torch.Generator().manual_seed(tokens)
     numbers = torch.randint(-127, 128, (45, 150), generator=generator)
     x = torch.randint(-64, 65, (tokens, 150), generator=generator).float()
     x[::2, ::BLOCK] = largest
     x[1::2, ::BLOCK] = 127
-    weight = QuantizedWeight(numbers.to(torch.int8), torch.ones((45, 1)))
-    if bits == 4:
+    shape = (45, -(-150 // kept.group) if kept.group else 1)
+    offsets = torch.randint(-9, 10, shape, generator=generator).float() if kept.offsets else None
+    weight = QuantizedWeight(
+        numbers.to(torch.int8), torch.ones(shape), offsets=offsets, group=kept.group
+    )
+    if kept.bits == 4:
         places = numbers.remainder(16)
-        weight = QuantizedWeight(places.to(torch.uint8), torch.ones((45, 3)), CODES.to(torch.int8))
+        weight = replace(weight, numbers=places.to(torch.uint8), codes=CODES.to(torch.int8))
         numbers = CODES[places]
-    wanted = (x.double() @ numbers.double().T).float()
-    assert torch.equal(multiply(packed_quantized(weight, None), x), wanted)
+    stands_for = numbers.double()
+    if offsets is not None:
+        stands_for = stands_for + for_inputs(offsets, kept, 150)
+    wanted = (x.double() @ stands_for.T).float()
+    assert torch.equal(kernels.multiply(kernels.pack(weight, None), x), wanted)
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-def test_every_weight_stands_where_it_belongs(bits: int) -> None:
+@pytest.mark.parametrize("kept", FORMATS, ids=str)
+def test_every_weight_stands_where_it_belongs(kernels: QuantizedKernels, kept: Format) -> None:
     """A token that is 1 at one input and 0 elsewhere gives that input's weights."""
-    made = case(bits, 70, 130)
-    got = multiply(made.layer, torch.eye(130))
-    torch.testing.assert_close(got.double(), made.weight.T + made.bias, rtol=1e-6, atol=1e-6)
+    made = case(kept, 70, 170)
+    got = kernels.multiply(kernels.pack(made.quantized, made.bias), torch.eye(170))
+    torch.testing.assert_close(got.double(), made.weight.T + made.bias, rtol=1e-6, atol=1e-4)
+
+
+@pytest.mark.parametrize("kept", FORMATS, ids=str)
+def test_every_level_and_a_recorded_step_give_the_same_bits(
+    kernels: QuantizedKernels, kept: Format
+) -> None:
+    made, x = case(kept, 70, 320), random(9, 320).float()
+    x[2:4, 70] = 400.0
+    wanted = multiply(packed_quantized(made.quantized, made.bias), x)
+    assert torch.equal(kernels.multiply(kernels.pack(made.quantized, made.bias), x), wanted)
 
 
 @settings(max_examples=30)
 @given(
-    bits=BITS,
+    kept=ANY,
     begin=st.integers(0, 69),
     count=st.integers(1, 70),
     threads=st.integers(1, 3),
     inputs=st.sampled_from([1, 31, 64, 97, 320]),
 )
 def test_a_tokens_product_has_the_same_bits_in_any_company(
-    bits: int, begin: int, count: int, threads: int, inputs: int
+    kernels: QuantizedKernels, kept: Format, begin: int, count: int, threads: int, inputs: int
 ) -> None:
-    made, x = case(bits, 300, inputs), random(70, inputs).float()
-    together = multiply(made.layer, x)
-    torch.ops.outrider.set_threads(threads)
+    made, x = case(kept, 300, inputs), random(70, inputs).float()
+    x[::7, 0] = 300.0
+    layer = kernels.pack(made.quantized, made.bias)
+    kernels.set_threads(1)
+    together = kernels.multiply(layer, x)
+    kernels.set_threads(threads)
     part = slice(begin, min(begin + count, 70))
-    assert torch.equal(multiply(made.layer, x[part]), together[part])
+    assert torch.equal(kernels.multiply(layer, x[part]), together[part])
+
+
+@few_formats
+def test_tokens_one_by_one_have_the_bits_that_they_have_together(
+    kernels: QuantizedKernels, kept: Format
+) -> None:
+    made, x = case(kept, 70, 200), random(20, 200).float()
+    x[::3, 0] = 300.0
+    layer = kernels.pack(made.quantized, made.bias)
+    alone = torch.cat([kernels.multiply(layer, token[None]) for token in x])
+    assert torch.equal(kernels.multiply(layer, x), alone)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_the_largest_inputs_and_weights_are_multiplied_whole(sign: int) -> None:
+def test_the_largest_inputs_and_weights_are_multiplied_whole(
+    kernels: QuantizedKernels, sign: int
+) -> None:
     """No sum of products of 8 bits is cut off on its way to 32 bits."""
-    made = case(4, 33, 128, codes=torch.full((16,), sign * LARGEST_CODE))
+    made = case(Format(4, 64), 33, 128, codes=torch.full((16,), sign * LARGEST_CODE))
     x = torch.full((9, 128), 255 / 128)
     wanted = x.double() @ made.weight.T + made.bias
-    torch.testing.assert_close(multiply(made.layer, x).double(), wanted, rtol=1e-6, atol=0)
+    got = kernels.multiply(kernels.pack(made.quantized, made.bias), x)
+    torch.testing.assert_close(got.double(), wanted, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@few_formats
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
-def test_what_is_no_number_stays_with_its_token(bits: int, value: str) -> None:
-    made, x = case(bits, 40, 200), random(9, 200).float()
-    wanted = multiply(made.layer, x)
+def test_what_is_no_number_stays_with_its_token(
+    kernels: QuantizedKernels, kept: Format, value: str
+) -> None:
+    made, x = case(kept, 40, 200), random(9, 200).float()
+    layer = kernels.pack(made.quantized, made.bias)
+    wanted = kernels.multiply(layer, x)
     x[4, 70] = float(value)
-    got = multiply(made.layer, x)
+    got = kernels.multiply(layer, x)
     assert got[4].isnan().all()
     others = [0, 1, 2, 3, 5, 6, 7, 8]
     assert torch.equal(got[others], wanted[others])
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@few_formats
 @pytest.mark.parametrize("size", [0.0, 1e-40, 3e-31, 1e-28, 1e30])
-def test_inputs_of_any_size_are_scaled(bits: int, size: float) -> None:
-    made = case(bits, 40, 200)
-    x = random(3, 200).float() * size
+def test_inputs_of_any_size_are_scaled(
+    kernels: QuantizedKernels, kept: Format, size: float
+) -> None:
+    made, x = case(kept, 40, 200), random(3, 200).float() * size
     wanted = x.double() @ made.weight.T
-    off = rounding(x) @ made.weight.abs().T + (x.double().abs() @ made.weight.abs().T) * 2**-20
-    got = multiply(replace(made.layer, bias=None), x)
+    off = rounding(x) @ made.weight.abs().T + (x.double().abs() @ made.magnitude.T) * 2**-19
+    got = kernels.multiply(kernels.pack(made.quantized, None), x)
     assert ((got.double() - wanted).abs() <= off + 1e-37).all()

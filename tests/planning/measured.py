@@ -65,7 +65,7 @@ def held_by(runner: StepRunner, model: PreTrainedModel) -> int:
 
 def recorded_tensors(recorded: Recorded) -> list[torch.Tensor]:
     """Packed layers, tables and constants, but for single numbers."""
-    parts = ("packed", "bias", "scales", "codes")
+    parts = ("packed", "bias", "scales", "offsets", "codes")
     found = [getattr(layer, part) for layer in recorded.layers for part in parts]
     for computation in recorded.lowered.computations:
         found += [placed.base for placed in computation.inputs]

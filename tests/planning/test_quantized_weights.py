@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,15 @@ import pytest
 import torch
 from models_for_tests import needs_kernels, save_tokenizer, tiny_limits
 from outrider_server.engine.model.loading import load_model
+from outrider_server.engine.options import EngineOptions
 from outrider_server.engine.step import StepRunner
+from outrider_server.planning.config_file import read_config
+from outrider_server.planning.counting import count_model
+from outrider_server.planning.memory import SPREAD_BYTES, plan_memory, workspace_bytes
+from outrider_server.planning.shape import engine_shape
+from outrider_server.planning.types import LinearLayer, StoredLayer, sizes_from
 from outrider_server.planning.weights import packing_bytes, weight_bytes
+from stored_checkpoints import Writer, save_stored
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import logging as library_logging
 
@@ -108,6 +117,61 @@ def test_quantized_layers_on_the_kernels_have_the_planned_bytes(
     assert runner.layout.packed, runner.kernel_note
     planned = weight_bytes(sizes, "bfloat16", quantization).total_bytes
     assert planned + packing_bytes(sizes, "bfloat16", quantization) == held_by(runner, given.model)
+
+
+def saved(writer: Writer, folder: Path) -> Path:
+    """A checkpoint so quantized, of sizes that are no multiple of a tile."""
+    plain = folder / "plain"
+    plain.mkdir()
+    counted(plain, LLAMA | {"hidden_size": 128, "intermediate_size": 192, "head_dim": 32})
+    torch.manual_seed(0)
+    config = AutoConfig.from_pretrained(plain)
+    AutoModelForCausalLM.from_config(config).to(torch.bfloat16).save_pretrained(plain)
+    save_tokenizer(plain, 100)
+    save_stored(plain, folder / "model", writer)
+    return folder / "model"
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize(
+    "writer",
+    [
+        Writer("gptq", 4, 128, symmetric=True),
+        Writer("gptq", 4, 96),
+        Writer("gptq", 8, 32),
+        Writer("awq", 4, 64),
+        Writer("awq", 4, -1),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("compile_mode", ["auto", "off"])
+def test_a_stored_checkpoint_has_the_planned_bytes(
+    writer: Writer, dtype: str, compile_mode: Any, tmp_path: Path
+) -> None:
+    folder = saved(writer, tmp_path)
+    options = EngineOptions(folder=folder, dtype=dtype, max_context_tokens=64, compile=compile_mode)
+    sizes = count_model(read_config(folder))
+    shape = engine_shape(sizes, options)
+    given = load_model(folder, dtype, torch.device("cpu"))
+    runner = StepRunner(given, tiny_limits(), compile_mode)
+    assert shape.packed == runner.layout.packed == (compile_mode == "auto")
+    planned = plan_memory(sizes, shape)
+    held = held_by(runner, given.model)
+    assert planned.weights.total_bytes + planned.kernel_bytes == held
+
+
+def test_what_is_counted_of_a_stored_checkpoint_can_be_kept(tmp_path: Path) -> None:
+    sizes = count_model(read_config(saved(Writer("gptq", 4, 32), tmp_path)))
+    assert sizes.read_here
+    assert sizes_from(json.loads(json.dumps(asdict(sizes)))) == sizes
+
+
+def test_a_stored_checkpoint_the_plain_way_spreads_its_largest_layer_out(tmp_path: Path) -> None:
+    layer = LinearLayer(4096, 16384, False, True, stored=StoredLayer(1, 1))
+    sizes = replace(counted(tmp_path, LLAMA), linears=(layer,), max_positions=64)
+    shape = engine_shape(sizes, EngineOptions(folder=tmp_path, dtype="float32", compile="off"))
+    assert workspace_bytes(sizes, shape) == 4096 * 16384 * SPREAD_BYTES
 
 
 def test_experts_in_one_tensor_stay_as_they_are(tmp_path: Path) -> None:

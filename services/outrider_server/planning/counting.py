@@ -7,7 +7,7 @@ the layers write into the cache is found the same way: one forward pass over ten
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import prod
 from typing import cast
 
@@ -24,15 +24,17 @@ from ..engine.cache_argument import cache_argument
 from ..engine.lengths import furthest_context, longest_context
 from ..engine.model.architectures import check_architecture
 from .config_file import ConfigFile, first_line
-from .types import CachedLayer, LinearLayer, ModelSizes, WeightTensor
+from .stored import stored_layers
+from .types import CachedLayer, LinearLayer, ModelSizes, StoredLayer, WeightTensor
 
 PROBE_TOKENS = 2
+WEIGHT = ".weight"
 _Linear = (nn.Linear, Conv1D)
 
 
 def count_model(file: ConfigFile) -> ModelSizes:
     """The sizes of the model that a configuration describes. Raises ModelRefused with the reason."""
-    model = _build(file)
+    model, stored = _build(file), stored_layers(file)
     config = model.config.get_text_config()
     keys, values = _trace(file, model)
     heads = int(config.num_attention_heads)
@@ -40,8 +42,8 @@ def count_model(file: ConfigFile) -> ModelSizes:
         name=file.folder.resolve().name,
         architecture=type(model).__name__,
         dtype=str(model.config.dtype or torch.float32).removeprefix("torch."),
-        tensors=_tensors(model),
-        linears=tuple(_matrices(model).values()),
+        tensors=_tensors(model, stored),
+        linears=tuple(_matrices(model, stored).values()),
         buffer_bytes=sum(buffer.nbytes for buffer in model.buffers()),
         layers=tuple(
             CachedLayer(key.shape[1] * key.shape[-1], value.shape[1] * value.shape[-1])
@@ -54,9 +56,9 @@ def count_model(file: ConfigFile) -> ModelSizes:
         head_dim=int(keys[0].shape[-1]),
         max_positions=longest_context(config),
         most_positions=furthest_context(config),
-        checkpoint_bytes=_checkpoint_bytes(file),
+        checkpoint_bytes=0 if stored else _checkpoint_bytes(file),
         quantized_by=file.quantized_by,
-        notes=_notes(file),
+        notes=_notes(file, read_here=bool(stored)),
     )
 
 
@@ -96,7 +98,7 @@ def _trace(
     return cast("list[torch.Tensor]", keys), cast("list[torch.Tensor]", values)
 
 
-def _tensors(model: PreTrainedModel) -> tuple[WeightTensor, ...]:
+def _tensors(model: PreTrainedModel, stored: Mapping[str, StoredLayer]) -> tuple[WeightTensor, ...]:
     """Every parameter once, under the first of its names."""
     outputs = _quantizable(model)
     output_layer = _output_layer(model)
@@ -113,6 +115,7 @@ def _tensors(model: PreTrainedModel) -> tuple[WeightTensor, ...]:
             looked_up=id(parameter) in embeddings and id(parameter) != read_whole,
             float32_in=_float32_in(model, name),
             constant=parameter.dim() < 2 and id(parameter) not in biases,
+            stored=stored.get(name.removesuffix(WEIGHT)) if name.endswith(WEIGHT) else None,
         )
         for name, parameter in model.named_parameters()
     )
@@ -130,11 +133,11 @@ def _quantizable(model: PreTrainedModel) -> dict[int, int]:
     return found
 
 
-def _matrices(model: PreTrainedModel) -> dict[int, LinearLayer]:
+def _matrices(model: PreTrainedModel, stored: Mapping[str, StoredLayer]) -> dict[int, LinearLayer]:
     """Every matrix that is no embedding alone, whatever class of layer holds it, by the parameter's id."""
     quantizable = _quantizable(model)
     found = {}
-    for module in model.modules():
+    for name, module in model.named_modules():
         if isinstance(module, nn.Embedding):
             continue
         biased = getattr(module, "bias", None) is not None
@@ -145,7 +148,7 @@ def _matrices(model: PreTrainedModel) -> dict[int, LinearLayer]:
             if isinstance(module, Conv1D):
                 rows, columns = columns, rows
             found[id(matrix)] = LinearLayer(
-                rows, columns, biased, id(matrix) in quantizable, prod(count)
+                rows, columns, biased, id(matrix) in quantizable, prod(count), stored.get(name)
             )
     return found
 
@@ -165,7 +168,9 @@ def _intermediate(model: PreTrainedModel) -> int:
     """Width of the widest layer but the output layer, or what the configuration says."""
     output_layer = _output_layer(model)
     read_whole = None if output_layer is None else id(output_layer.weight)
-    widths = [layer.outputs for matrix, layer in _matrices(model).items() if matrix != read_whole]
+    widths = [
+        layer.outputs for matrix, layer in _matrices(model, {}).items() if matrix != read_whole
+    ]
     config = model.config.get_text_config()
     return max([*widths, int(getattr(config, "intermediate_size", None) or 0)])
 
@@ -189,11 +194,12 @@ def _checkpoint_bytes(file: ConfigFile) -> int:
     return sum(path.stat().st_size for path in file.folder.glob("*.safetensors"))
 
 
-def _notes(file: ConfigFile) -> tuple[str, ...]:
+def _notes(file: ConfigFile, *, read_here: bool) -> tuple[str, ...]:
     config = file.config.get_text_config()
     notes = []
     if file.quantized_by:
         how = "their files' size" if _checkpoint_bytes(file) else "an unquantized model's"
+        how = "counted layer by layer" if read_here else how
         notes.append(f"quantized by {file.quantized_by} already: the weights are {how}")
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ())

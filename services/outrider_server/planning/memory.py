@@ -8,6 +8,8 @@ N tokens of the largest step:
     the decision    N * vocabulary * 88 bytes, for a row that is sampled, filtered, penalized and biased: the
                     most that a request can ask for; the engine's own kernels need none
     the penalties   N * vocabulary * 12 bytes + N * positions * 24 bytes
+    spread weights  17 bytes for each of the largest layer, where a quantized checkpoint is read without the
+                    library and does not run on the engine's own kernels
 
 Recorded steps always hold their layers' values, in float32, and their logits; penalties come beside them.
 
@@ -30,6 +32,8 @@ PENALTY_BYTES = 12
 LOGIT_BYTES = 4
 """Of these, the logits that a step made."""
 HISTORY_BYTES = 24
+SPREAD_BYTES = 17
+"""A weight that is multiplied the plain way: its number, then number, zero, scale and product in float32."""
 MASK_BYTES = 7
 """A cell of attention's mask: as truth values, in the model's dtype, and in float32."""
 DRAW_BYTES = 3 * 8 + 3 * 8 + 3 * 4
@@ -83,9 +87,12 @@ def workspace_bytes(sizes: ModelSizes, shape: EngineShape) -> int:
     penalties = cells * PENALTY_BYTES + tokens * slot_positions(shape) * HISTORY_BYTES
     if shape.packed:
         return arena_bytes(sizes, shape) + penalties - cells * LOGIT_BYTES
+    stored = (layer.outputs * layer.inputs for layer in sizes.linears if layer.stored)
+    spread = SPREAD_BYTES * max(stored, default=0)
     return max(
         cells * DECISION_BYTES,
         penalties,
+        spread,
         _layers_bytes(sizes, shape, shape.rows, shape.width),
         _layers_bytes(sizes, shape, 1, shape.prefill_width),
     )

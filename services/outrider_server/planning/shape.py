@@ -56,7 +56,7 @@ def _is_recorded(sizes: ModelSizes, dtype: str, options: EngineOptions) -> bool:
 
 def _takes_quantized(sizes: ModelSizes, quantization: str) -> bool:
     """Whether the kernels take the model's linear layers so quantized: 4 bits in blocks within a row."""
-    if sizes.quantized_by not in ("", BITSANDBYTES):
+    if sizes.quantized_by not in ("", BITSANDBYTES) and not sizes.read_here:
         return False
     return quantization in ("none", "int8") or all(
         layer.inputs % KERNEL_BLOCK == 0 for layer in sizes.linears if layer.quantizable

@@ -12,6 +12,16 @@ DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True, slots=True)
+class StoredLayer:
+    """A layer whose checkpoint is quantized and read without the library."""
+
+    file_bytes: int
+    """What it has as the checkpoint keeps it, without its bias."""
+    kernel_bytes: int
+    """What it has on the engine's own kernels, without its bias."""
+
+
+@dataclass(frozen=True, slots=True)
 class WeightTensor:
     """One tensor of weights, however many names it has."""
 
@@ -26,6 +36,8 @@ class WeightTensor:
     """Dtypes of a model in which the library keeps this tensor in float32."""
     constant: bool = False
     """Neither of a linear layer nor an embedding: the engine's own kernels take it in float32."""
+    stored: StoredLayer | None = None
+    """What the checkpoint has in its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +51,7 @@ class LinearLayer:
     """Whether bitsandbytes would quantize it."""
     count: int = 1
     """Of experts in one tensor, how many."""
+    stored: StoredLayer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +87,15 @@ class ModelSizes:
     most_positions: int = 0
     """What may be asked for where it is more: a scaled rotary embedding reaches further."""
     checkpoint_bytes: int = 0
-    """Size of the weight files of a checkpoint that is quantized already; 0 for every other."""
+    """Size of the weight files of a checkpoint that is quantized already and that the library reads."""
     quantized_by: str = ""
     """The method of a checkpoint that is quantized already."""
     notes: tuple[str, ...] = ()
+
+    @property
+    def read_here(self) -> bool:
+        """Whether the checkpoint is quantized and read without the library."""
+        return any(layer.stored is not None for layer in self.linears)
 
     @property
     def parameters(self) -> int:
@@ -90,16 +108,21 @@ def sizes_from(kept: Any) -> ModelSizes | None:
     try:
         lists = {
             "tensors": tuple(
-                WeightTensor(**{**each, "float32_in": tuple(each["float32_in"])})
+                WeightTensor(**_with_stored({**each, "float32_in": tuple(each["float32_in"])}))
                 for each in kept["tensors"]
             ),
-            "linears": tuple(LinearLayer(**each) for each in kept["linears"]),
+            "linears": tuple(LinearLayer(**_with_stored(each)) for each in kept["linears"]),
             "layers": tuple(CachedLayer(**each) for each in kept["layers"]),
             "notes": tuple(kept["notes"]),
         }
         return ModelSizes(**{**kept, **lists})
     except (TypeError, KeyError):
         return None
+
+
+def _with_stored(kept: dict[str, Any]) -> dict[str, Any]:
+    stored = kept["stored"]
+    return {**kept, "stored": None if stored is None else StoredLayer(**stored)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,13 +27,16 @@ KERNEL_TABLE_BYTES = 16
 def weight_bytes(sizes: ModelSizes, dtype: str, quantization: str) -> WeightBytes:
     """Bytes of all weights of a model in `dtype`, its linear layers quantized as told.
 
-    A checkpoint that is quantized already takes what its files take, where these are known.
+    A checkpoint that is quantized already takes what its files take, where these are known; where it is read
+    without the library, each layer takes what the files hold of it.
     """
     if sizes.checkpoint_bytes:
         return WeightBytes(sizes.checkpoint_bytes, 0, 0, sizes.buffer_bytes)
     quantized = scales = kept = 0
     for tensor in sizes.tensors:
-        if quantization != "none" and tensor.outputs:
+        if tensor.stored:
+            quantized += tensor.stored.file_bytes
+        elif quantization != "none" and tensor.outputs:
             values, scale = _stored(tensor.outputs, tensor.count // tensor.outputs, quantization)
             quantized += values
             scales += scale
@@ -65,14 +68,16 @@ def packing_bytes(sizes: ModelSizes, dtype: str, quantization: str) -> int:
     """What the engine's own kernels add to weights in `dtype`, the linear layers quantized as told.
 
     Padding to tiles; biases, norms and other constants in float32. Of a checkpoint that is quantized already
-    nothing is known.
+    and that the library reads nothing is known.
     """
     if sizes.checkpoint_bytes:
         return 0
     extra, element = 0, DTYPE_BYTES[dtype]
     for layer in sizes.linears:
         outputs = _padded(layer.outputs, KERNEL_TILE)
-        if quantization != "none" and layer.quantizable:
+        if layer.stored:
+            extra += layer.stored.kernel_bytes - layer.stored.file_bytes
+        elif quantization != "none" and layer.quantizable:
             inputs = _padded(layer.inputs, KERNEL_BLOCK)
             extra += _packed(outputs, inputs, quantization)
             extra -= sum(_stored(layer.outputs, layer.inputs, quantization))
@@ -90,6 +95,20 @@ def _packed(outputs: int, inputs: int, quantization: str) -> int:
         return outputs * (inputs + SCALE_BYTES)
     blocks = inputs // KERNEL_BLOCK
     return outputs * (inputs // 2 + SCALE_BYTES * blocks) + KERNEL_TABLE_BYTES
+
+
+def stored_kernel_bytes(outputs: int, inputs: int, bits: int, group: int, symmetric: bool) -> int:
+    """Bytes of a GPTQ or AWQ layer on the engine's own kernels; 0 is a group of all inputs.
+
+    Groups that are no multiple of a block are kept in halves of blocks.
+    """
+    outputs, whole = _padded(outputs, KERNEL_TILE), _padded(inputs, KERNEL_BLOCK)
+    groups = -(-inputs // group) if group else 1
+    if groups > 1 and group % KERNEL_BLOCK:
+        groups = 2 * whole // KERNEL_BLOCK
+    scales = SCALE_BYTES * groups * (1 if symmetric else 2)
+    table = KERNEL_TABLE_BYTES if bits == 4 else 0
+    return outputs * (whole * bits // 8 + scales) + table
 
 
 def _stored(outputs: int, inputs: int, quantization: str) -> tuple[int, int]:

@@ -27,7 +27,8 @@ class Level:
 
 _AVX2 = frozenset({"avx2", "fma", "abm", "bmi1", "bmi2", "f16c", "movbe"})
 _AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
-_BF16 = _AVX512 | {"avx512_bf16", "avx512_vnni"}
+_VNNI = _AVX512 | {"avx512_vnni"}
+_BF16 = _VNNI | {"avx512_bf16"}
 _AMX = _BF16 | {"amx_tile", "amx_bf16"}
 _V4 = "-march=x86-64-v4"
 _PRODUCTS = (_V4, "-mavx512bf16", "-mavx512vnni")
@@ -35,6 +36,7 @@ _PRODUCTS = (_V4, "-mavx512bf16", "-mavx512vnni")
 LEVELS = (
     Level("amx", "x86_64", _AMX, (*_PRODUCTS, "-mamx-tile", "-mamx-bf16")),
     Level("avx512_bf16", "x86_64", _BF16, _PRODUCTS),
+    Level("avx512_vnni", "x86_64", _VNNI, (_V4, "-mavx512vnni")),
     Level("avx512", "x86_64", _AVX512, (_V4,)),
     Level("avx2", "x86_64", _AVX2, ("-march=x86-64-v3",)),
     Level("neon", "aarch64", frozenset({"asimd"}), ("-march=armv8-a",)),

@@ -66,9 +66,10 @@ struct Layer {
   const void* packed;
   const float* bias;
   const float* scales;
+  const float* offsets;
   const int8_t* codes;
   Element element;
-  int64_t outputs, inputs, scaled_blocks;
+  int64_t outputs, inputs, group;
 };
 
 // A layer's keys and values in the slot cache, and how it attends to them. 0 is no cap and no window.
@@ -245,8 +246,8 @@ class Program {
     for (int64_t index = begin; index < after; ++index) {
       const Layer& of = layer(index);
       const rows::Operand& y = rows_[index].out;
-      const quantized::Layer weights{static_cast<const uint8_t*>(of.packed), of.scales, of.codes, of.bias, of.outputs,
-                                     of.inputs, of.scaled_blocks != 0};
+      const quantized::Layer weights{static_cast<const uint8_t*>(of.packed), of.scales, of.offsets, of.codes, of.bias,
+                                     of.outputs, of.inputs, of.group};
       quantized::multiply(weights, x.first, x.token_stride, step.tokens, y.first, y.token_stride);
     }
   }

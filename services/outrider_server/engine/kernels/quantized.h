@@ -1,8 +1,13 @@
 // y = x W^T + b for few tokens and weights of 8 or 4 bits, as fast as memory delivers the weights.
 //
-// A weight is an integer of 8 bits times a scale: of its output for 8 bits; for 4 bits it is one of sixteen such
-// integers, times a scale of its output and its block of 64 inputs. The inputs of a token become integers of 8 bits
-// too (tokens.h).
+// A weight is an integer of 8 bits, for 4 bits one of sixteen such integers, times a scale and plus an offset. These
+// are of its output and a group of inputs: 32 of them, 64 or a multiple, or all. The inputs of a token become integers
+// of 8 bits too (tokens.h), whose sum an offset is multiplied with.
+//
+//   bitsandbytes  int8: one group; nf4, fp4: sixteen integers near the format's values, groups of 64
+//   GPTQ, AWQ     4 bits: the integers -8 to 7, 8 bits: less 128; an offset of scale (8 or 128 - zero) where the zero
+//                 is another
+//   GGUF          groups of 32. Q8_0: 8 bits. Q4_0: the integers -8 to 7. Q4_1: 0 to 15, the minimum as offset
 //
 // So the sums of a block are exact, and blocks are added in order in float32: a token's bits depend on it and the
 // weights alone, on any CPU.
@@ -87,25 +92,40 @@ struct Four {
   }
 };
 
-[[gnu::always_inline]] inline void add_scaled(IntPart sum, const float* scales, float scale, float* to) {
+// What the integers of some inputs are times, and what is added to them then, for 32 outputs: [32] each. `offsets`
+// is null where nothing is.
+struct Group {
+  const float* scales;
+  const float* offsets;
+
+  Group at(int64_t output) const { return {scales + output, offsets ? offsets + output : nullptr}; }
+};
+
+// Adds sums of products, each `scale` times what it stands for, and of inputs whose own sum is `whole`.
+[[gnu::always_inline]] inline void add_scaled(IntPart sum, const Group& group, float scale, int32_t whole, float* to) {
   const FloatPart value = __builtin_convertvector(sum, FloatPart);
-  const FloatPart added = fused(value, load_part<FloatPart>(scales) * scale, load_part<FloatPart>(to));
+  FloatPart added = fused(value, load_part<FloatPart>(group.scales) * scale, load_part<FloatPart>(to));
+  if (group.offsets)
+    added = fused(load_part<FloatPart>(group.offsets), FloatPart{} + scale * static_cast<float>(whole), added);
   std::memcpy(to, &added, kBytes);
 }
 
 // Adds a block's products of some tokens to their sums [Count, 32]. `x` and `scaled` are the first token's block;
-// those of the next lie `blocks` behind them.
-template <int Count, typename Weights>
-void add_block(const Weights& weights, const float* scales, const Whole* x, const Scaled* scaled, int64_t blocks,
+// those of the next lie `blocks` behind them. The block is of one group, or each half is of its own.
+template <int Count, int Groups, typename Weights>
+void add_block(const Weights& weights, const Group& group, const Whole* x, const Scaled* scaled, int64_t blocks,
                float* sums) {
   constexpr int kChains = kBytes == 64 && Count <= 4 ? 2 : 1;  // sums at once: one waits for the one before it
-  for (int part = 0; part < kParts; ++part) {
+  constexpr int64_t kGroupLines = kLines / Groups;
+  for (int turn = 0; turn < kParts * Groups; ++turn) {
+    const int part = turn % kParts, half = turn / kParts;
     IntPart low[Count][kChains], high[Count][kChains];
 #pragma GCC unroll 8
     for (int m = 0; m < Count; ++m)
       for (int chain = 0; chain < kChains; ++chain)
-        low[m][chain] = high[m][chain] = IntPart{} - (chain ? 0 : kOffset * scaled[m * blocks].sum);
-    for (int64_t line = 0; line < kLines; line += kChains) {
+        low[m][chain] = high[m][chain] =
+            IntPart{} - (chain ? 0 : kOffset * scaled[m * blocks].sum<3 - Groups>(half));
+    for (int64_t line = half * kGroupLines; line < (half + 1) * kGroupLines; line += kChains) {
 #pragma GCC unroll 2
       for (int chain = 0; chain < kChains; ++chain) {
         if (part == 0) weights.ask_ahead(line + chain);
@@ -119,26 +139,28 @@ void add_block(const Weights& weights, const float* scales, const Whole* x, cons
         }
       }
     }
+    const Group of_part = group.at(half * kTile + part * kPartLanes);
 #pragma GCC unroll 8
     for (int m = 0; m < Count; ++m) {
-      const float scale = scaled[m * blocks].scale;
+      const Scaled& token = scaled[m * blocks];
+      const int32_t whole = token.sum<3 - Groups>(half);
       float* to = sums + m * kTile + part * kPartLanes;
-      const float* of_part = scales + part * kPartLanes;
-      add_scaled(kChains == 2 ? low[m][0] + low[m][1] : low[m][0], of_part, scale, to);
-      add_scaled(kChains == 2 ? high[m][0] + high[m][1] : high[m][0], of_part + kLanes, scale, to + kLanes);
+      add_scaled(kChains == 2 ? low[m][0] + low[m][1] : low[m][0], of_part, token.scale, whole, to);
+      add_scaled(kChains == 2 ? high[m][0] + high[m][1] : high[m][0], of_part.at(kLanes), token.scale, whole,
+                 to + kLanes);
     }
   }
 }
 
 // Adds a block's products of tokens [first, first + count).
-template <typename Weights>
-void add_tokens(const Weights& weights, const float* scales, const Tokens& tokens, int64_t block, int64_t first,
+template <int Groups, typename Weights>
+void add_tokens(const Weights& weights, const Group& group, const Tokens& tokens, int64_t block, int64_t first,
                 int64_t count, float* sums) {
   for (int64_t m = 0; m < count;) {
     const int64_t at = (first + m) * tokens.blocks + block, left = count - m;
     const auto add = [&]<int Count>() {
-      add_block<Count>(weights, scales, tokens.integers.data() + at * kBlock, tokens.scaled.data() + at,
-                       tokens.blocks, sums + m * kTile);
+      add_block<Count, Groups>(weights, group, tokens.integers.data() + at * kBlock, tokens.scaled.data() + at,
+                               tokens.blocks, sums + m * kTile);
       m += Count;
     };
     if (kTogether == 8 && left >= 8)
@@ -154,20 +176,32 @@ void add_tokens(const Weights& weights, const float* scales, const Tokens& token
   for (int64_t m = 0; m < count; ++m) {
     const int32_t rest = tokens.rests[(first + m) * tokens.blocks + block];
     if (rest >= 0)
-      add_block<1>(weights, scales, tokens.rest_integers.data() + rest * kBlock,
-                   tokens.rest_scaled.data() + rest, 0, sums + m * kTile);
+      add_block<1, Groups>(weights, group, tokens.rest_integers.data() + rest * kBlock,
+                           tokens.rest_scaled.data() + rest, 0, sums + m * kTile);
   }
 }
 
-// A layer. `scales` are [tiles, 32] or, where blocks have their own, [tiles, blocks, 32]; `codes` are those of 4
-// bits, null for 8; `bias` is for all outputs of all tiles, or null.
+// A layer. A weight is its integer times a scale and plus an offset, which `group` inputs share: 32, a multiple of
+// 64, or, where it is 0, all. `scales` and `offsets` are [tiles, groups, 32], of 32 inputs two groups for each block;
+// `offsets` may be null. `codes` are those of 4 bits, null for 8; `bias` is for all outputs of all tiles, or null.
 struct Layer {
   const uint8_t* packed;
   const float* scales;
+  const float* offsets;
   const int8_t* codes;
   const float* bias;
-  int64_t outputs, inputs;
-  bool scaled_blocks;
+  int64_t outputs, inputs, group;
+
+  int64_t groups() const {
+    if (group == kHalf) return 2 * blocks_of(inputs);
+    return group ? (inputs + group - 1) / group : 1;
+  }
+
+  // What a block of a tile, or its first half, is of.
+  Group group_of(int64_t tile, int64_t block) const {
+    const int64_t at = (tile * groups() + (group ? block * kBlock / group : 0)) * kTile;
+    return {scales + at, offsets ? offsets + at : nullptr};
+  }
 };
 
 // Adds the bias and writes what is kept of a tile's outputs of one token.
@@ -178,18 +212,16 @@ inline void finish(float* sums, const float* bias, int64_t kept, float* y) {
 }
 
 // A tile of outputs of all tokens, whose outputs lie `stride` apart.
-template <typename Weights>
+template <int Groups, typename Weights>
 void multiply_tile(const Layer& layer, const Weights& weights, int64_t tile, const Tokens& tokens, int64_t count,
                    float* y, int64_t stride) {
   const int64_t begin = tile * kTile, kept = std::min(kTile, layer.outputs - begin);
-  const int64_t scaled_blocks = layer.scaled_blocks ? tokens.blocks : 1;
-  const float* scales = layer.scales + tile * scaled_blocks * kTile;
   for (int64_t first = 0; first < count; first += kMost) {
     const int64_t some = std::min(kMost, count - first);
     alignas(64) float sums[kMost * kTile];
     std::fill_n(sums, some * kTile, 0.0f);
     for (int64_t block = 0; block < tokens.blocks; ++block)
-      add_tokens(weights.at(block), scales + block % scaled_blocks * kTile, tokens, block, first, some, sums);
+      add_tokens<Groups>(weights.at(block), layer.group_of(tile, block), tokens, block, first, some, sums);
     for (int64_t m = 0; m < some; ++m)
       finish(sums + m * kTile, layer.bias ? layer.bias + begin : nullptr, kept,
              y + (first + m) * stride + begin);
@@ -208,10 +240,16 @@ inline void multiply(const Layer& layer, const float* x, int64_t x_stride, int64
   const int64_t weights = tokens.blocks * kBlock * kTile;  // of a tile
   const BytePart codes = layer.codes ? table_of(layer.codes) : BytePart{};
   Pool::instance().run(tiles_of(layer.outputs), [&](int64_t tile) {
+    const auto add = [&](const auto& of_tile) {
+      if (layer.group == kHalf)
+        multiply_tile<2>(layer, of_tile, tile, tokens, count, y, y_stride);
+      else
+        multiply_tile<1>(layer, of_tile, tile, tokens, count, y, y_stride);
+    };
     if (layer.codes)
-      multiply_tile(layer, Four{layer.packed + tile * weights / 2, codes}, tile, tokens, count, y, y_stride);
+      add(Four{layer.packed + tile * weights / 2, codes});
     else
-      multiply_tile(layer, Eight{layer.packed + tile * weights}, tile, tokens, count, y, y_stride);
+      add(Eight{layer.packed + tile * weights});
   });
 }
 

@@ -16,41 +16,52 @@
 
 namespace quantized {
 
-constexpr int64_t kBlock = 64;        // inputs with a scale
-constexpr int kLargest = 127;         // integer that stands for an input
-constexpr int kUsual = 16;            // the largest of 64 inputs is rarely so many times their mean
-constexpr float kFiner = 128.0f;      // integers of a rest
-constexpr float kLeast = 1e-30f;      // largest input of a block that is told from zero
+constexpr int64_t kBlock = 64;            // inputs with a scale
+constexpr int64_t kHalf = kBlock / 2;     // inputs whose sum is known
+constexpr int kLargest = 127;             // integer that stands for an input
+constexpr int kUsual = 16;                // the largest of 64 inputs is rarely so many times their mean
+constexpr float kFiner = 128.0f;          // integers of a rest
+constexpr float kLeast = 1e-30f;          // largest input of a block that is told from zero
 
 constexpr int64_t blocks_of(int64_t inputs) { return (inputs + kBlock - 1) / kBlock; }
 
 // What 64 integers stand for: `scale` times each.
 struct Scaled {
   float scale;
-  int32_t sum;
+  int32_t sums[2];  // of the first and of the second half
+
+  // Of both halves, or of one.
+  template <int Halves>
+  [[gnu::always_inline]] int32_t sum(int half) const {
+    return Halves == 2 ? sums[0] + sums[1] : sums[half];
+  }
 };
 
-// 64 numbers, times `inverse`, as the nearest integers; returns the sum of their magnitudes and sets their sum.
-inline int32_t round_all(const float* from, float inverse, Whole* to, int32_t& sum) {
+inline int32_t sum_of(IntPart lanes) {
+  int32_t sum = 0;
+  for (int lane = 0; lane < kPartLanes; ++lane) sum += lanes[lane];
+  return sum;
+}
+
+// 64 numbers, times `inverse`, as the nearest integers; returns the sum of their magnitudes and sets their sums.
+inline int32_t round_all(const float* from, float inverse, Whole* to, int32_t (&sums)[2]) {
   using Wholes [[gnu::vector_size(kPartLanes * sizeof(Whole))]] = Whole;
-  IntPart sums{}, magnitudes{};
-  for (int64_t k = 0; k < kBlock; k += kLanes) {
-    const Floats nearest = rounded(load(from + k) * all(inverse));
-    for (int part = 0; part < kParts; ++part) {
-      const IntPart integers = __builtin_convertvector(nearest.part[part], IntPart);
-      sums += integers;
-      magnitudes += integers < 0 ? -integers : integers;
-      const Wholes narrow = __builtin_convertvector(integers, Wholes);
-      std::memcpy(to + k + part * kPartLanes, &narrow, sizeof(narrow));
+  IntPart magnitudes{};
+  for (int half = 0; half < 2; ++half) {
+    IntPart added{};
+    for (int64_t k = half * kHalf; k < (half + 1) * kHalf; k += kLanes) {
+      const Floats nearest = rounded(load(from + k) * all(inverse));
+      for (int part = 0; part < kParts; ++part) {
+        const IntPart integers = __builtin_convertvector(nearest.part[part], IntPart);
+        added += integers;
+        magnitudes += integers < 0 ? -integers : integers;
+        const Wholes narrow = __builtin_convertvector(integers, Wholes);
+        std::memcpy(to + k + part * kPartLanes, &narrow, sizeof(narrow));
+      }
     }
+    sums[half] = sum_of(added);
   }
-  sum = 0;
-  int32_t magnitude = 0;
-  for (int lane = 0; lane < kPartLanes; ++lane) {
-    sum += sums[lane];
-    magnitude += magnitudes[lane];
-  }
-  return magnitude;
+  return sum_of(magnitudes);
 }
 
 // The largest magnitude of 64 numbers; no number where one of them is none.
@@ -92,11 +103,11 @@ struct Tokens {
     const float largest = largest_magnitude(values);
     Whole* to = integers.data() + at * kBlock;
     if (!(largest < std::numeric_limits<float>::infinity())) {
-      scaled[at] = {std::numeric_limits<float>::quiet_NaN(), 0};
+      scaled[at] = {std::numeric_limits<float>::quiet_NaN(), {}};
     } else if (largest >= kLeast) {
       const float inverse = kLargest / largest;
       scaled[at].scale = largest / kLargest;
-      const int32_t magnitude = round_all(values, inverse, to, scaled[at].sum);
+      const int32_t magnitude = round_all(values, inverse, to, scaled[at].sums);
       if (magnitude * kUsual < kLargest * kBlock) add_rest(values, to, at, inverse);
     }
   }
@@ -106,8 +117,8 @@ struct Tokens {
     for (int64_t k = 0; k < kBlock; ++k) values[k] -= static_cast<float>(to[k]) * scale;
     rests[at] = static_cast<int32_t>(rest_scaled.size());
     rest_integers.resize(rest_integers.size() + kBlock);
-    rest_scaled.push_back({scale / kFiner, 0});
-    round_all(values, inverse * kFiner, rest_integers.data() + rests[at] * kBlock, rest_scaled.back().sum);
+    rest_scaled.push_back({scale / kFiner, {}});
+    round_all(values, inverse * kFiner, rest_integers.data() + rests[at] * kBlock, rest_scaled.back().sums);
   }
 };
 

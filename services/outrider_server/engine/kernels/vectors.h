@@ -22,6 +22,8 @@
 constexpr const char* kLevel = "amx";
 #elif defined(__AVX512BF16__)
 constexpr const char* kLevel = "avx512_bf16";
+#elif defined(__AVX512VNNI__)
+constexpr const char* kLevel = "avx512_vnni";
 #elif defined(__AVX512F__)
 constexpr const char* kLevel = "avx512";
 #elif defined(__AVX2__)

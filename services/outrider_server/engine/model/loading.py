@@ -1,12 +1,13 @@
 """Loading a model folder: the library's model of it, quantized where that is asked for.
 
-What its files must be is `checkpoint.py`'s; what quantized layers need is `quantizing.py`'s.
+What its files must be is `checkpoint.py`'s; what quantized layers need is `quantizing.py`'s, and
+`stored_loading.py`'s where they are read without the library.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -32,6 +33,8 @@ from .hub import local_folder
 from .own_code import check_left_over
 from .probing import probe_step
 from .quantizing import NONE, adopt_layers, loading_options, stored_quantization
+from .stored_loading import StoredLayers, find_stored_layers, plain_config, stored_class
+from .stored_weights import READ_HERE
 from .summing import plan_in_order
 from .tokenizer_files import read_tokenizer
 from .vocabulary import Vocabulary, read_vocabulary
@@ -87,20 +90,23 @@ def load_model(
     if not stored:
         check_amount(checkpoint, sum(values.values()))
     element_type = _element_type(dtype, config)
-    options = loading_options(checkpoint.folder, quantization, stored, element_type, device)
+    layers, why_not = _stored_layers(checkpoint, config, stored, device)
+    options = loading_options(
+        checkpoint.folder, quantization, stored, element_type, device, read_here=layers is not None
+    )
     if ranks > 1:
         options["distributed_config"] = DistributedConfig(
             tp_size=ranks, tp_plan=plan_in_order(config)
         )
     kind = stored or (quantization if quantization != NONE else "")
-    sizes = {name: count * element_type.itemsize for name, count in values.items()}
-    with counted_loading(sizes, tell):
-        model = _load_weights(checkpoint, config, dtype, options, kind)
+    with counted_loading(_loaded_bytes(values, element_type, layers), tell):
+        model = _load_weights(checkpoint, config, dtype, options, kind, layers, why_not)
     adopt_layers(checkpoint.folder, kind, model)
     module: nn.Module = model  # the library's own `to` and `eval` have no types
     if not options:  # a quantized or shared one was loaded to where it belongs
         module.to(device)
     module.eval()
+    counted = {} if layers is None else {"parameter_count": sum(values.values())}
     return LoadedModel(
         model=model,
         name=folder.resolve().name,
@@ -116,9 +122,21 @@ def load_model(
         generation_defaults=read_generation_defaults(checkpoint.folder),
         quantization=kind,
         ranks=ranks,
-        weight_files=() if options else checkpoint.weights,
-        **facts_of(model, ranks),
+        weight_files=() if options or layers is not None else checkpoint.weights,
+        **(facts_of(model, ranks) | counted),
     )
+
+
+def _loaded_bytes(
+    values: Mapping[str, int], dtype: torch.dtype, layers: StoredLayers | None
+) -> dict[str, int]:
+    """Bytes of every tensor that is loaded, of which a plain model has so many values."""
+    sizes = {name: count * dtype.itemsize for name, count in values.items()}
+    if layers is None:
+        return sizes
+    replaced = {f"{name}.weight" for name in layers.names}
+    kept = {name: size for name, size in sizes.items() if name not in replaced}
+    return kept | layers.loaded_bytes()
 
 
 def facts_of(model: PreTrainedModel, ranks: int = 1) -> dict[str, Any]:
@@ -174,17 +192,39 @@ def _element_type(dtype: str, config: Any) -> torch.dtype:
     return own if isinstance(own, torch.dtype) else torch.float32
 
 
+def _stored_layers(
+    checkpoint: Checkpoint, config: Any, stored: str, device: torch.device
+) -> tuple[StoredLayers | None, str]:
+    """The quantized layers that are read without the library, or one sentence why they are not."""
+    if stored not in READ_HERE:
+        return None, ""
+    try:
+        return find_stored_layers(checkpoint, config.quantization_config, device), ""
+    except ModelRefused as refused:
+        return None, str(refused)
+
+
 def _load_weights(
-    checkpoint: Checkpoint, config: Any, dtype: str, options: dict[str, object], kind: str
+    checkpoint: Checkpoint,
+    config: Any,
+    dtype: str,
+    options: dict[str, object],
+    kind: str,
+    layers: StoredLayers | None,
+    why_not: str,
 ) -> PreTrainedModel:
-    """The library's model with the folder's weights, each of which must be there in its shape."""
+    """The library's model with the folder's weights, each of which must be there in its shape.
+
+    `why_not` is said where the library cannot load what is not read here.
+    """
     folder = checkpoint.folder
+    loader: Any = AutoModelForCausalLM if layers is None else stored_class(config, layers)
     try:
         # The library switches the default device while it loads, for all threads of the process.
         with _loading:
-            loaded = AutoModelForCausalLM.from_pretrained(
+            loaded = loader.from_pretrained(
                 folder,
-                config=config,
+                config=config if layers is None else plain_config(config),
                 dtype=DTYPES[dtype],
                 attn_implementation=attention_at_loading(config),
                 local_files_only=True,
@@ -199,8 +239,13 @@ def _load_weights(
         what = (
             f"is quantized by {kind}, which cannot be loaded here" if kind else "cannot be loaded"
         )
-        raise ModelRefused(f"model folder {folder} {what}: {_first_line(error)}") from error
+        also = f"; {why_not}" if why_not else ""
+        raise ModelRefused(f"model folder {folder} {what}: {_first_line(error)}{also}") from error
+    if layers is not None:
+        found["unexpected_keys"] = set(found["unexpected_keys"]) - layers.orders
     _check_found(folder, config, found)
+    if layers is not None:
+        model.__class__ = type(model).__base__  # type: ignore[assignment]  # the library's own
     return model
 
 

@@ -1,7 +1,8 @@
-"""What a quantized layer of bitsandbytes holds, taken apart for the engine's own kernels.
+"""What a quantized layer holds, taken apart for the engine's own kernels.
 
-The kernels multiply integers. Of 8 bits these are the weights themselves, of 4 bits one of sixteen for each
-of the format's values (`integer_codes`).
+The kernels multiply integers. Of bitsandbytes' 8 bits these are the weights themselves, of 4 bits one of
+sixteen for each of the format's values (`integer_codes`). GPTQ's and AWQ's numbers become integers around
+zero.
 """
 
 from __future__ import annotations
@@ -14,28 +15,33 @@ import torch
 from torch import nn
 
 from .int8 import LARGEST, Int8Linear
+from .stored_weights import StoredLinear, StoredWeight
 
 BLOCK = 64
-"""Inputs that share a scale in the kernels."""
+"""Inputs that the kernels round together. So many weights share a scale, a multiple, half as many, or all."""
 LARGEST_CODE = 127
 """An integer of the kernels has 8 bits."""
 
 
 @dataclass(frozen=True, slots=True)
 class QuantizedWeight:
-    """A matrix [N, K]: its numbers, or the codes that they name, times a scale."""
+    """A matrix [N, K]: its numbers, or the codes that they name, times a scale, plus an offset."""
 
     numbers: torch.Tensor
     """[N, K]: int8, or uint8 below 16."""
     scales: torch.Tensor
-    """[N, 1], or [N, K / 64] with a scale for each block. float32."""
+    """[N, groups] float32."""
     codes: torch.Tensor | None = None
     """[16] int8, of numbers of 4 bits."""
+    offsets: torch.Tensor | None = None
+    """[N, groups] float32."""
+    group: int = 0
+    """Inputs that share scale and offset: 32, or a multiple of 64. 0 for all."""
 
 
 def is_quantized(layer: nn.Module) -> bool:
     """True for the layers that `quantized_weight` takes apart."""
-    return isinstance(layer, Int8Linear) or is_four_bit(layer)
+    return isinstance(layer, Int8Linear | StoredLinear) or is_four_bit(layer)
 
 
 def is_four_bit(layer: nn.Module) -> bool:
@@ -46,7 +52,7 @@ def is_four_bit(layer: nn.Module) -> bool:
 
 def why_not_taken(layer: Any) -> str:
     """One sentence why the kernels cannot take a quantized layer; nothing where they can."""
-    if isinstance(layer, Int8Linear):
+    if isinstance(layer, Int8Linear | StoredLinear):
         return ""
     state = layer.weight.quant_state
     if getattr(state, "packing_format_for_cpu", False):
@@ -63,15 +69,34 @@ def quantized_weight(layer: Any) -> QuantizedWeight:
     """What a layer holds, for which `why_not_taken` has nothing to say."""
     if isinstance(layer, Int8Linear):
         return QuantizedWeight(layer.weight.detach(), layer.scale[:, None] / LARGEST)
+    if isinstance(layer, StoredLinear):
+        return integers_around_zero(layer.stored_weight(), layer.stored.bits)
     state = layer.weight.quant_state
     codes, largest = integer_codes(state.code)
     outputs, inputs = state.shape
     pairs = layer.weight.detach().view(torch.uint8).flatten()
     numbers = torch.stack((pairs >> 4, pairs & 15), dim=1).view(outputs, inputs)
     scales = _block_scales(state).view(outputs, -1) / largest
-    return QuantizedWeight(
-        numbers, scales.repeat_interleave(state.blocksize // BLOCK, dim=1), codes
-    )
+    return QuantizedWeight(numbers, scales, codes, group=state.blocksize)
+
+
+def integers_around_zero(weight: StoredWeight, bits: int) -> QuantizedWeight:
+    """`scale * (number - zero)` with the middle of all numbers taken off; where zeros are others, offsets."""
+    middle = 1 << (bits - 1)
+    zeros, scales, group = weight.zeros, weight.scales, weight.group
+    if group % BLOCK and group != BLOCK // 2:
+        repeats = group // (BLOCK // 2)
+        groups = -(-weight.numbers.shape[1] // (BLOCK // 2))
+        zeros = zeros.repeat_interleave(repeats, dim=1)[:, :groups]
+        scales = scales.repeat_interleave(repeats, dim=1)[:, :groups]
+        group = BLOCK // 2
+    offsets = None if bool((zeros == middle).all()) else scales * (middle - zeros.float())
+    if bits == 8:
+        return QuantizedWeight(
+            (weight.numbers ^ middle).view(torch.int8), scales, None, offsets, group
+        )
+    codes = torch.arange(-middle, middle, dtype=torch.int8)
+    return QuantizedWeight(weight.numbers, scales, codes, offsets, group)
 
 
 def _block_scales(state: Any) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 Weights are quantized by bitsandbytes while transformers loads them: 8 bits as LLM.int8() (arXiv 2208.07339),
 4 bits as QLoRA's NormalFloat or as 4-bit floats (arXiv 2305.14314, section 3). What a checkpoint holds
-quantized already is left to the library.
+quantized already is left to the library, where it is not read here (`stored_loading.py`).
 """
 
 from __future__ import annotations
@@ -52,9 +52,15 @@ def stored_quantization(folder: Path, config: Any) -> str:
 
 
 def loading_options(
-    folder: Path, wanted: str, stored: str, dtype: torch.dtype, device: torch.device
+    folder: Path,
+    wanted: str,
+    stored: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    read_here: bool = False,
 ) -> dict[str, object]:
-    """What the library's loader is told of quantization; nothing for a plain model.
+    """What the library's loader is told of quantization; nothing for a plain model, or one that is read here.
 
     `dtype` is that of what stays unquantized. Raises ModelRefused where the machine lacks something.
     """
@@ -63,7 +69,7 @@ def loading_options(
             f"model folder {folder} is quantized already ({stored}); leave the quantization out"
         )
     kind = stored or wanted
-    if kind == NONE:
+    if kind == NONE or read_here:
         return {}
     if kind == INT8 or kind in FOUR_BITS:
         _check_bitsandbytes(kind, device)

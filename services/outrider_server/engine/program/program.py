@@ -104,16 +104,16 @@ class Program:
 
 
 def _layer(layer: PackedLayer) -> Layer:
-    blocks = 1 if layer.scales is None else layer.scales.shape[1]
     return Layer(
         layer.packed.data_ptr(),
         _address(layer.bias),
         _address(layer.scales),
+        _address(layer.offsets),
         _address(layer.codes),
         layer.element,
         layer.outputs,
         layer.inputs,
-        blocks > 1,
+        layer.group,
     )
 
 

@@ -90,11 +90,12 @@ class Layer(ctypes.Structure):
         ("packed", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
         ("scales", ctypes.c_void_p),
+        ("offsets", ctypes.c_void_p),
         ("codes", ctypes.c_void_p),
         ("element", ctypes.c_int64),
         ("outputs", ctypes.c_int64),
         ("inputs", ctypes.c_int64),
-        ("scaled_blocks", ctypes.c_int64),
+        ("group", ctypes.c_int64),
     )
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from ...core.progress import Progress, Report, Stage
 from ..kernels.library import kernel_library
-from ..model.quantized_weights import QuantizedWeight, quantized_weight
+from ..model.quantized_weights import BLOCK, QuantizedWeight, quantized_weight
 from .computations import LinearWeight, Lowered, QuantizedLayer
 from .tables import ELEMENTS, Element
 
@@ -37,9 +37,13 @@ class PackedLayer:
     bias: torch.Tensor | None = None
     """[32 * tiles] float32."""
     scales: torch.Tensor | None = None
-    """[tiles, 1 or blocks, 32] float32, of quantized weights."""
+    """[tiles, groups, 32] float32, of quantized weights."""
+    offsets: torch.Tensor | None = None
+    """[tiles, groups, 32] float32, of quantized weights that have any."""
     codes: torch.Tensor | None = None
     """[16] int8, of weights of 4 bits."""
+    group: int = 0
+    """Inputs that share a scale and an offset: 32, or a multiple of 64. 0 for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +79,14 @@ def pack_layers(
     return packed
 
 
-def _let_go(layer: Any) -> None:
-    for name in ("weight", "scale", "bias"):
-        if getattr(layer, name, None) is not None:
-            setattr(layer, name, None)
+def _tensors(layer: nn.Module) -> dict[str, torch.Tensor]:
+    """All that a quantized layer holds, by name."""
+    return dict((*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)))
+
+
+def _let_go(layer: nn.Module) -> None:
+    for name in _tensors(layer):
+        setattr(layer, name, None)
 
 
 def _plain(lowered: Lowered) -> Iterator[LinearWeight]:
@@ -91,8 +99,9 @@ def _memory(weight: torch.Tensor) -> int:
 
 
 def _bytes(layer: LinearWeight | QuantizedLayer, quantized: Sequence[Any]) -> int:
-    weight = quantized[layer.index].weight if isinstance(layer, QuantizedLayer) else layer.weight
-    return int(weight.nbytes)
+    if isinstance(layer, QuantizedLayer):
+        return sum(held.nbytes for held in _tensors(quantized[layer.index]).values())
+    return layer.weight.nbytes
 
 
 def packed_layer(weight: torch.Tensor, bias: torch.Tensor | None) -> PackedLayer:
@@ -110,14 +119,19 @@ def packed_quantized(weight: QuantizedWeight, bias: torch.Tensor | None) -> Pack
     outputs, inputs = weight.numbers.shape
     operators = torch.ops.outrider
     pack = operators.pack_eight_bits if weight.codes is None else operators.pack_four_bits
+    groups = weight.scales.shape[1]
+    if weight.group == BLOCK // 2:
+        groups = -(-inputs // BLOCK) * 2
     return PackedLayer(
         pack.default(weight.numbers.contiguous()),
         Element.EIGHT_BITS if weight.codes is None else Element.FOUR_BITS,
         outputs,
         inputs,
         _for_tiles(bias, outputs),
-        _tiles_of_scales(weight.scales),
+        _tiles_of_groups(weight.scales, groups),
+        None if weight.offsets is None else _tiles_of_groups(weight.offsets, groups),
         weight.codes,
+        weight.group,
     )
 
 
@@ -130,10 +144,10 @@ def _for_tiles(bias: torch.Tensor | None, outputs: int) -> torch.Tensor | None:
     return padded
 
 
-def _tiles_of_scales(scales: torch.Tensor) -> torch.Tensor:
-    """[N, blocks] -> [tiles, blocks, 32]."""
-    outputs, blocks = scales.shape
+def _tiles_of_groups(values: torch.Tensor, groups: int) -> torch.Tensor:
+    """[N, at most `groups`] -> [tiles, groups, 32] float32, zeros where padded."""
+    outputs, held = values.shape
     tiles = -(-outputs // TILE)
-    padded = torch.zeros((tiles * TILE, blocks))
-    padded[:outputs] = scales
-    return padded.view(tiles, TILE, blocks).transpose(1, 2).contiguous()
+    padded = torch.zeros((tiles * TILE, groups))
+    padded[:outputs, :held] = values
+    return padded.view(tiles, TILE, groups).transpose(1, 2).contiguous()
