@@ -97,7 +97,7 @@ def _model_records(records: Records, options: EngineOptions, device: torch.devic
     """Those of this model; none for what cannot be loaded, as loading says best why."""
     try:
         return model_records(records, options, device)
-    except ModelRefused:
+    except (ModelRefused, OSError):
         return Records()
 
 
