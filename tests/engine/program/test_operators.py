@@ -216,6 +216,32 @@ def test_an_operator_over_rows_is_torchs(name: str, width: int) -> None:
         torch.testing.assert_close(made.replayed(IDS), wanted, rtol=2e-5, atol=2e-5)
 
 
+def root_mean_square(x: torch.Tensor) -> torch.Tensor:
+    """Torch takes this apart into operators of which one writes over what another gave."""
+    return torch.nn.functional.rms_norm(x, x.shape[-1:], like(x), 1e-5)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_what_is_written_over_its_own_is_recorded(width: int) -> None:
+    table = table_of(width)
+    made = recorded(root_mean_square, table)
+    assert any(name.split(".")[1].endswith("_") for name in made.names)
+    wanted = computed(root_mean_square, table, IDS).float()
+    torch.testing.assert_close(made.replayed(IDS), wanted, rtol=2e-5, atol=2e-5)
+
+
+def test_what_is_written_over_and_read_elsewhere_is_refused() -> None:
+    def shared(x: torch.Tensor) -> torch.Tensor:
+        made = x * 2
+        return made * (made + 1)
+
+    made = recorded(shared, table_of(4))
+    (sum_of_both,) = made.graph.graph.find_nodes(op="call_function", target=aten.add.Tensor)
+    sum_of_both.target = aten.add_.Tensor
+    with pytest.raises(NotRecorded, match=r"it computes aten\.add_"):
+        made.replayed(IDS)
+
+
 @pytest.mark.parametrize("name", ["aten.mul.Tensor", "aten._softmax.default", "aten.mm.default"])
 def test_a_token_has_the_same_bits_alone(name: str) -> None:
     made = recorded(CASES[name][0], table_of(17))

@@ -11,7 +11,7 @@ from math import prod
 from typing import Any, TypeVar
 
 import torch
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 
 from .computations import (
     LOOPS,
@@ -61,6 +61,7 @@ class Lowering:
 
     def lower(self, recorded: GraphModule) -> Lowered:
         """What a recording comes to. Raises NotRecorded."""
+        _write_to_new(recorded.graph)
         inputs = iter((self.lowered.ids, self.lowered.positions, self.lowered.lengths))
         values: dict[Node, Value] = {}
         for node in recorded.graph.nodes:
@@ -214,6 +215,25 @@ class Lowering:
         ]
         sizes = tuple(size for size, _ in padded)
         self.add(Computed(operation, sizes, placed[0], tuple(placed[1:])))
+
+
+def _write_to_new(graph: Graph) -> None:
+    """Has what writes over a tensor of its own, which nothing else reads, give a new one instead."""
+    for node in graph.nodes:
+        target, changed = node.target, node.args[0] if node.args else None
+        if not isinstance(target, torch._ops.OpOverload) or not target._opname.endswith("_"):
+            continue
+        if isinstance(changed, Node) and len(changed.users) == 1 and _is_new(changed):
+            functions = getattr(torch.ops, target.namespace)
+            node.target = getattr(getattr(functions, target._opname[:-1]), target._overloadname)
+
+
+def _is_new(node: Node) -> bool:
+    """Whether a node's outcome is memory of its own, no other tensor's."""
+    made_by = node.target
+    return isinstance(made_by, torch._ops.OpOverload) and not any(
+        returned.alias_info for returned in made_by._schema.returns
+    )
 
 
 def _memory(tensor: torch.Tensor) -> object:
