@@ -279,9 +279,3 @@ def test_the_first_of_the_largest_logits_is_the_most_probable(
     numbers = largest.isfinite() if hidden else logits.isfinite().all(dim=-1)
     wanted = torch.where(numbers, logits.argmax(dim=-1), NOT_FINITE)
     assert torch.equal(operators.most_probable(logits, hidden), wanted)
-
-
-def test_the_operators_declared_shape_is_its_shape() -> None:
-    operator, rows = torch.ops.outrider.draw_sampled.default, some_rows(5, 33, 1.0, 7)
-    torch.library.opcheck(operator, rows.arguments)
-    torch.library.opcheck(torch.ops.outrider.most_probable.default, (rows.logits, False))
