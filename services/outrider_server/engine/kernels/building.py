@@ -38,6 +38,7 @@ HEADERS = (
     "drawing.h",
     "filters.h",
     "bfloat16.h",
+    "float16.h",
     "integers.h",
     "vectors.h",
     "pool.h",

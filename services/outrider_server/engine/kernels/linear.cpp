@@ -1,4 +1,4 @@
-// The linear layer, and what a process says once, as torch operators.
+// What a process says once, and how many threads it has, as torch operators.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>

@@ -12,6 +12,7 @@
 #include <type_traits>
 
 #include "bfloat16.h"
+#include "float16.h"
 #include "pool.h"
 #include "vectors.h"
 
@@ -76,17 +77,7 @@ struct Line<uint16_t> {
 
 [[gnu::always_inline]] inline Floats widened(const float* values) { return load(values); }
 
-[[gnu::always_inline]] inline Floats widened(const Half* values) {
-  return each_part<Floats>([&](int index) {
-#if defined(__AVX512F__)
-    return (FloatPart)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(values)));
-#elif defined(__AVX2__)
-    return (FloatPart)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values + 8 * index)));
-#else
-    return (FloatPart)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(&values[4 * index].bits)));
-#endif
-  });
-}
+[[gnu::always_inline]] inline Floats widened(const Half* values) { return widened_half(&values->bits); }
 
 [[gnu::always_inline]] inline void narrow(const Floats& values, float* to) { store(to, values); }
 

@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "bfloat16.h"
+#include "float16.h"
 #include "vectors.h"
 
 namespace weights {
@@ -18,19 +19,6 @@ namespace weights {
 constexpr int64_t kTile = 32;   // outputs
 constexpr int64_t kGroups = 2;  // of 16 of them
 constexpr int64_t kLine = 2 * kTile;
-
-// Sixteen float16 that follow each other, as float32.
-[[gnu::always_inline]] inline Floats widened_half(const uint16_t* values) {
-  return each_part<Floats>([&](int index) {
-#if defined(__AVX512F__)
-    return (FloatPart)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(values)));
-#elif defined(__AVX2__)
-    return (FloatPart)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values + 8 * index)));
-#else
-    return (FloatPart)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(values + 4 * index)));
-#endif
-  });
-}
 
 // Two inputs' weights lie beside each other, as VDPBF16PS and TDPBF16PS take them. Where the CPU has these, inputs are
 // rounded to bfloat16; elsewhere weights are widened.
