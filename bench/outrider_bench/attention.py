@@ -18,6 +18,7 @@ from outrider_server.engine.options import ATTENTIONS, Attention, CompileMode, D
 from .attention_kernel import GENERATED, KernelRun, Measured
 from .model_cache import cache_folder
 from .model_folder import check_model_folder
+from .peer_process import how_it_ended
 from .widening import LONGEST_POSITIONS, check_widen, lengthened, widened
 
 PROCESS = "outrider_bench.attention_kernel"
@@ -95,6 +96,6 @@ def run_kernel(settings: AttentionSettings, folder: Path, kernel: Attention) -> 
     command = lifeline.python(PROCESS, json.dumps(asdict(run)))
     ended = subprocess.run(command, check=False, stdout=subprocess.PIPE)
     if ended.returncode:
-        raise StartupError(f"the process of the kernel {kernel} ended; its message is above")
+        raise StartupError(f"the process of the kernel {kernel} {how_it_ended(ended.returncode)}")
     answer = json.loads(ended.stdout)
     return answer if isinstance(answer, str) else Measured(**answer)

@@ -26,8 +26,17 @@ class PinnedLevel:
 
     @property
     def variables(self) -> dict[str, str]:
-        """For the environment of a peer in Python."""
-        return {"ONEDNN_MAX_CPU_ISA": self.onednn, "ATEN_CPU_CAPABILITY": self.torch}
+        """For the environment of a peer in Python.
+
+        torch's caches of compiled graphs do not tell one ATEN_CPU_CAPABILITY from another: a graph of the
+        CPU's own level, compiled again for a narrower one, writes past its buffers.
+        """
+        return {
+            "ONEDNN_MAX_CPU_ISA": self.onednn,
+            "ATEN_CPU_CAPABILITY": self.torch,
+            "TORCHINDUCTOR_FX_GRAPH_CACHE": "0",
+            "TORCHINDUCTOR_AUTOGRAD_CACHE": "0",
+        }
 
 
 LEVEL_FEATURES = frozenset({"AVX2", "AVX512", "AVX512_VNNI", "AVX512_BF16", "AMX_INT8"})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable, Mapping, Sequence
@@ -97,7 +98,7 @@ class PeerProcess:
         assert self._process.stdout is not None
         line = await self._process.stdout.readline()
         if not line:
-            raise StartupError(f"{self.name} ended; its message is above")
+            raise StartupError(f"{self.name} {how_it_ended(await self._process.wait())}")
         answer = dict(json.loads(line))
         if "error" in answer:
             raise StartupError(f"{self.name} cannot go on: {answer['error']}")
@@ -135,6 +136,13 @@ class PeerSystem:
     def ready_seconds(self) -> float:
         """From the start of its process until it could be asked."""
         return self.peer.ready_seconds
+
+
+def how_it_ended(status: int) -> str:
+    """In words, the exit status of a process that has ended by itself: below zero where a signal ended it."""
+    if status < 0:
+        return f"was ended by {signal.Signals(-status).name}"
+    return "ended; its message is above"
 
 
 def serve_peer(build: Callable[[], Answer]) -> None:

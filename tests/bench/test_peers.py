@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from models_for_tests import save_folder
 from outrider_bench.colocated import ColocatedPair
-from outrider_bench.peer_process import PeerProcess, PeerSystem
+from outrider_bench.peer_process import PeerProcess, PeerSystem, how_it_ended
 from outrider_bench.peers import Contestant
 from outrider_bench.step_peer import EngineBench
 from outrider_bench.tasks import Outcome, Task
@@ -142,6 +143,16 @@ async def test_a_peer_gets_its_variables(folder: Path) -> None:
     assert b"OUTRIDER_PEER=variable" in environment_of(peer._process.pid)
     assert peer.ready_seconds > 0
     await peer.stop()
+
+
+async def test_a_peer_that_a_signal_ends_is_told_from_one_that_says_why(folder: Path) -> None:
+    peer = await PeerProcess.start(
+        "co-located", "outrider_bench.colocated", [f"--target={folder}", f"--draft={folder}"]
+    )
+    peer._process.send_signal(signal.SIGSEGV)
+    with pytest.raises(StartupError, match="co-located was ended by SIGSEGV"):
+        await peer.ask({})
+    assert how_it_ended(1) == "ended; its message is above"
 
 
 @pytest.mark.parametrize(("loop", "window"), [("synchronous", 5), ("run_ahead", 7)])
