@@ -112,16 +112,18 @@ class EngineBench:
         return {"ms": 1000 * seconds, "tokens": len(prompt)}
 
     async def _draft(self, prompt: list[int]) -> dict[str, Any]:
-        """Milliseconds a guess, once the prompt has been read."""
+        """Milliseconds a guess, once the prompt has been read: those that are timed wait for the clock."""
         host = self._hosts["draft"]
         self._sessions += 1
         draw = Draw(SamplingParams(temperature=0.0), 1, len(prompt))
         name = f"bench-{self._sessions}"
-        drafter = await LocalDrafter.open(host, name, 1, prompt, draw, LEAD)
-        await drafter.take(len(prompt), 1, 1)
+        drafter = await LocalDrafter.open(host, name, 1, prompt, draw, lead=1)
+        first = await drafter.take(len(prompt), 1, 1)
         counters = host.engine.counters
         before = counters.device_seconds, counters.verify_steps
-        await drafter.take(len(prompt), LEAD, LEAD)
+        drafter.pace(LEAD, 1)
+        drafter.commit(len(prompt), first.tokens)
+        await drafter.take(len(prompt) + 1, LEAD, LEAD)
         seconds, steps = counters.device_seconds - before[0], counters.verify_steps - before[1]
         await drafter.close()
         return {"ms": 1000 * seconds / max(1, steps)}
