@@ -9,13 +9,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from outrider_server.cpu import cpu_fact, cpu_flags
+
+FLAGS = (
+    *("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8"),
+    *("asimd", "asimddp", "i8mm", "bf16"),
+)
+"""What tells CPUs apart in what kernels can use, as Linux names it."""
 PACKAGES = ("outrider", "torch", "transformers", "grpcio", "tokenizers")
 
 
 def machine_facts() -> dict[str, Any]:
     """Names and numbers for the report's caption."""
     return {
-        "processor": _processor(),
+        "processor": cpu_fact("model name") or platform.processor() or platform.machine(),
+        "flags": [flag for flag in FLAGS if flag in cpu_flags()],
+        "pinned_level": os.environ.get("OUTRIDER_ISA", ""),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",
@@ -28,7 +37,10 @@ def machine_facts() -> dict[str, Any]:
 def caption(facts: dict[str, Any]) -> str:
     """The facts in one line."""
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    return f"{facts['processor']}, {facts['cores']} cores; {versions}; {facts['command']}"
+    flags = " ".join(facts["flags"]) or "flags unknown"
+    pinned = f", pinned to {facts['pinned_level']}" if facts["pinned_level"] else ""
+    cpu = f"{facts['processor']} ({flags}{pinned}), {facts['cores']} cores"
+    return f"{cpu}; {versions}; {facts['command']}"
 
 
 def resident_bytes(process_id: int) -> int:
@@ -50,15 +62,6 @@ def cpu_seconds(process_id: int) -> float:
     after_name = status.read_text().rpartition(")")[2].split()
     user, system = after_name[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
-
-
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str:

@@ -94,6 +94,8 @@ def test_the_table_shows_values_and_machine_and_takes_no_markup() -> None:
         assert shown in text
     assert "[bold]" in text
     assert "cores" in caption(facts)
+    assert "pinned to avx2" in caption(facts | {"flags": ["avx2"], "pinned_level": "avx2"})
+    assert "flags unknown" in caption(facts | {"flags": []})
 
 
 def test_every_series_is_drawn(tmp_path: Path) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from models_for_tests import save_folder
 from outrider_server.core.errors import StartupError
+from outrider_server.cpu import cpu_flags
 from outrider_server.engine.kernels import levels
 from outrider_server.engine.kernels.levels import (
     LEVELS,
     VARIABLE,
     chosen_level,
-    cpu_flags,
     machine_levels,
 )
 from outrider_server.engine.options import EngineOptions

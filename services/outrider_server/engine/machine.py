@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
+from ..cpu import cpu_fact, cpu_flags
 from .kernels.levels import VARIABLE as LEVEL_VARIABLE
-from .kernels.levels import cpu_fact, cpu_flags
 
 PACKAGES = ("outrider", "torch", "transformers", "bitsandbytes", "flash-attn")
 COMPILERS = ("g++", "clang++")

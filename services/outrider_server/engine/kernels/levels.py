@@ -6,9 +6,9 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from ...core.errors import StartupError
+from ...cpu import cpu_flags
 
 VARIABLE = "OUTRIDER_ISA"
 """Names a level below the machine's, for tests and measurements."""
@@ -67,17 +67,3 @@ def machine_levels() -> tuple[Level, ...]:
     """The levels that this machine has, best first."""
     machine, flags = platform.machine(), cpu_flags()
     return tuple(level for level in LEVELS if level.machine == machine and level.flags <= flags)
-
-
-def cpu_flags() -> frozenset[str]:
-    """What the first CPU has, as Linux names it; nothing elsewhere."""
-    return frozenset(cpu_fact("flags", "Features").split())
-
-
-def cpu_fact(*names: str) -> str:
-    """What Linux says of the first CPU under one of these names; nothing elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith(names)), "")
