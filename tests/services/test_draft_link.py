@@ -15,6 +15,7 @@ import pytest
 from outrider.v1 import draft_pb2, draft_pb2_grpc
 from outrider_server.core.types import Draw, SamplingParams
 from outrider_server.rpc.channels import open_channel
+from outrider_server.session.peers import draft_link
 from outrider_server.session.peers.draft_link import DraftedTurn, DraftLink, RemoteDrafter
 
 from .fake_drafts import opened, proposal
@@ -258,6 +259,24 @@ async def test_a_draft_within_its_largest_lead_is_believed_after_its_lead_fell(t
         await draft.to_say.put(proposal(0, 8, 9, 10, 11))
         await received(drafter, lambda: bool(drafter.trouble))
         assert "further ahead" in drafter.trouble
+
+
+async def test_a_late_draft_is_waited_for_again_once_it_brings_what_is_asked_for_by_then(
+    tmp_path, monkeypatch
+):
+    """A lead that fell lets it never bring as many as were missed."""
+    async with drafting(tmp_path, pace=(4, 4)) as (drafter, draft):
+        with monkeypatch.context() as hasty:
+            hasty.setattr(draft_link, "PATIENCE_MS", 1)
+            assert (await drafter.take(3, 4, 7)).tokens == ()
+        await draft.to_say.put(proposal(0, 3, 4, 5))
+        await received(drafter, lambda: len(drafter._guesses) == 2)
+        assert drafter.is_late, "fewer than are asked for"
+        drafter.commit(3, (4, 5, 6))
+        drafter.pace(2, 2)
+        await draft.to_say.put(proposal(0, 6, 7, 8))
+        await received(drafter, lambda: not drafter.is_late)
+        assert (await drafter.take(6, 2, 7)).tokens == (7, 8)
 
 
 @pytest.mark.parametrize("tokens", [(), (100,), (-1,)])

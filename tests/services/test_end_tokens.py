@@ -101,6 +101,7 @@ async def test_no_end_token_is_drawn_before_its_time_whoever_proposes(service, l
         assert reply.tokens == expected, draft
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_draft_that_withholds_as_the_target_does_agrees_with_it(service):
     options = {"seed": 4, "logit_bias": {MESSAGE_END_ID: 50.0}, "min_new_tokens": 60}
     reply = await generate(

@@ -129,7 +129,11 @@ class RemoteDrafter:
         return self
 
     async def take(self, position: int, minimum: int, maximum: int) -> Proposal:
-        """Takes guesses. After a wait in vain it does not wait again until as many have come."""
+        """Takes guesses.
+
+        After a wait in vain it does not wait again until as many have come, or as many as are asked for by
+        then.
+        """
         waited_ms = 0.0
         if len(self._guesses) < minimum and not self._over and not self._late:
             began = self._clock()
@@ -203,7 +207,7 @@ class RemoteDrafter:
                 self._guesses.receive(proposal.branch, proposal.start_position, proposal.tokens)
                 if len(self._guesses) > self._largest_lead:
                     raise ProtocolViolation("the draft ran further ahead than it was asked to")
-                if len(self._guesses) >= self._missed:
+                if len(self._guesses) >= min(self._missed, self._pace.burst):
                     self._late = False
                 self._arrived.set()
             self.trouble = "the draft ended the stream in the middle of a turn"
