@@ -10,6 +10,7 @@ import hypothesis
 import outrider  # noqa: F401  # before anything that imports gRPC, whose log it keeps off the terminal
 import pgbouncer as pgbouncer_program
 import pytest
+from commands_for_tests import run_command as run_command
 from postgres_server import PostgresServer, programs, running_server
 
 LEFT_OUT = pytest.StashKey[int]()

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands_for_tests import Run, refusal
 from outrider_bench.peer_options import PeerOptions
 from outrider_bench.report import prepare_output
 from outrider_bench.run import SUITES as RUNNABLE
@@ -14,12 +15,6 @@ from outrider_bench.settings import SUITES, BenchSettings
 from outrider_bench.weights import weights_of
 from outrider_server.core.errors import StartupError
 from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER
-
-
-def run_bench(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """The command in an empty folder."""
-    command = [sys.executable, "-m", "outrider_server", "bench", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize(
@@ -42,12 +37,24 @@ def run_bench(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]
         (["--output", "/proc/outrider"], "the output /proc/outrider cannot be written"),
     ],
 )
-def test_bad_input_ends_in_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
-    outcome = run_bench(*arguments, folder=tmp_path)
-    assert outcome.returncode == 2
+def test_bad_input_ends_in_one_line(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    run_command: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = run_command("bench", *arguments)
+    assert refusal(outcome).startswith(f"outrider-server: {message}")
+
+
+def test_a_process_ends_after_the_one_line_of_a_refusal(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "outrider_server", "bench", "--widen", "2"]
+    outcome = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (outcome.returncode, outcome.stdout) == (2, "")
     (line,) = outcome.stderr.splitlines()
-    assert line.startswith(f"outrider-server: {message}")
-    assert outcome.stdout == ""
+    assert line.startswith("outrider-server: the model has")
 
 
 def test_every_suite_that_is_named_can_run() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import typer
+from commands_for_tests import Run, refusal
 from outrider_bench.attention import AttentionSettings, run_kernel
 from outrider_bench.attention_kernel import GENERATED, Measured
 from outrider_server.commands.cli import app
@@ -91,12 +92,12 @@ def test_a_ledger_may_be_a_database() -> None:
         ("from-gguf missing folder", "the file missing does not exist"),
     ],
 )
-def test_bad_input_ends_in_one_line(words: str, message: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "outrider_bench", *words.split()]
-    outcome = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert outcome.returncode == 2
-    (line,) = outcome.stderr.splitlines()
-    assert line.startswith(f"outrider-server: {message}")
+def test_bad_input_ends_in_one_line(
+    words: str, message: str, tmp_path: Path, run_command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = run_command("bench", *words.split())
+    assert refusal(outcome).startswith(f"outrider-server: {message}")
 
 
 def test_what_is_not_installed_is_told_in_one_line(tmp_path: Path) -> None:

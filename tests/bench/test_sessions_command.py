@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from commands_for_tests import Run, refusal
 from outrider_bench import sessions
 from outrider_bench.clients import OverloadSettings
 from outrider_bench.command import bench
@@ -92,10 +91,9 @@ def test_every_setting_has_an_option(suite: str) -> None:
         ("crowd --widen nan", "widen must be a number of at least 0"),
     ],
 )
-def test_bad_input_ends_in_one_line(words: str, message: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "outrider_bench", "sessions", *words.split()]
-    outcome = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert outcome.returncode == 2
-    (line,) = outcome.stderr.splitlines()
-    assert line.startswith(f"outrider-server: {message}")
-    assert outcome.stdout == ""
+def test_bad_input_ends_in_one_line(
+    words: str, message: str, tmp_path: Path, run_command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = run_command("bench", "sessions", *words.split())
+    assert refusal(outcome).startswith(f"outrider-server: {message}")

@@ -5,45 +5,24 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-from outrider_server.commands.cli import main
+from commands_for_tests import Run
 from outrider_server.engine.options import COMPILE_MODES, DTYPES, QUANTIZATIONS
 from outrider_server.models import DRAFT_FOLDER
 
 from .configs import BLOOM, MISTRAL_7B, write_config
 
 
-class Outcome(NamedTuple):
-    """What a run of the command left."""
-
-    status: int
-    stdout: str
-    stderr: str
-
-
-Run = Callable[..., Outcome]
-
-
 @pytest.fixture
-def run_plan(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Run:
-    """The command's entry point, in that folder and on a wide terminal, without a process of its own."""
+def run_plan(folder: Path, monkeypatch: pytest.MonkeyPatch, run_command: Run) -> Run:
+    """The command in that folder and on a wide terminal."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["outrider-server", "plan", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        return Outcome(int(ended.value.code or 0), printed.out, printed.err)
-
-    return run
+    return partial(run_command, "plan")
 
 
 @pytest.fixture

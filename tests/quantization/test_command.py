@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands_for_tests import Run, refusal
 from outrider_server.core.errors import StartupError
 from outrider_server.models import DRAFT_FOLDER, TARGET_FOLDER
 from outrider_server.quantization.methods import OWN
@@ -27,14 +28,6 @@ def run_quantize(*arguments: str, folder: Path) -> subprocess.CompletedProcess[s
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
-
-
-def refusal(outcome: subprocess.CompletedProcess[str]) -> str:
-    """The one line of a refusal."""
-    assert outcome.returncode == 2, outcome.stderr
-    assert outcome.stdout == ""
-    (line,) = outcome.stderr.splitlines()
-    return line
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +91,24 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--output", "text"], "the output text cannot be written"),
     ],
 )
-def test_bad_input_ends_in_one_line(arguments: list[str], message: str, place: Path) -> None:
-    outcome = run_quantize(*arguments, folder=place)
+def test_bad_input_ends_in_one_line(
+    arguments: list[str],
+    message: str,
+    place: Path,
+    run_command: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(place)
+    outcome = run_command("quantize", *arguments)
     assert refusal(outcome).startswith(f"outrider-server: {message}")
+
+
+def test_a_process_ends_after_the_one_line_of_a_refusal(place: Path) -> None:
+    """The latest one: everything is imported by then."""
+    outcome = run_quantize("--model=model", "--text=text", "--target=other", folder=place)
+    assert (outcome.returncode, outcome.stdout) == (2, "")
+    (line,) = outcome.stderr.splitlines()
+    assert line.startswith("outrider-server: the target other has another vocabulary")
 
 
 @pytest.mark.parametrize(
