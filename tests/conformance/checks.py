@@ -34,6 +34,7 @@ NEW_TOKENS = 24
 GREEDY = SamplingParams(temperature=0.0)
 SAMPLED = SamplingParams(temperature=1.0)
 WINDOWS = (0, 3, 7)
+MORE_AT_ONCE = ((7, "often right"), (3, "lying"), (0, "ngram"), (5, "often right"))
 _numbers = itertools.count()
 
 
@@ -165,32 +166,42 @@ class PromiseOutcome:
     guessed: int
 
 
-async def check_promise(host: EngineHost) -> PromiseOutcome:
-    """Every window with every drafter, alone, then four sessions at once."""
+def promise_cases() -> tuple[list[Case], list[list[Case]]]:
+    """Sequences that run alone, and those that run four at once.
+
+    Both samplings run with every window and drafter. Of those that propose, one of the two runs alone; all
+    others run together, as what proposes nothing would only repeat the target alone.
+    """
+    samplings = (GREEDY, SAMPLED)
     prompts = [sample_tokens(40 + seed, PROMPT_TOKENS - 9 * seed) for seed in range(4)]
-    alone = [
-        Case(prompts[number % 2], sampling, window, kind)
-        for number, (sampling, window, kind) in enumerate(
-            itertools.product((GREEDY, SAMPLED), WINDOWS, KINDS)
-        )
+    alone: list[Case] = []
+    beside: tuple[list[tuple[int, str]], ...] = ([], [])
+    for (number, sampling), (at, each) in itertools.product(
+        enumerate(samplings), enumerate(itertools.product(WINDOWS, KINDS))
+    ):
+        if each[0] and at % 2 == number:
+            alone.append(Case(prompts[number], sampling, *each))
+        else:
+            beside[number].append(each)
+    mixed = [*itertools.chain(*zip(*beside, strict=True)), *MORE_AT_ONCE]
+    shared = [
+        Case(prompts[number % 4], samplings[number % 2], *each) for number, each in enumerate(mixed)
     ]
-    crowd = [
-        Case(prompt, (GREEDY, SAMPLED)[number % 2], window, kind)
-        for number, (prompt, window, kind) in enumerate(
-            zip(
-                prompts, (7, 3, 0, 5), ("often right", "lying", "ngram", "often right"), strict=True
-            )
-        )
-    ]
+    return alone, [shared[first : first + 4] for first in range(0, len(shared), 4)]
+
+
+async def check_promise(host: EngineHost) -> PromiseOutcome:
+    """Every window with every drafter, alone or four sessions at once."""
+    alone, groups = promise_cases()
+    cases = [*alone, *itertools.chain(*groups)]
     truths: dict[tuple[tuple[int, ...], float], tuple[int, ...]] = {}
-    for case in alone + crowd:
+    for case in cases:
         if case.key not in truths:
             truths[case.key] = (await tell(host, Case(case.tokens, case.sampling))).tokens
     told = [await tell(host, case, truths[case.key]) for case in alone]
-    told += await asyncio.gather(*(tell(host, case, truths[case.key]) for case in crowd))
-    differences = sum(
-        one.tokens != truths[case.key] for case, one in zip(alone + crowd, told, strict=True)
-    )
+    for group in groups:
+        told += await asyncio.gather(*(tell(host, case, truths[case.key]) for case in group))
+    differences = sum(one.tokens != truths[case.key] for case, one in zip(cases, told, strict=True))
     return PromiseOutcome(len(told), differences, sum(one.guessed for one in told))
 
 
