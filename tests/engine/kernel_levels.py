@@ -6,6 +6,7 @@ for each level that this machine runs; another machine's runs under qemu.
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
 import platform
@@ -13,6 +14,8 @@ import shutil
 import struct
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +157,14 @@ def runs_here(level: Level) -> bool:
     return not why_not_emulated(level)
 
 
+@contextmanager
+def one_at_a_time(program: Path) -> Iterator[None]:
+    """Of the processes that run tests the second one waits for what the first one compiles."""
+    with program.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @functools.cache
 def driver(level: Level) -> tuple[str, ...]:
     """The command that runs the program for a level, which is compiled once a machine."""
@@ -164,9 +175,9 @@ def driver(level: Level) -> tuple[str, ...]:
     for source in (SOURCE, *(FOLDER / name for name in HEADERS)):
         digest.update(source.read_bytes())
     program = cache_folder() / f"driver-{digest.hexdigest()[:24]}"
-    if not program.is_file():
-        program.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=program.parent) as scratch:
+    program.parent.mkdir(parents=True, exist_ok=True)
+    with one_at_a_time(program), tempfile.TemporaryDirectory(dir=program.parent) as scratch:
+        if not program.is_file():
             made = Path(scratch) / program.name
             subprocess.run([*command, "-o", str(made)], check=True, capture_output=True)
             made.replace(program)
