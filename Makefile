@@ -5,7 +5,8 @@ PROTOS := $(wildcard protos/outrider/v1/*.proto)
 INSTALL := pip install --quiet --disable-pip-version-check
 BUILD_TOOLS := hatchling editables
 RESOLVE := --quiet --no-header --no-annotate --python-version 3.11 --extra dev pyproject.toml
-PYTEST := -m pytest --numprocesses 2 --dist loadfile
+# In the order of tests/conftest.py, which puts the longest files first.
+PYTEST := -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # The torch of the lock: the newest that the whole suite passed with.
 LOCKED_TORCH := torch==2.13.0
 
