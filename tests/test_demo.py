@@ -15,7 +15,6 @@ async def test_the_demo_shows_that_speculation_changes_no_token() -> None:
         "-m",
         "outrider_server",
         "demo",
-        "--compile=off",
         stdout=asyncio.subprocess.PIPE,
     )
     output, _ = await demo.communicate()
