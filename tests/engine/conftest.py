@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from outrider_server.engine.kernels import kernels_missing
+from outrider_server.engine.kernels.library import kernel_library
 
 from .kernel_levels import OTHERS, UNITS, Operators, opened
 
@@ -19,7 +20,7 @@ def _one_thread() -> Iterator[None]:
     yield
     torch.set_num_threads(1)
     if not kernels_missing():
-        torch.ops.outrider.set_threads(1)
+        kernel_library().set_threads(1)
 
 
 @pytest.fixture(scope="module", params=[*UNITS, *OTHERS])

@@ -1,6 +1,6 @@
-"""The kernels at a level: the operators of this process, or their arithmetic in a process of another level.
+"""The kernels at a level: those of this process, or their arithmetic in a process of another level.
 
-A process has the operators of one level. The arithmetic needs no torch, so a small program holds it, compiled
+A process has the library of one level. The arithmetic needs no torch, so a small program holds it, compiled
 for each level that this machine runs; another machine's runs under qemu.
 """
 
@@ -30,11 +30,12 @@ from outrider_server.engine.kernels.levels import (
     chosen_level,
     machine_levels,
 )
+from outrider_server.engine.kernels.library import kernel_library
 from outrider_server.user_folders import cache_folder
 
 EMULATED = ("aarch64",)
 """Machines whose levels qemu runs on others; of x86 it knows no AVX-512."""
-SOURCE = Path(__file__).parent / "kernel_driver.cpp"
+SOURCES = (Path(__file__).parent / "kernel_driver.cpp", FOLDER / "pool.cpp")
 NAME, THREADS, TILE_UNIT, PACK, LINEAR, ROWS, DRAW, MOST_PROBABLE = range(8)
 CACHE, REMEMBER, RECALL, ATTEND = range(8, 12)
 PACK_QUANTIZED, QUANTIZED = range(12, 14)
@@ -51,14 +52,14 @@ class Loaded:
     def __init__(self, unit: str) -> None:
         self.level = chosen_level()
         wanted = unit == "tile unit"
-        if torch.ops.outrider.use_tile_unit(wanted) is not wanted:
+        if kernel_library().use_tile_unit(wanted) is not wanted:
             pytest.skip("Linux lends no tile unit")
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(torch.ops.outrider, name)
+        return getattr(kernel_library(), name)
 
     def close(self) -> None:
-        torch.ops.outrider.use_tile_unit(True)
+        kernel_library().use_tile_unit(True)
 
 
 class Driven:
@@ -77,7 +78,7 @@ class Driven:
             process.stdin.close()
         assert process.returncode == 0
 
-    def kernel_level(self) -> str:
+    def level_name(self) -> str:
         return (
             bytes(self._ask(NAME, (), (), torch.empty(16, dtype=torch.uint8)))
             .rstrip(b"\0")
@@ -170,9 +171,9 @@ def driver(level: Level) -> tuple[str, ...]:
     """The command that runs the program for a level, which is compiled once a machine."""
     native = level.machine == platform.machine()
     command = [cpp_compiler()] if native else [cross_compiler(level), "-static"]
-    command += [*FLAGS, *level.options, "-pthread", f"-I{FOLDER}", str(SOURCE)]
+    command += [*FLAGS, *level.options, "-pthread", f"-I{FOLDER}", *map(str, SOURCES)]
     digest = hashlib.sha256(repr(command).encode())
-    for source in (SOURCE, *(FOLDER / name for name in HEADERS)):
+    for source in (*SOURCES, *(FOLDER / name for name in HEADERS)):
         digest.update(source.read_bytes())
     program = cache_folder() / f"driver-{digest.hexdigest()[:24]}"
     program.parent.mkdir(parents=True, exist_ok=True)

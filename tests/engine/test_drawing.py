@@ -6,6 +6,7 @@ about 2^-50 could tell them apart. No seed here has one.
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 from dataclasses import replace as replaced
 from pathlib import Path
@@ -19,6 +20,7 @@ from outrider_server.engine.cpp_compiler import cpp_compiler
 from outrider_server.engine.drawing import noise as noise_module
 from outrider_server.engine.drawing.noise import gumbel_noise, philox
 from outrider_server.engine.kernels import building
+from outrider_server.engine.kernels.drawing import DrawingLibrary
 from outrider_server.engine.kernels.levels import chosen_level
 from outrider_server.engine.layout import NOT_FINITE
 
@@ -196,25 +198,28 @@ def replace(path: Path, before: str, after: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def simple_library(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The kernel as `outrider_simple`, with multipliers of 1 in place of Philox's."""
+def simple_library(tmp_path_factory: pytest.TempPathFactory) -> DrawingLibrary:
+    """The kernels that draw, with multipliers of 1 in place of Philox's."""
     folder = tmp_path_factory.mktemp("simple")
-    for name in ("drawing.cpp", *building.HEADERS):
+    sources = [folder / "drawing.cpp", folder / "pool.cpp"]
+    for name in (*(source.name for source in sources), *building.HEADERS):
         shutil.copy(building.FOLDER / name, folder)
-    replace(folder / "drawing.cpp", "(outrider,", "(outrider_simple,")
     replace(folder / "drawing.h", "{0xd2511f53, 0xcd9e8d57}", "{1, 1}")
-    library, sources = folder / "simple.so", [folder / "drawing.cpp"]
+    library = folder / "simple.so"
     building.compile_library(cpp_compiler(), chosen_level(), sources, library)
-    torch.ops.load_library(library)
+    return DrawingLibrary(ctypes.CDLL(str(library)))
 
 
 @pytest.fixture
-def simple_generator(simple_library: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def simple_kernels(
+    simple_library: DrawingLibrary, monkeypatch: pytest.MonkeyPatch
+) -> DrawingLibrary:
     """The same multipliers for the plain noise.
 
     Then all even tokens of a row have one u, and seeds can be found for what no search would find.
     """
     monkeypatch.setattr(noise_module, "MULTIPLIERS", (1, 1))
+    return simple_library
 
 
 def seed_whose_even_tokens_have_noise_of_minus_infinity() -> int:
@@ -230,21 +235,23 @@ def seed_whose_even_tokens_have_noise_of_minus_infinity() -> int:
     return noise_module.seed_bits(keys[1] << 32 | keys[0])
 
 
-@pytest.mark.usefixtures("simple_generator")
 @pytest.mark.parametrize("spread", [0.3, 1.0, 10.0])
-def test_of_tokens_that_tie_the_lowest_is_drawn(spread: float) -> None:
+def test_of_tokens_that_tie_the_lowest_is_drawn(
+    simple_kernels: DrawingLibrary, spread: float
+) -> None:
     """Few different logits, and one u for half of the tokens: most rows have a tie of equal scores."""
     rows = some_rows(2000, 150, 1.0, 8)
     rows = rows.over(-spread * rows.logits.abs().round())
-    got, wanted = drawn(torch.ops.outrider_simple, rows), plain(rows)
+    got, wanted = drawn(simple_kernels, rows), plain(rows)
     assert torch.equal(got, wanted)
     tied = rows.logits[:, ::2] == rows.logits.gather(1, wanted[:, None])
     assert ((wanted % 2 == 0) & (tied.sum(dim=1) > 1)).sum() > 200
 
 
-@pytest.mark.usefixtures("simple_generator")
 @pytest.mark.parametrize("vocabulary_size", [1, 2, 70, 333])
-def test_noise_of_minus_infinity_loses_and_ties_with_itself(vocabulary_size: int) -> None:
+def test_noise_of_minus_infinity_loses_and_ties_with_itself(
+    simple_kernels: DrawingLibrary, vocabulary_size: int
+) -> None:
     """Half of the rows have nothing else: there all scores are minus infinity, and token 0 is the lowest."""
     rows = some_rows(200, vocabulary_size, 1.0, 9)
     rows.seeds[:] = seed_whose_even_tokens_have_noise_of_minus_infinity()
@@ -254,7 +261,7 @@ def test_noise_of_minus_infinity_loses_and_ties_with_itself(vocabulary_size: int
     rows.temperatures.clamp_(min=1e-3)
     rows.top_p[::3] = 0.5
     rows = rows.over(rows.logits)
-    got = drawn(torch.ops.outrider_simple, rows)
+    got = drawn(simple_kernels, rows)
     assert torch.equal(got, plain(rows))
     assert not got[::2].any()
 

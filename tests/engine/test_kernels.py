@@ -11,6 +11,7 @@ from models_for_tests import needs_kernels
 from outrider_server.engine.cpp_compiler import NO_COMPILER
 from outrider_server.engine.kernels import kernels_missing
 from outrider_server.engine.kernels.levels import LEVELS
+from outrider_server.engine.kernels.library import kernel_library
 from outrider_server.engine.model.quantized_weights import QuantizedWeight
 from outrider_server.engine.program.weights import packed_quantized
 
@@ -41,7 +42,7 @@ def test_the_kernels_of_another_machine_run_here_too() -> None:
 
 @needs_kernels
 def test_the_compiler_knows_a_level_by_its_name(operators: Operators) -> None:
-    assert operators.kernel_level() == operators.level.name
+    assert operators.level_name() == operators.level.name
 
 
 @needs_kernels
@@ -53,7 +54,7 @@ def test_callers_at_once_get_their_own_products() -> None:
     wanted = [multiply(layer, x) for x in asked]
 
     def call(index: int) -> bool:
-        torch.ops.outrider.set_threads(1 + index % 4)
+        kernel_library().set_threads(1 + index % 4)
         return torch.equal(multiply(layer, asked[index % 8]), wanted[index % 8])
 
     with ThreadPoolExecutor(3) as callers:

@@ -10,7 +10,7 @@ import json
 import tempfile
 from pathlib import Path
 
-import torch
+from outrider_server.engine.kernels.library import kernel_library
 from outrider_server.models import DRAFT_FOLDER
 
 from .conftest import save_untrained_draft, started_host, target_host
@@ -31,7 +31,7 @@ async def main() -> None:
     for host in drafts.values():
         await host.stop()
     found = {
-        "level": torch.ops.outrider.kernel_level(),
+        "level": kernel_library().level_name(),
         "packed": engine.runner.layout.packed,
         "interchangeable": engine.audit.all_interchangeable,
         "compared": bench.compared,

@@ -9,6 +9,7 @@ import torch
 
 from .attention.attention_names import PACKED, AttentionChoice
 from .kernels import take_threads
+from .kernels.library import kernel_library
 from .limits import StepLimits
 from .model.facts import ModelFacts
 from .packed_cache import PackedCache, PackedShape
@@ -45,8 +46,7 @@ class RecordedForward:
 
     def most_probable(self, logits: torch.Tensor, hidden: bool) -> torch.Tensor:
         """See `Forward`."""
-        best: torch.Tensor = torch.ops.outrider.most_probable.default(logits, hidden)
-        return best
+        return kernel_library().most_probable(logits, hidden)
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """See `Forward`: nothing is left to compile."""

@@ -21,6 +21,7 @@ from .drawing.noise import gumbel_noise
 from .drawing.sampling import DrawTable, Features, draw_tokens
 from .forward import Forward
 from .kept_model import KeptModel
+from .kernels.library import kernel_library
 from .layout import INPUT_KINDS, NOT_FINITE, Layout, Row, RowResult, packed_buckets
 from .limits import StepLimits
 from .model.facts import ModelFacts
@@ -185,7 +186,7 @@ class StepRunner:
     ) -> torch.Tensor:
         """`_draw` where some row is sampled, by the engine's own kernel."""
         draws = self.draws
-        drawn: torch.Tensor = torch.ops.outrider.draw_sampled.default(
+        return kernel_library().draw_sampled(
             logits,
             best,
             inputs[1],
@@ -196,7 +197,6 @@ class StepRunner:
             draws.floor,
             draws.seed,
         )
-        return drawn
 
     def _gumbel(self, seeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         return gumbel_noise(seeds, positions, self.vocabulary_size)

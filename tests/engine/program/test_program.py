@@ -12,6 +12,7 @@ from conformance.architectures import SERVED, VOCABULARY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models_for_tests import needs_kernels, packable_llama
+from outrider_server.engine.kernels.library import kernel_library
 
 from .models import MOST, SLOTS, Piece, Steps, engine_model, library_model, text_of
 
@@ -36,7 +37,7 @@ def subject(name: str) -> Subject:
     with torch.no_grad():
         steps = Steps(engine_model(architecture, library_model(architecture, torch.bfloat16)))
     text = text_of(COUNT, VOCABULARY)
-    torch.ops.outrider.set_threads(1)
+    kernel_library().set_threads(1)
     alone = [steps.decide(text, Piece(0, at, at + 1)) for at in range(COUNT)]
     return Subject(steps, text, torch.cat(alone))
 
@@ -54,7 +55,7 @@ def test_bits_are_the_same_in_any_slot_and_step_and_on_any_threads(
 ) -> None:
     """Some of the text is decided and some only read, before or behind other slots' tokens."""
     this = subject(name)
-    torch.ops.outrider.set_threads(threads)
+    kernel_library().set_threads(threads)
     ends = [*sorted(cuts), COUNT]
     for begin, end in zip([0, *ends], ends, strict=False):
         piece = Piece(slots[0], begin, end)

@@ -1,4 +1,4 @@
-"""The engine's own CPU kernels: C++ beside this file, compiled once a machine and loaded as torch operators.
+"""The engine's own CPU kernels: C++ beside this file, compiled once a machine and called by ctypes.
 
 They need a C++ compiler, and a CPU of one of `levels.LEVELS`. Where either is missing the engine runs on
 torch's kernels alone.
@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import functools
 import subprocess
-from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
 from ..cpp_compiler import NO_COMPILER, cpp_compiler
 from .building import built_library, is_built
 from .levels import LEVELS, chosen_level
-from .library import load_kernel_library
+from .library import kernel_library, load_kernel_library
 
 
 def take_threads() -> None:
@@ -24,7 +22,7 @@ def take_threads() -> None:
 
     Torch is left with one: its threads and the kernels' would compete.
     """
-    torch.ops.outrider.set_threads.default(torch.get_num_threads())
+    kernel_library().set_threads(torch.get_num_threads())
     torch.set_num_threads(1)
 
 
@@ -46,14 +44,12 @@ def kernels_missing() -> str:
     compiler = cpp_compiler()
     if not compiler:
         return NO_COMPILER
-    load: Callable[[Path], None] = torch.ops.load_library
     try:
-        with built_library(compiler, level) as library:
-            load(library)
-            load_kernel_library(library)
+        with built_library(compiler, level) as path:
+            library = load_kernel_library(path)
     except (OSError, subprocess.SubprocessError) as error:
         return f"the kernels could not be built ({type(error).__name__})"
-    if torch.ops.outrider.kernel_level() != level.name:
+    if library.level_name() != level.name:
         return f"the C++ compiler does not know {level.name}"
-    torch.ops.outrider.use_tile_unit.default(True)
+    library.use_tile_unit(True)
     return ""

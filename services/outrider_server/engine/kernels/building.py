@@ -13,16 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
 from ...core.errors import StartupError
 from ...user_folders import cache_folder
 from .levels import Level
 
 FOLDER = Path(__file__).parent
-SOURCES = ("slots.cpp", "program.cpp", "drawing.cpp", "rows.cpp", "quantized.cpp", "linear.cpp")
+SOURCES = ("slots.cpp", "program.cpp", "rows.cpp", "drawing.cpp", "pool.cpp", "library.cpp")
 """Those first that take longest to compile."""
 HEADERS = (
+    "interface.h",
+    "elements.h",
     "program.h",
     "row_operations.h",
     "functions.h",
@@ -44,7 +44,7 @@ HEADERS = (
     "pool.h",
 )
 FLAGS = ("-std=c++20", "-O3", "-ffp-contract=off", "-w", "-fPIC", "-fvisibility=hidden")
-LIBRARY_FLAGS = ("-shared",)
+LIBRARY_FLAGS = ("-shared", "-pthread")
 COMPILE_SECONDS = 300
 
 
@@ -92,8 +92,7 @@ def compile_library(compiler: str, level: Level, sources: list[Path], library: P
 
     Raises OSError or SubprocessError where one of them cannot be compiled.
     """
-    torch_folder = Path(torch.__file__).parent
-    command = [compiler, *FLAGS, *level.options, f"-I{torch_folder / 'include'}"]
+    command = [compiler, *FLAGS, *level.options]
     objects = [library.with_name(f"{source.stem}.o") for source in sources]
 
     def compile_one(source: Path, made: Path) -> None:
@@ -101,8 +100,7 @@ def compile_library(compiler: str, level: Level, sources: list[Path], library: P
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(compile_one, sources, objects))
-    link = [compiler, *LIBRARY_FLAGS, *map(str, objects), "-o", str(library)]
-    _run([*link, f"-L{torch_folder / 'lib'}", "-ltorch_cpu", "-lc10"])
+    _run([compiler, *LIBRARY_FLAGS, *map(str, objects), "-o", str(library)])
 
 
 def _run(command: list[str]) -> None:
@@ -142,7 +140,7 @@ def _name(compiler: str, level: Level) -> str:
 
 
 def _digest(compiler: str, level: Level) -> str:
-    made_of = (torch.__version__, compiler, FLAGS, LIBRARY_FLAGS, level.name, level.options)
+    made_of = (compiler, FLAGS, LIBRARY_FLAGS, level.name, level.options)
     digest = hashlib.sha256(repr(made_of).encode())
     for name in (*SOURCES, *HEADERS):
         digest.update((FOLDER / name).read_bytes())

@@ -10,7 +10,6 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
-#include <functional>
 #include <limits>
 #include <vector>
 
@@ -128,7 +127,7 @@ inline Largest largest_values(const float* from, int64_t k, const Pieces& pieces
       }
     }
   }
-  std::nth_element(values.begin(), values.begin() + (k - 1), values.end(), std::greater<>());
+  std::nth_element(values.begin(), values.begin() + (k - 1), values.end(), [](float a, float b) { return a > b; });
   const float least = values[k - 1];
   const auto tied = std::partition(values.begin() + k, values.end(), [&](float value) { return value >= least; });
   values.erase(tied, values.end());

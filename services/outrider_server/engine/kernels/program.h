@@ -10,34 +10,32 @@
 #include <cstdint>
 #include <vector>
 
+#include "elements.h"
 #include "linear.h"
 #include "pool.h"
 #include "quantized.h"
 #include "row_operations.h"
-#include "slot_attention.h"
+#include "slot_cache.h"
+#include "slot_softmax.h"
 #include "weights.h"
 
 namespace slots {
 
-#define OUTRIDER_ATTENTION(Element)                                                                               \
-  extern template void attend<Element>(const Shape&, const Rules&, const Cache<Element>&,                         \
-                                       const Rows<const float>&, const int64_t*, const int64_t*, const Rows<float>&);
-OUTRIDER_ATTENTION(uint16_t)
-OUTRIDER_ATTENTION(Half)
-OUTRIDER_ATTENTION(float)
-#undef OUTRIDER_ATTENTION
+// Of slots.cpp, for each type of number that a cache holds.
+template <typename Element>
+void attend(const Shape& shape, const Rules& rules, const Cache<Element>& cache, const Rows<const float>& query,
+            const int64_t* slots, const int64_t* positions, const Rows<float>& out);
 
 }  // namespace slots
 
 namespace program {
 
-// Runs an operation for one token.
+// Runs an operation for one token; of rows.cpp.
 void run_row(const rows::Row& row, int64_t token);
 
 // As tables.py numbers them.
 enum class Kind : int64_t { kRow, kLookup, kProduct, kRemember, kAttend };
 enum class Space : int64_t { kNone, kBuffer, kConstant };
-enum class Element : int64_t { kBfloat16, kFloat16, kFloat32, kEightBits, kFourBits };
 
 // Where an operand lies: `place` is where the first token's buffer begins in the arena, or a constant's address; all
 // but addresses are in floats.

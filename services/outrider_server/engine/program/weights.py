@@ -117,14 +117,17 @@ def packed_layer(weight: torch.Tensor, bias: torch.Tensor | None) -> PackedLayer
 def packed_quantized(weight: QuantizedWeight, bias: torch.Tensor | None) -> PackedLayer:
     """A quantized layer's weights, whose biases [N] may be of any dtype."""
     outputs, inputs = weight.numbers.shape
-    operators = torch.ops.outrider
-    pack = operators.pack_eight_bits if weight.codes is None else operators.pack_four_bits
+    element = Element.EIGHT_BITS if weight.codes is None else Element.FOUR_BITS
+    blocks = -(-inputs // BLOCK)
+    shape = (-(-outputs // TILE), blocks * BLOCK // 4, 2 * LINE if weight.codes is None else LINE)
+    packed = torch.zeros(shape, dtype=torch.uint8)
+    kernel_library().pack(element, weight.numbers, packed)
     groups = weight.scales.shape[1]
     if weight.group == BLOCK // 2:
-        groups = -(-inputs // BLOCK) * 2
+        groups = 2 * blocks
     return PackedLayer(
-        pack.default(weight.numbers.contiguous()),
-        Element.EIGHT_BITS if weight.codes is None else Element.FOUR_BITS,
+        packed,
+        element,
         outputs,
         inputs,
         _for_tiles(bias, outputs),
