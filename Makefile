@@ -36,6 +36,7 @@ proto: .venv/dev
 	$(PYTHON) -m venv .venv
 	$(BIN)/$(INSTALL) --constraint constraints.txt $(BUILD_TOOLS)
 	$(BIN)/$(INSTALL) --constraint constraints.txt --no-build-isolation --editable '.[engine]'
+	-$(BIN)/outrider-server kernels
 	@touch $@
 
 .venv/dev: pyproject.toml constraints.txt

@@ -111,8 +111,13 @@ def test_images_run_as_an_ordinary_user_and_know_their_health(stage: str) -> Non
     assert 'ENTRYPOINT ["outrider-server"]' in stages()[stage]
 
 
-def test_the_engine_image_has_a_compiler() -> None:
-    assert "g++" in stages()["engine"]
+def test_the_engine_image_has_a_compiler_and_what_it_makes() -> None:
+    """Compiled by who may write beside what is installed, for any machine of the type."""
+    installed, _, run = stages()["engine"].partition("USER")
+    assert "g++" in installed
+    (command,) = re.findall(r"^RUN outrider-server (.*)$", installed, flags=re.MULTILINE)
+    assert parsed(command.split()) == {"all_levels": True}
+    assert "outrider-server kernels" not in run
 
 
 @pytest.mark.parametrize("service", ["session", "target", "draft"])

@@ -21,6 +21,7 @@ from ..rpc.binding import check_free
 from ..running import refuse, run, serve
 from ..user_folders import with_home
 from .engine_options import takes_engine
+from .kernels import kernels
 from .options import (
     DraftAttention,
     DraftDevice,
@@ -194,6 +195,7 @@ def demo(
 app.add_typer(bench, name="bench")
 app.command()(plan)
 app.command()(quantize)
+app.command()(kernels)
 
 
 def _addresses(text: str) -> tuple[str, ...]:

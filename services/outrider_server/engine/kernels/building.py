@@ -1,4 +1,9 @@
-"""The kernels' library: compiled once a machine for a level of CPU, and kept in the user's cache folder."""
+"""The kernels' library: compiled once for a level of CPU, and kept.
+
+It is looked for beside what is installed, where `outrider-server kernels` puts it, and in the user's cache
+folder, where the first start does. Its name says its level and a digest of all that it is made of, so none is
+taken for another.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -54,26 +60,51 @@ def built_library(compiler: str, level: Level) -> Iterator[Path]:
 
     Raises OSError or SubprocessError where it cannot be compiled.
     """
-    sources = [FOLDER / name for name in SOURCES]
     with _place(_name(compiler, level)) as library:
-        if not library.is_file():
-            with (
-                _one_at_a_time(library.parent),
-                tempfile.TemporaryDirectory(dir=library.parent) as scratch,
-            ):
-                made = Path(scratch) / library.name
-                if not library.is_file():
-                    compile_library(compiler, level, sources, made)
-                    made.replace(library)
+        _make(compiler, level, library)
         yield library
 
 
+def install_library(compiler: str, level: Level) -> Path:
+    """The library for a level beside what is installed or, where that cannot be written, in the user's cache.
+
+    Raises OSError or SubprocessError where it cannot be compiled or kept, StartupError for a user without
+    a home.
+    """
+    library = installed_folder() / _name(compiler, level)
+    if not library.is_file() and _why_not_written(library.parent):
+        library = cache_folder() / library.name
+    _make(compiler, level, library)
+    return library
+
+
 def is_built(compiler: str, level: Level) -> bool:
-    """Whether the user's cache folder has the library for a level."""
+    """Whether the library for a level is there."""
+    name = _name(compiler, level)
     try:
-        return (cache_folder() / _name(compiler, level)).is_file()
+        return any((folder / name).is_file() for folder in (installed_folder(), cache_folder()))
     except StartupError:
-        return False
+        return (installed_folder() / name).is_file()
+
+
+def installed_folder() -> Path:
+    """Beside what is installed: of an environment, or of all users of a machine."""
+    return Path(sysconfig.get_path("data")) / "share" / "outrider"
+
+
+def _make(compiler: str, level: Level, library: Path) -> None:
+    """Compiles the library where it is not there yet."""
+    if library.is_file():
+        return
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        _one_at_a_time(library.parent),
+        tempfile.TemporaryDirectory(dir=library.parent) as scratch,
+    ):
+        made = Path(scratch) / library.name
+        if not library.is_file():
+            compile_library(compiler, level, [FOLDER / name for name in SOURCES], made)
+            made.replace(library)
 
 
 @contextmanager
@@ -109,14 +140,17 @@ def _run(command: list[str]) -> None:
 
 @contextmanager
 def _place(name: str) -> Iterator[Path]:
-    """A file of the user's cache folder, or, where it cannot be kept there, one that goes with this."""
-    if not (reason := _why_not_kept(name)):
+    """Where a library is, or is to be: in the user's cache folder or, where it cannot be kept, with this."""
+    installed = installed_folder() / name
+    if installed.is_file():
+        yield installed
+    elif not (reason := _why_not_kept(name)):
         yield cache_folder() / name
-        return
-    told = f"outrider: every start compiles the kernels anew: {reason}"
-    print(told, file=sys.stderr, flush=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        yield Path(scratch) / name
+    else:
+        told = f"outrider: every start compiles the kernels anew: {reason}"
+        print(told, file=sys.stderr, flush=True)
+        with tempfile.TemporaryDirectory() as scratch:
+            yield Path(scratch) / name
 
 
 def _why_not_kept(name: str) -> str:
@@ -125,18 +159,22 @@ def _why_not_kept(name: str) -> str:
         folder = cache_folder()
     except StartupError as error:
         return str(error)
-    if (folder / name).is_file():
-        return ""
+    why = "" if (folder / name).is_file() else _why_not_written(folder)
+    return f"{folder} cannot be written ({why}); set XDG_CACHE_HOME" if why else ""
+
+
+def _why_not_written(folder: Path) -> str:
+    """Why no file can be made in a folder, as the system says it; nothing where one can."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        return f"{folder} cannot be written ({error.strerror}); set XDG_CACHE_HOME"
+        return error.strerror or str(error)
     return ""
 
 
 def _name(compiler: str, level: Level) -> str:
-    return f"kernels-{_digest(compiler, level)}.so"
+    return f"kernels-{level.name}-{_digest(compiler, level)}.so"
 
 
 def _digest(compiler: str, level: Level) -> str:

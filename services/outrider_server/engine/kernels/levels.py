@@ -65,5 +65,10 @@ def chosen_level(variables: Mapping[str, str] = os.environ) -> Level | None:
 
 def machine_levels() -> tuple[Level, ...]:
     """The levels that this machine has, best first."""
-    machine, flags = platform.machine(), cpu_flags()
-    return tuple(level for level in LEVELS if level.machine == machine and level.flags <= flags)
+    flags = cpu_flags()
+    return tuple(level for level in levels_alike() if level.flags <= flags)
+
+
+def levels_alike() -> tuple[Level, ...]:
+    """The levels that some machine of this type has, best first."""
+    return tuple(level for level in LEVELS if level.machine == platform.machine())

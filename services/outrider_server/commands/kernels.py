@@ -1,0 +1,38 @@
+"""The command `outrider-server kernels`: compiles what a first start would. Imports the rest when it runs."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import Annotated
+
+import typer
+
+from ..core.errors import StartupError
+
+
+def kernels(
+    all_levels: Annotated[
+        bool,
+        typer.Option(
+            "--all-levels", help="For every CPU of this type, as an image's machine may be another."
+        ),
+    ] = False,
+) -> None:
+    """Compile the engine's own kernels, so that no start has to."""
+    from ..engine.cpp_compiler import NO_COMPILER, cpp_compiler
+    from ..engine.kernels.building import install_library
+    from ..engine.kernels.levels import chosen_level, levels_alike
+
+    level, compiler = chosen_level(), cpp_compiler()
+    levels = levels_alike() if all_levels else (level,) if level else ()
+    if not levels:
+        raise StartupError("the kernels have no level for this CPU")
+    if not compiler:
+        raise StartupError(NO_COMPILER)
+    for each in levels:
+        try:
+            print(f"{each.name}: {install_library(compiler, each)}")
+        except (OSError, subprocess.SubprocessError) as error:
+            raise StartupError(
+                f"the kernels of level {each.name} could not be built: {error}"
+            ) from error
