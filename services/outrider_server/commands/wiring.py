@@ -19,6 +19,7 @@ from outrider.v1.draft_pb2 import DESCRIPTOR as DRAFT_FILE
 from ..address import Listen
 from ..config import DraftConfig, SessionConfig, TargetConfig, is_database
 from ..core.errors import StartupError, Unavailable
+from ..core.importing import many_imports
 from ..core.progress import Progress, Report, Stage, silent
 from ..core.surroundings import Surroundings
 from ..engine.model.hub import check_named
@@ -247,7 +248,8 @@ async def _start_engine(
     Where ranks share the model, that is rank 0's. Any other returns None, after its last step.
     """
     tell(Report(Stage.IMPORTING))
-    from .engines import follow_leader, gathered, kept_start, started_host, started_leader
+    with many_imports():
+        from .engines import follow_leader, gathered, kept_start, started_host, started_leader
 
     ranks = gathered(config)
     if ranks is None:

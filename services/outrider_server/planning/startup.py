@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 import torch
 
 from ..core.errors import StartupError
+from ..core.importing import many_imports
 from ..engine.options import EngineOptions
 from ..engine.records import Records
 from .available import available_bytes
@@ -63,9 +64,10 @@ def _counted(options: EngineOptions, records: Records) -> tuple[ModelSizes, bool
     kept = sizes_from(records.recall(RECORD))
     if kept is not None and options.tensor_parallel == 1:
         return replace(kept, name=options.folder.resolve().name), False
-    from ..engine.ranks.sharing import shares_keys  # these import the library, which takes seconds
-    from .config_file import read_config
-    from .counting import count_model
+    with many_imports():  # of the library, which takes seconds
+        from ..engine.ranks.sharing import shares_keys
+        from .config_file import read_config
+        from .counting import count_model
 
     file = read_config(options.folder)
     sizes = count_model(file)
