@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import pytest
 import torch
-from models_for_tests import loaded, tiny_limits, tiny_llama, tiny_runner
+from models_for_tests import (
+    loaded,
+    needs_kernels,
+    packable_llama,
+    tiny_limits,
+    tiny_llama,
+    tiny_runner,
+)
 from outrider_server.engine.audit import audit_shapes
 from outrider_server.engine.engine import Engine
 from outrider_server.engine.layout import Row
+from outrider_server.engine.packed_cache import CHUNK
 from outrider_server.engine.step import StepRunner
 
 BUCKETS = (1, 2, 4)
@@ -41,6 +50,62 @@ def planted(fault: str) -> PlantedRunner:
     runner = PlantedRunner(loaded(tiny_llama()), tiny_limits(row_buckets=BUCKETS), "off")
     runner.fault = fault
     return runner
+
+
+class PlantedRecording(StepRunner):
+    """A runner of recorded steps, whose numbers depend on the step, as `fault` says."""
+
+    fault = "none"
+
+    def logits(self, rows: Sequence[Row], bucket: int) -> list[torch.Tensor]:
+        return self._spoiled(super().logits(rows, bucket), rows, self.fault == "later layers")
+
+    def excerpt(self) -> Callable[[Sequence[Row], int], list[torch.Tensor]]:
+        step = super().excerpt()
+        return lambda rows, bucket: self._spoiled(step(rows, bucket), rows, False)
+
+    def _spoiled(
+        self, of_rows: list[torch.Tensor], rows: Sequence[Row], later: bool
+    ) -> list[torch.Tensor]:
+        last = rows[-1]
+        spoiled = {
+            "tokens": sum(len(row.tokens) for row in rows) == 12,
+            "far neighbours": any(row.reading for row in rows),
+            "chunks": last.start_position < CHUNK < last.start_position + len(last.tokens),
+            "later layers": later and len(rows) > 1,
+        }
+        if spoiled.get(self.fault):
+            return [each * (1 + 2**-20) for each in of_rows]
+        return of_rows
+
+    def prefill(self, row: Row) -> None:
+        super().prefill(row)
+        if self.fault == "prefill":
+            keys, _ = self.forward.cache.slot_layers(row.slot)[-1]
+            keys += 1
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("fault", "variation"),
+    [
+        ("none", ""),
+        ("tokens", "row 4 after short rows"),
+        ("far neighbours", "row 4 beside the longest"),
+        ("chunks", "steps of every length, across 512 positions"),
+        ("later layers", "all layers, row 4 among neighbours"),
+        ("prefill", "prefill before verify"),
+    ],
+)
+def test_recorded_steps_that_differ_are_reported(fault: str, variation: str) -> None:
+    model = packable_llama(max_position_embeddings=1024)
+    limits = tiny_limits(slots=5, max_context_tokens=600, row_buckets=(5,))
+    runner = PlantedRecording(loaded(model), limits, "auto")
+    runner.fault = fault
+    audit = audit_shapes(runner, reproducible=False)
+    found = {finding.variation for finding in audit.findings if not finding.identical}
+    assert variation in found if variation else not found
+    assert audit.all_interchangeable == (fault == "none")
 
 
 def test_a_runner_whose_shapes_agree_keeps_every_bucket() -> None:

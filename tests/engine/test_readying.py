@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-from models_for_tests import loaded, packed_runner, tiny_limits, tiny_llama, tiny_runner
+from models_for_tests import (
+    loaded,
+    needs_kernels,
+    packable_llama,
+    packed_runner,
+    tiny_limits,
+    tiny_llama,
+    tiny_runner,
+)
 from outrider_server.core.progress import Report, Stage
 from outrider_server.engine import machine
 from outrider_server.engine.attention import attention_choice
@@ -208,17 +216,22 @@ class CountingRunner:
         return self._logits(rows, bucket)
 
 
-@pytest.mark.parametrize("make", [tiny_runner, packed_runner])
-def test_an_audit_takes_few_steps_of_each_size(make: Callable[..., StepRunner]) -> None:
+def test_an_audit_takes_few_steps_of_each_size() -> None:
     """Five full rows, for each kind of neighbour again, and twelve steps of every length."""
-    runner = make(limits=tiny_limits(row_buckets=(1, 4)))
+    runner = tiny_runner(limits=tiny_limits(row_buckets=(1, 4)))
     counting = CountingRunner(runner)
     audit_shapes(runner, reproducible=False)
-    largest = runner.limits.row_buckets[-1]
     reference, prefill = 5, 3
-    assert counting.steps.pop(1) == 5 + 12
-    assert counting.steps.pop(largest) == 4 * 5 + 12 + reference + prefill
-    assert set(counting.steps.values()) <= {4 * 5 + 12}
+    assert counting.steps == {1: 5 + 12, 4: 4 * 5 + 12 + reference + prefill}
+
+
+@needs_kernels
+def test_an_audit_takes_few_steps_of_all_layers_of_a_recorded_model() -> None:
+    """Three full rows, and again among neighbours, nine steps of every length, and two after prefill."""
+    runner = packed_runner(packable_llama(num_hidden_layers=6), tiny_limits(row_buckets=(1, 4)))
+    counting = CountingRunner(runner)
+    audit_shapes(runner, reproducible=False)
+    assert counting.steps == {4: 3 + 3 + 2 + 9}
 
 
 def test_narrow_rows_read_a_shorter_text(tmp_path: Path) -> None:

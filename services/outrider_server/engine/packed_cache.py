@@ -15,6 +15,8 @@ GROUP = 16
 """Positions whose keys lie together."""
 BLOCK = 64
 """A slot has a multiple of so many positions: the kernel reads them at once."""
+CHUNK = 512
+"""Positions that attention sums by themselves, before it adds them up."""
 LARGEST_HEAD = 256
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 

@@ -44,6 +44,11 @@ class RecordedForward:
         """See `Forward`."""
         self._program.read(inputs)
 
+    def excerpt(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Computes [INPUT_KINDS, N] int64 -> float32 [N, ...], there until the next step: all numbers of the
+        first layers, which do what later ones do again. Their keys and values are written."""
+        return self._program.excerpt().compute
+
     def most_probable(self, logits: torch.Tensor, hidden: bool) -> torch.Tensor:
         """See `Forward`."""
         return kernel_library().most_probable(logits, hidden)

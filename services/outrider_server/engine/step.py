@@ -98,10 +98,18 @@ class StepRunner:
     def logits(self, rows: Sequence[Row], bucket: int) -> list[torch.Tensor]:
         """Reads the rows in a bucket; returns each row's float32 logits [len(row.tokens), V]."""
         logits, _ = self._decide(self._fill(rows, bucket * self.limits.width))
-        begins = self.layout.begins(rows)
-        return [
-            logits[begin : begin + len(row.tokens)] for begin, row in zip(begins, rows, strict=True)
-        ]
+        return self._of_rows(logits, rows)
+
+    def excerpt(self) -> Callable[[Sequence[Row], int], list[torch.Tensor]]:
+        """Like `logits`, of recorded steps: all numbers that their first layers, which stand for all, compute
+        of each row's tokens, float32 [len(row.tokens), ...]."""
+        assert isinstance(self.forward, RecordedForward), "the library's model has no excerpt"
+        compute = self.forward.excerpt()
+
+        def step(rows: Sequence[Row], bucket: int) -> list[torch.Tensor]:
+            return self._of_rows(compute(self._fill(rows, bucket * self.limits.width)), rows)
+
+        return step
 
     @torch.no_grad()
     def prefill(self, row: Row) -> None:
@@ -207,6 +215,14 @@ class StepRunner:
         """Log-probabilities of the drawn tokens, where the slot's turn wants them. logits [W, V]."""
         wanted = self.draws.logprobs(row.slot)
         return () if wanted is None else token_logprobs(logits[: len(row.tokens)], drawn, wanted)
+
+    def _of_rows(self, of_tokens: torch.Tensor, rows: Sequence[Row]) -> list[torch.Tensor]:
+        """Each row's part of what a step has of its tokens."""
+        begins = self.layout.begins(rows)
+        return [
+            of_tokens[begin : begin + len(row.tokens)]
+            for begin, row in zip(begins, rows, strict=True)
+        ]
 
     def _fill(self, rows: Sequence[Row], tokens: int, row_width: int = 0) -> torch.Tensor:
         """Writes the rows into a static input [INPUT_KINDS, N]: N is `tokens`, unless rows are packed."""

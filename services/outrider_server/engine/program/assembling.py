@@ -69,9 +69,12 @@ class Assembled:
     """So many of the first instructions write all keys and values."""
 
 
-def assemble(lowered: Lowered, capacity: int) -> Assembled:
-    """The instructions of a forward pass, for steps of at most `capacity` tokens."""
-    places, row = _place(lowered)
+def assemble(lowered: Lowered, capacity: int, apart: bool = False) -> Assembled:
+    """The instructions of a forward pass, for steps of at most `capacity` tokens.
+
+    Buffers that lie `apart` share no places: all that a step computed is there until the next one.
+    """
+    places, row = _place(lowered, apart)
     assembled = Assembled(Arena(places, row, lowered.logits, capacity))
     for computation in lowered.computations:
         assembled.instructions.append(_instruction(assembled, computation))
@@ -130,7 +133,7 @@ def _buffers(placed: Sequence[Placed]) -> Iterator[Buffer]:
             yield one.base
 
 
-def _place(lowered: Lowered) -> tuple[dict[Buffer, int], int]:
+def _place(lowered: Lowered, apart: bool) -> tuple[dict[Buffer, int], int]:
     """Where each buffer begins in a row, and what a row takes: the first gap, in order of their use.
 
     What is computed number by number goes where an input lies that nothing later reads, if it lies alike.
@@ -158,12 +161,13 @@ def _place(lowered: Lowered) -> tuple[dict[Buffer, int], int]:
     for given in (lowered.ids, lowered.positions, lowered.lengths):
         take(given)
     for index, computation in enumerate(lowered.computations):
-        for buffer in [buffer for buffer in taken if last.get(buffer, -1) < index]:
-            del taken[buffer]
+        if not apart:
+            for buffer in [buffer for buffer in taken if last.get(buffer, -1) < index]:
+                del taken[buffer]
         for buffer in _buffers(_outs(computation)):
             if buffer in places or buffer is lowered.logits:
                 continue
-            for spent in _spent(computation, last, index):
+            for spent in () if apart else _spent(computation, last, index):
                 places[buffer], taken[buffer] = places[spent], taken.pop(spent)
                 break
             else:

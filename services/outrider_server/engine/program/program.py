@@ -16,6 +16,7 @@ from ..kernels.library import kernel_library
 from ..packed_cache import PackedCache, Pages
 from .assembling import assemble
 from .computations import AttentionRules
+from .excerpt import excerpt_of
 from .tables import ELEMENTS, Attention, Code, Instruction, Layer, Step, Table
 from .weights import PackedLayer, Recorded
 
@@ -24,19 +25,26 @@ class Program:
     """The forward pass of one model over one slot cache, for steps of at most `capacity` tokens."""
 
     def __init__(
-        self, recorded: Recorded, cache: PackedCache, capacity: int, history: torch.Tensor
+        self,
+        recorded: Recorded,
+        cache: PackedCache,
+        capacity: int,
+        history: torch.Tensor,
+        apart: bool = False,
     ) -> None:
-        """`history` [slots, positions] int64 takes every token that is read."""
+        """`history` [slots, positions] int64 takes every token that is read; `apart` is `assemble`'s."""
         lowered = recorded.lowered
-        assembled = assemble(lowered, capacity)
+        assembled = assemble(lowered, capacity, apart)
         arena = assembled.arena
         self.capacity = capacity
+        self._cache, self._history, self._recorded = cache, history, recorded
         self._layers = recorded.layers
         self._written = assembled.written
         self._end = len(assembled.instructions)
         self._arena = Pages((arena.numbers,), torch.float32).tensor
         self._logits = self._arena[arena.row * capacity :].view(capacity, lowered.logits.width)
-        self._kept: list[Any] = [assembled.constants, recorded, cache, history]
+        self._rows = self._arena[: arena.row * capacity].view(capacity, arena.row)
+        self._kept: list[Any] = [assembled.constants]
         code = Code(
             instructions=_array(Instruction, assembled.instructions),
             tables=_array(Table, [self._table(each) for each in assembled.tables]),
@@ -68,6 +76,17 @@ class Program:
     def read(self, inputs: torch.Tensor) -> None:
         """Writes the tokens' keys and values, and computes no more than these need. Inputs as in `decide`."""
         self._run(inputs, self._written)
+
+    def excerpt(self) -> Program:
+        """Its first layers, over the same cache, whose buffers lie apart; see `excerpt.py`."""
+        begun = excerpt_of(self._recorded)
+        return Program(begun, self._cache, self.capacity, self._history, apart=True)
+
+    def compute(self, inputs: torch.Tensor) -> torch.Tensor:
+        """All that a program whose buffers lie apart computes of each token, float32 [N, ...]; inputs as in
+        `decide`. They are there until the next step."""
+        self._run(inputs, self._end)
+        return self._rows[: inputs.shape[1]]
 
     def _run(self, inputs: torch.Tensor, end: int) -> None:
         tokens = inputs.shape[1]
