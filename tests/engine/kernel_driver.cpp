@@ -112,7 +112,7 @@ void multiply_quantized() {
   const auto bias = take<float>(biases);
   quantized::multiply({packed.data(), scales.data(), added ? offsets.data() : nullptr, coded ? codes.data() : nullptr,
                        biases ? bias.data() : nullptr, outputs, inputs, group},
-                      x.data(), x_stride, count, y.data(), y_stride);
+                      x.data(), x_stride, count, {y.data(), y_stride});
   give(y);
 }
 

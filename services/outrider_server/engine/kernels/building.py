@@ -35,6 +35,7 @@ HEADERS = (
     "linear.h",
     "weights.h",
     "quantized.h",
+    "quantized_weights.h",
     "tokens.h",
     "slot_attention.h",
     "slot_cache.h",

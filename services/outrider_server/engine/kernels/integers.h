@@ -38,6 +38,54 @@ inline BytePart load_table(const uint8_t* table) {
 #endif
 }
 
+#if defined(__AVX512F__)
+inline int32_t sum_of(IntPart lanes) { return _mm512_reduce_add_epi32((__m512i)lanes); }
+inline int32_t largest_of(IntPart lanes) { return _mm512_reduce_max_epi32((__m512i)lanes); }
+#elif defined(__AVX2__)
+template <typename Operation>
+[[gnu::always_inline]] inline int32_t joined(IntPart lanes, const Operation& operation) {
+  const __m128i four = operation(_mm256_castsi256_si128((__m256i)lanes), _mm256_extracti128_si256((__m256i)lanes, 1));
+  const __m128i two = operation(four, _mm_shuffle_epi32(four, 0x4e));
+  return _mm_cvtsi128_si32(operation(two, _mm_shuffle_epi32(two, 0xb1)));
+}
+inline int32_t sum_of(IntPart lanes) {
+  return joined(lanes, [](__m128i a, __m128i b) { return _mm_add_epi32(a, b); });
+}
+inline int32_t largest_of(IntPart lanes) {
+  return joined(lanes, [](__m128i a, __m128i b) { return _mm_max_epi32(a, b); });
+}
+#else
+inline int32_t sum_of(IntPart lanes) { return vaddvq_s32((int32x4_t)lanes); }
+inline int32_t largest_of(IntPart lanes) { return vmaxvq_s32((int32x4_t)lanes); }
+#endif
+
+// Whether weights below 16 have products of their own: the sums of eight lines of them fit into 16 bits.
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+constexpr bool kNarrow = true;
+
+// sums + two products of every lane of 16 bits. `inputs` are four, in the order of the weights.
+[[gnu::always_inline]] inline PairPart add_narrow(PairPart sums, const int8_t* inputs, BytePart weights) {
+  int32_t all;
+  std::memcpy(&all, inputs, sizeof(all));
+#if defined(__AVX512F__)
+  return sums + (PairPart)_mm512_maddubs_epi16((__m512i)weights, _mm512_set1_epi32(all));
+#else
+  return sums + (PairPart)_mm256_maddubs_epi16((__m256i)weights, _mm256_set1_epi32(all));
+#endif
+}
+
+// The sums of two neighbours each.
+[[gnu::always_inline]] inline IntPart pair_sums(PairPart sums) {
+#if defined(__AVX512F__)
+  return (IntPart)_mm512_madd_epi16((__m512i)sums, _mm512_set1_epi16(1));
+#else
+  return (IntPart)_mm256_madd_epi16((__m256i)sums, _mm256_set1_epi16(1));
+#endif
+}
+#else
+constexpr bool kNarrow = false;
+#endif
+
 // An input, four weights of each lane's output as the CPU multiplies them, and where each of the four lies in them.
 #if defined(__AVX512VNNI__)
 

@@ -224,31 +224,37 @@ class Program {
   template <typename Format>
   void multiply(const Step& step, int64_t begin, int64_t after, const rows::Operand& x) const {
     const auto* tokens = linear::as_rows<Format>(x.first, x.token_stride, step.tokens, layer(begin).inputs);
+    run_tiles(begin, after, [&](const Layer& of, int64_t tile, const rows::Operand& y) {
+      linear::multiply_tile(
+          linear::Layer<Format>{static_cast<const typename Format::Stored*>(of.packed), of.bias, of.outputs, of.inputs},
+          tile, tokens, step.tokens, {y.first, y.token_stride});
+    });
+  }
+
+  void multiply_quantized(const Step& step, int64_t begin, int64_t after, const rows::Operand& x) const {
+    const auto& tokens = quantized::as_tokens(x.first, x.token_stride, step.tokens, layer(begin).inputs);
+    run_tiles(begin, after, [&](const Layer& of, int64_t tile, const rows::Operand& y) {
+      quantized::multiply_tile({static_cast<const uint8_t*>(of.packed), of.scales, of.offsets, of.codes, of.bias,
+                                of.outputs, of.inputs, of.group},
+                               tile, tokens, {y.first, y.token_stride});
+    });
+  }
+
+  // Runs work(layer, tile, y) for all tiles of 32 outputs of some products.
+  template <typename Work>
+  void run_tiles(int64_t begin, int64_t after, const Work& work) const {
+    static_assert(linear::kTile == quantized::kTile);
     std::vector<int64_t> ends;
     for (int64_t index = begin; index < after; ++index)
       ends.push_back((ends.empty() ? 0 : ends.back()) + linear::tiles_of(layer(index).outputs));
     Pool::instance().run(ends.back(), [&](int64_t tile) {
       int64_t which = 0;
       while (tile >= ends[which]) ++which;
-      const Layer& of = layer(begin + which);
-      const rows::Operand& y = rows_[begin + which].out;
-      linear::multiply_tile(
-          linear::Layer<Format>{static_cast<const typename Format::Stored*>(of.packed), of.bias, of.outputs, of.inputs},
-          which ? tile - ends[which - 1] : tile, tokens, step.tokens, {y.first, y.token_stride});
+      work(layer(begin + which), which ? tile - ends[which - 1] : tile, rows_[begin + which].out);
     });
   }
 
   const Layer& layer(int64_t index) const { return code_.layers[code_.instructions[index].what]; }
-
-  void multiply_quantized(const Step& step, int64_t begin, int64_t after, const rows::Operand& x) const {
-    for (int64_t index = begin; index < after; ++index) {
-      const Layer& of = layer(index);
-      const rows::Operand& y = rows_[index].out;
-      const quantized::Layer weights{static_cast<const uint8_t*>(of.packed), of.scales, of.offsets, of.codes, of.bias,
-                                     of.outputs, of.inputs, of.group};
-      quantized::multiply(weights, x.first, x.token_stride, step.tokens, y.first, y.token_stride);
-    }
-  }
 
   // Calls use(cache) with the layer's part of the slot cache.
   template <typename Use>

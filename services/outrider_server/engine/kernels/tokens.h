@@ -30,18 +30,23 @@ struct Scaled {
   float scale;
   int32_t sums[2];  // of the first and of the second half
 
-  // Of both halves, or of one.
-  template <int Halves>
+  // Of the block, or of a half where each is a group of its own.
+  template <int Groups>
   [[gnu::always_inline]] int32_t sum(int half) const {
-    return Halves == 2 ? sums[0] + sums[1] : sums[half];
+    return Groups == 1 ? sums[0] + sums[1] : sums[half];
   }
 };
 
-inline int32_t sum_of(IntPart lanes) {
-  int32_t sum = 0;
-  for (int lane = 0; lane < kPartLanes; ++lane) sum += lanes[lane];
-  return sum;
-}
+// A block of some tokens, one behind the other: [tokens, 64] and [tokens].
+struct Inputs {
+  const Whole* integers;
+  const int8_t* bytes;
+  const Scaled* scaled;
+
+  Inputs at(int64_t token) const {
+    return {integers + token * kBlock, kNarrow ? bytes + token * kBlock : nullptr, scaled + token};
+  }
+};
 
 // 64 numbers, times `inverse`, as the nearest integers; returns the sum of their magnitudes and sets their sums.
 inline int32_t round_all(const float* from, float inverse, Whole* to, int32_t (&sums)[2]) {
@@ -71,54 +76,95 @@ inline float largest_magnitude(const float* from) {
     const IntPart bits = load_part<IntPart>(from + k) & 0x7fffffff;
     largest = bits > largest ? bits : largest;
   }
-  int32_t most = 0;
-  for (int lane = 0; lane < kPartLanes; ++lane) most = std::max<int32_t>(most, largest[lane]);
-  return std::bit_cast<float>(most);
+  return std::bit_cast<float>(largest_of(largest));
 }
 
-// Tokens, padded with zeros to whole blocks.
+// Blocks of 64 numbers, rounded.
+struct Rounded {
+  std::vector<Whole> integers;  // [blocks, 64]
+  std::vector<int8_t> bytes;    // the same, four inputs in the order of a packed line, where the CPU multiplies them so
+  std::vector<Scaled> scaled;   // [blocks]
+
+  // There are no fewer than `blocks` from now on.
+  void hold(int64_t blocks) {
+    if (static_cast<int64_t>(scaled.size()) >= blocks) return;
+    integers.resize(blocks * kBlock);
+    if (kNarrow) bytes.resize(blocks * kBlock);
+    scaled.resize(blocks);
+  }
+
+  Inputs at(int64_t block) const { return Inputs{integers.data(), bytes.data(), scaled.data()}.at(block); }
+
+  // Rounds a block; returns the sum of its integers' magnitudes.
+  int32_t round(const float* from, float scale, float inverse, int64_t block) {
+    Whole* to = integers.data() + block * kBlock;
+    scaled[block].scale = scale;
+    const int32_t magnitude = round_all(from, inverse, to, scaled[block].sums);
+    if (kNarrow) narrow(to, bytes.data() + block * kBlock);
+    return magnitude;
+  }
+
+  // As bytes, four inputs in the order of the weights: the first, the third, the second and the fourth.
+  static void narrow(const Whole* from, int8_t* to) {
+    for (int64_t k = 0; k < kBlock; k += 4) {
+      uint64_t four;
+      std::memcpy(&four, from + k, sizeof(four));
+      four &= 0x00ff00ff00ff00ff;
+      const auto bytes = static_cast<uint32_t>(four | four >> 24);
+      std::memcpy(to + k, &bytes, sizeof(bytes));
+    }
+  }
+
+  void clear(float scale, int64_t block) {
+    const float zeros[kBlock] = {};
+    round(zeros, scale, 0.0f, block);
+  }
+};
+
+// Tokens, padded with zeros to whole blocks. What they lie in may take others after them.
 struct Tokens {
-  int64_t blocks;
-  std::vector<Whole> integers;       // [tokens, blocks, 64]
-  std::vector<Scaled> scaled;        // [tokens, blocks]
-  std::vector<int32_t> rests;        // [tokens, blocks]: which of the rests is theirs, -1 where none is
-  std::vector<Whole> rest_integers;  // [rests, 64]
-  std::vector<Scaled> rest_scaled;   // [rests]
+  int64_t count = 0, blocks = 0;
+  Rounded rounded;             // [blocks, tokens, 64]
+  std::vector<int32_t> rests;  // [blocks, tokens]: which of the rests is theirs, -1 where none is
+  Rounded of_rests;
+  int64_t rest_count = 0;
 
   // `x` is [count, inputs], tokens `stride` apart.
-  Tokens(const float* x, int64_t stride, int64_t count, int64_t inputs)
-      : blocks(blocks_of(inputs)), integers(count * blocks * kBlock), scaled(count * blocks),
-        rests(count * blocks, -1) {
+  void take(const float* x, int64_t stride, int64_t tokens, int64_t inputs) {
+    count = tokens;
+    blocks = blocks_of(inputs);
+    rest_count = 0;
+    rounded.hold(blocks * count);
+    rests.assign(blocks * count, -1);
     for (int64_t m = 0; m < count; ++m)
       for (int64_t block = 0; block < blocks; ++block) {
         const int64_t first = block * kBlock, kept = std::min(kBlock, inputs - first);
-        float values[kBlock] = {};
-        std::memcpy(values, x + m * stride + first, kept * sizeof(float));
-        add(values, m * blocks + block);
+        const float* from = x + m * stride + first;
+        float padded[kBlock] = {};
+        if (kept < kBlock) from = static_cast<const float*>(std::memcpy(padded, from, kept * sizeof(float)));
+        add(from, block * count + m);
       }
   }
 
  private:
-  void add(float* values, int64_t at) {
+  void add(const float* values, int64_t at) {
     const float largest = largest_magnitude(values);
-    Whole* to = integers.data() + at * kBlock;
-    if (!(largest < std::numeric_limits<float>::infinity())) {
-      scaled[at] = {std::numeric_limits<float>::quiet_NaN(), {}};
-    } else if (largest >= kLeast) {
-      const float inverse = kLargest / largest;
-      scaled[at].scale = largest / kLargest;
-      const int32_t magnitude = round_all(values, inverse, to, scaled[at].sums);
-      if (magnitude * kUsual < kLargest * kBlock) add_rest(values, to, at, inverse);
-    }
+    if (!(largest < std::numeric_limits<float>::infinity()))
+      return rounded.clear(std::numeric_limits<float>::quiet_NaN(), at);
+    if (largest < kLeast) return rounded.clear(0.0f, at);
+    const float inverse = kLargest / largest;
+    const int32_t magnitude = rounded.round(values, largest / kLargest, inverse, at);
+    if (magnitude * kUsual < kLargest * kBlock) add_rest(values, at, inverse);
   }
 
-  void add_rest(float* values, const Whole* to, int64_t at, float inverse) {
-    const float scale = scaled[at].scale;
-    for (int64_t k = 0; k < kBlock; ++k) values[k] -= static_cast<float>(to[k]) * scale;
-    rests[at] = static_cast<int32_t>(rest_scaled.size());
-    rest_integers.resize(rest_integers.size() + kBlock);
-    rest_scaled.push_back({scale / kFiner, {}});
-    round_all(values, inverse * kFiner, rest_integers.data() + rests[at] * kBlock, rest_scaled.back().sums);
+  void add_rest(const float* values, int64_t at, float inverse) {
+    const Inputs taken = rounded.at(at);
+    const float scale = taken.scaled->scale;
+    float left[kBlock];
+    for (int64_t k = 0; k < kBlock; ++k) left[k] = values[k] - static_cast<float>(taken.integers[k]) * scale;
+    rests[at] = static_cast<int32_t>(rest_count++);
+    of_rests.hold(rest_count);
+    of_rests.round(left, scale / kFiner, inverse * kFiner, rests[at]);
   }
 };
 
