@@ -24,6 +24,8 @@ from .quantized_driver import QuantizedKernels
 from .subjects import random
 
 pytestmark = needs_kernels
+COUNTED = torch.arange(-8, 8)
+"""Codes that follow each other are multiplied as bytes where the CPU has no products of four."""
 CODES = torch.tensor([-127, -99, -71, -55, -40, -31, -2, 0, 1, 3, 17, 28, 56, 77, 100, 126])
 LEAST = 1e-30
 """A block whose largest input is below this counts as zeros."""
@@ -36,18 +38,32 @@ class Format:
     bits: int
     group: int
     offsets: bool = False
+    counted: bool = False
 
     def __str__(self) -> str:
-        return f"{self.bits}x{self.group}{'+' if self.offsets else ''}"
+        marks = f"{'+' if self.offsets else ''}{' counted' if self.counted else ''}"
+        return f"{self.bits}x{self.group}{marks}"
+
+    @property
+    def codes(self) -> torch.Tensor:
+        """Of 4 bits."""
+        return COUNTED if self.counted else CODES
 
 
 FORMATS = [
-    Format(bits, group, offsets)
-    for bits in (8, 4)
+    Format(bits, group, offsets, counted)
+    for bits, counted in ((8, False), (4, False), (4, True))
     for group in (0, 32, 64, 128)
     for offsets in (False, True)
 ]
-FEW = [Format(8, 0), Format(4, 64), Format(8, 32), Format(4, 32, True), Format(4, 128, True)]
+FEW = [
+    Format(8, 0),
+    Format(4, 64),
+    Format(8, 32),
+    Format(4, 32, True),
+    Format(4, 32, counted=True),
+    Format(4, 128, True, counted=True),
+]
 ANY = st.sampled_from(FORMATS)
 few_formats = pytest.mark.parametrize("kept", FEW, ids=str)
 
@@ -71,7 +87,7 @@ class Case:
 
 
 def case(
-    kept: Format, outputs: int, inputs: int, seed: int = 0, codes: torch.Tensor = CODES
+    kept: Format, outputs: int, inputs: int, seed: int = 0, codes: torch.Tensor | None = None
 ) -> Case:
     """Random numbers, scales and offsets, and a bias."""
     generator = torch.Generator().manual_seed(seed)
@@ -84,6 +100,7 @@ def case(
         integers, table = numbers, None
     else:
         numbers = torch.randint(0, 16, (outputs, inputs), generator=generator)
+        codes = kept.codes if codes is None else codes
         integers, table = codes[numbers], codes.to(torch.int8)
     numbers = numbers.to(torch.int8 if table is None else torch.uint8)
     weight = QuantizedWeight(numbers, scales, table, offsets, kept.group)
@@ -160,8 +177,8 @@ def test_whole_numbers_are_summed_exactly(
     )
     if kept.bits == 4:
         places = numbers.remainder(16)
-        weight = replace(weight, numbers=places.to(torch.uint8), codes=CODES.to(torch.int8))
-        numbers = CODES[places]
+        weight = replace(weight, numbers=places.to(torch.uint8), codes=kept.codes.to(torch.int8))
+        numbers = kept.codes[places]
     stands_for = numbers.double()
     if offsets is not None:
         stands_for = stands_for + for_inputs(offsets, kept, 150)
@@ -229,6 +246,20 @@ def test_the_largest_inputs_and_weights_are_multiplied_whole(
     wanted = x.double() @ made.weight.T + made.bias
     got = kernels.multiply(kernels.pack(made.quantized, made.bias), x)
     torch.testing.assert_close(got.double(), wanted, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("first", [-15, -8, 0])
+@pytest.mark.parametrize("group", [32, 64])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_inputs_and_codes_that_follow_each_other_are_multiplied_whole(
+    kernels: QuantizedKernels, sign: int, group: int, first: int
+) -> None:
+    """No sum of products with weights below 16 is cut off on its way to 16 bits."""
+    numbers = torch.full((33, 128), 15, dtype=torch.uint8)
+    codes = torch.arange(first, first + 16, dtype=torch.int8)
+    weight = QuantizedWeight(numbers, torch.ones((33, 128 // group)), codes, group=group)
+    got = kernels.multiply(kernels.pack(weight, None), torch.full((9, 128), sign * 127.0))
+    assert torch.equal(got, torch.full((9, 33), sign * 127.0 * 128 * (first + 15)))
 
 
 @few_formats
