@@ -182,25 +182,16 @@ inline void finish(float* sums, const float* bias, int64_t kept, float* y) {
   std::memcpy(y, sums, kept * sizeof(float));
 }
 
-// Adds the products of tokens [first, first + count).
+// Adds a block's products of tokens [first, first + count), and those of their rests.
 template <int Groups, typename Weights>
-void add_blocks(const Layer& layer, const Weights& weights, int64_t tile, const Tokens& tokens, int64_t first,
-                int64_t count, float* sums) {
-  for (int64_t block = 0; block < tokens.blocks; ++block)
-    add_tokens<Groups>(weights.at(block), layer.group_of(tile, block),
-                       tokens.rounded.at(block * tokens.count + first), count, sums);
-}
-
-// Adds the products of the rests that tokens [first, first + count) have.
-template <int Groups, typename Weights>
-void add_rests(const Layer& layer, const Weights& weights, int64_t tile, const Tokens& tokens, int64_t first,
-               int64_t count, float* sums) {
+void add_all(const Weights& weights, const Group& group, const Tokens& tokens, int64_t block, int64_t first,
+             int64_t count, float* sums) {
+  const int64_t at = block * tokens.count + first;
+  add_tokens<Groups>(weights, group, tokens.rounded.at(at), count, sums);
   if (tokens.rest_count == 0) return;
-  for (int64_t block = 0; block < tokens.blocks; ++block)
-    for (int64_t m = 0; m < count; ++m)
-      if (const int32_t rest = tokens.rests[block * tokens.count + first + m]; rest >= 0)
-        add_block<1, Groups>(weights.at(block), layer.group_of(tile, block), tokens.of_rests.at(rest),
-                             sums + m * kTile);
+  for (int64_t m = 0; m < count; ++m)
+    if (const int32_t rest = tokens.rests[at + m]; rest >= 0)
+      add_block<1, Groups>(weights, group, tokens.of_rests.at(rest), sums + m * kTile);
 }
 
 // A tile of outputs of all tokens.
@@ -211,8 +202,8 @@ void multiply_tile(const Layer& layer, const Weights& weights, int64_t tile, con
     const int64_t some = std::min(kMost, tokens.count - first);
     alignas(64) float sums[kMost * kTile];
     std::fill_n(sums, some * kTile, 0.0f);
-    add_blocks<Groups>(layer, weights, tile, tokens, first, some, sums);
-    add_rests<Groups>(layer, weights, tile, tokens, first, some, sums);
+    for (int64_t block = 0; block < tokens.blocks; ++block)
+      add_all<Groups>(weights.at(block), layer.group_of(tile, block), tokens, block, first, some, sums);
     for (int64_t m = 0; m < some; ++m)
       finish(sums + m * kTile, layer.bias ? layer.bias + begin : nullptr, kept,
              y.values + (first + m) * y.stride + begin);
