@@ -12,8 +12,8 @@
 // So the sums of a block are exact, and blocks are added in order in float32: a token's bits depend on it and the
 // weights alone, on any CPU.
 //
-// Weights are packed once into tiles of 32 outputs (quantized_weights.h). A thread reads its share of them from front to
-// back, once for all tokens.
+// Weights are packed once into tiles of 32 outputs (quantized_weights.h). A thread reads its share of them from front
+// to back, once for all tokens.
 
 #pragma once
 
