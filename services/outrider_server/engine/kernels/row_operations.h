@@ -77,18 +77,39 @@ void each_line(const Row& row, int64_t token, const Inner& inner) {
       }
 }
 
+// Calls function(values) for sixteen numbers of an innermost loop at a time. Where every operand's follow each other,
+// or are one and the same, no stride is looked at.
 template <int Inputs, typename Function>
 void each_number(const Row& row, int64_t token, const Function& function) {
   const int64_t size = row.sizes[3], to = row.out.strides[3];
+  int64_t strides[Inputs];
+  bool dense = to == 1;
+#pragma GCC unroll 3
+  for (int i = 0; i < Inputs; ++i) {
+    strides[i] = row.inputs[i].strides[3];
+    dense &= strides[i] == 0 || strides[i] == 1;
+  }
   each_line<Inputs>(row, token, [&](float* out, const float* const (&from)[Inputs]) {
+    float same[Inputs][kLanes];
+    const float* begins[Inputs];
+#pragma GCC unroll 3
+    for (int i = 0; i < Inputs; ++i) {
+      if (strides[i] == 0) store(same[i], all(*from[i]));
+      begins[i] = strides[i] == 0 ? same[i] : from[i];
+    }
     for (int64_t first = 0; first < size; first += kLanes) {
+      const int64_t left = size - first;
+      const bool whole = dense && left >= kLanes;
       Floats values[Inputs];
 #pragma GCC unroll 3
-      for (int i = 0; i < Inputs; ++i) {
-        const int64_t stride = row.inputs[i].strides[3];
-        values[i] = fetch(from[i] + first * stride, stride, size - first);
-      }
-      put(out + first * to, to, size - first, function(values));
+      for (int i = 0; i < Inputs; ++i)
+        values[i] = whole ? load(begins[i] + first * strides[i])
+                          : fetch(from[i] + first * strides[i], strides[i], left);
+      const Floats results = function(values);
+      if (whole)
+        store(out + first, results);
+      else
+        put(out + first * to, to, left, results);
     }
   });
 }
