@@ -161,6 +161,12 @@ struct alignas(64) TileShapes {
   uint8_t palette = 1, start = 0, unused[14] = {};
   uint16_t bytes_a_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
   uint8_t rows[16] = {};
+
+  // g++ 12 takes the instruction to read 8 of these bytes, and leaves out what writes the others.
+  void use() const {
+    asm volatile("" : : "r"(this) : "memory");
+    _tile_loadconfig(this);
+  }
 };
 
 // Registers 0 to 3 hold sums (tokens 0-15 and 16-31 by outputs 0-15 and 16-31), 4 and 5 tokens, 6 and 7 weights.
@@ -171,7 +177,7 @@ inline void shape_tiles(int64_t tokens) {
   for (const int sum : {0, 1, 4}) shapes.rows[sum] = first;
   for (const int sum : {2, 3, 5}) shapes.rows[sum] = second;
   shapes.rows[6] = shapes.rows[7] = kRows;
-  _tile_loadconfig(&shapes);
+  shapes.use();
 }
 
 // Up to 32 tokens. A token has a row of each register to itself, so the others in it change nothing.

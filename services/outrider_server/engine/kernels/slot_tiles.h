@@ -36,7 +36,7 @@ inline void shape_tiles(int64_t rows, int64_t last_pairs) {
   shapes.rows[6] = linear::kRows;
   shapes.rows[7] = static_cast<uint8_t>(last_pairs);
   shapes.bytes_a_row[7] = last_pairs ? 64 : 0;
-  _tile_loadconfig(&shapes);
+  shapes.use();
 }
 
 class TileUnit {
