@@ -171,7 +171,7 @@ def driver(level: Level) -> tuple[str, ...]:
     """The command that runs the program for a level, which is compiled once a machine."""
     native = level.machine == platform.machine()
     command = [cpp_compiler()] if native else [cross_compiler(level), "-static"]
-    command += [*FLAGS, *level.options, "-pthread", f"-I{FOLDER}", *map(str, SOURCES)]
+    command += [*FLAGS, "-O2", *level.options, "-pthread", f"-I{FOLDER}", *map(str, SOURCES)]
     digest = hashlib.sha256(repr(command).encode())
     for source in (*SOURCES, *(FOLDER / name for name in HEADERS)):
         digest.update(source.read_bytes())

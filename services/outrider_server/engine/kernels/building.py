@@ -24,8 +24,15 @@ from ...user_folders import cache_folder
 from .levels import Level
 
 FOLDER = Path(__file__).parent
-SOURCES = ("slots.cpp", "program.cpp", "rows.cpp", "drawing.cpp", "pool.cpp", "library.cpp")
-"""Those first that take longest to compile."""
+SOURCES = {
+    "slots.cpp": "-O3",
+    "program.cpp": "-O3",
+    "drawing.cpp": "-O3",
+    "rows.cpp": "-O2",
+    "library.cpp": "-O3",
+    "pool.cpp": "-O3",
+}
+"""With how far the compiler goes. An inline function that several have is taken from the first of them."""
 HEADERS = (
     "interface.h",
     "elements.h",
@@ -50,7 +57,7 @@ HEADERS = (
     "vectors.h",
     "pool.h",
 )
-FLAGS = ("-std=c++20", "-O3", "-ffp-contract=off", "-w", "-fPIC", "-fvisibility=hidden")
+FLAGS = ("-std=c++20", "-ffp-contract=off", "-w", "-fPIC", "-fvisibility=hidden")
 LIBRARY_FLAGS = ("-shared", "-pthread")
 COMPILE_SECONDS = 300
 
@@ -128,7 +135,7 @@ def compile_library(compiler: str, level: Level, sources: list[Path], library: P
     objects = [library.with_name(f"{source.stem}.o") for source in sources]
 
     def compile_one(source: Path, made: Path) -> None:
-        _run([*command, "-c", str(source), "-o", str(made)])
+        _run([*command, SOURCES[source.name], "-c", str(source), "-o", str(made)])
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(compile_one, sources, objects))
@@ -179,7 +186,7 @@ def _name(compiler: str, level: Level) -> str:
 
 
 def _digest(compiler: str, level: Level) -> str:
-    made_of = (compiler, FLAGS, LIBRARY_FLAGS, level.name, level.options)
+    made_of = (compiler, SOURCES, FLAGS, LIBRARY_FLAGS, level.name, level.options)
     digest = hashlib.sha256(repr(made_of).encode())
     for name in (*SOURCES, *HEADERS):
         digest.update((FOLDER / name).read_bytes())
