@@ -148,7 +148,10 @@ BREAKS: dict[str, tuple[Callable[[Path], None], str]] = {
         r"1 of its weights, model.layers.0.self_attn.gate.weight for one, have no place",
     ),
     "pickle only": (only_pickle, r"pickle weights only \(pytorch_model.bin\)"),
-    "GGUF only": (gguf_alone, r"GGUF only \(model-q4.gguf\), which is not served; name the folder"),
+    "GGUF alone": (
+        gguf_alone,
+        r"has its weights as GGUF; name the file, for example .*model-q4.gguf",
+    ),
     "an adapter": (adapter, r"an adapter \(LORA\) of owner/base, which is not merged .* peft"),
     "a damaged adapter": (
         lambda folder: (folder / "adapter_config.json").write_text("["),
@@ -239,8 +242,8 @@ def test_a_folder_is_refused_in_one_sentence_and_executes_nothing(name: str, fol
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("model-q4.gguf", "is a GGUF file, which is not served; name the folder of safetensors"),
-        ("model-q4.GGUF", "is a GGUF file"),
+        ("model-q4.gguf", "is no GGUF file: it does not begin with GGUF"),
+        ("model-q4.GGUF", "is no GGUF file"),
         ("model.safetensors", "is a file; name the model's folder that it stands in"),
     ],
 )

@@ -63,7 +63,7 @@ def main_options(
 @app.command()
 @takes_engine(
     configuration.TARGET_ENGINE,
-    helps={"folder": "Folder of the target model, or its name on a hub."},
+    helps={"folder": "Folder of the target model, its GGUF file, or its name on a hub."},
 )
 def target(
     engine: EngineOptions, listen: Listen = f"127.0.0.1:{configuration.TARGET_PORT}"
@@ -78,7 +78,7 @@ def target(
 @takes_engine(
     configuration.DRAFT_ENGINE,
     without=("queue", "width", "reproducible"),
-    helps={"folder": "Folder of the draft model, or its name on a hub."},
+    helps={"folder": "Folder of the draft model, its GGUF file, or its name on a hub."},
 )
 def draft(engine: EngineOptions, listen: Listen = f"127.0.0.1:{configuration.DRAFT_PORT}") -> None:
     """Run the draft service: the small model, which guesses ahead."""
@@ -136,12 +136,13 @@ def session(
     configuration.TARGET_ENGINE,
     without=("width", "prefill_width"),
     names={"folder": "target"},
-    helps={"folder": "Folder of the target model, or its name on a hub."},
+    helps={"folder": "Folder of the target model, its GGUF file, or its name on a hub."},
 )
 def up(
     engine: EngineOptions,
     draft: Annotated[
-        str, typer.Option(help="Folder of the draft model, its name on a hub, or none.")
+        str,
+        typer.Option(help="Folder of the draft model, its GGUF file, its name on a hub, or none."),
     ] = str(DRAFT_FOLDER),
     draft_dtype: DraftDtype = None,
     draft_device: DraftDevice = None,

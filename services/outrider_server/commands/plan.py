@@ -19,7 +19,9 @@ from .options import DraftQuantization
 NO_DRAFT = "none"
 
 
-Draft = Annotated[str, typer.Option(help="The draft model's folder or its config.json, or none.")]
+Draft = Annotated[
+    str, typer.Option(help="The draft model's folder, config.json or GGUF file, or none.")
+]
 DraftDtype = Annotated[Dtype, typer.Option(help="The draft's dtype; auto keeps its own.")]
 Memory = Annotated[str | None, typer.Option(help="What has to hold it, for example 80GiB.")]
 Bandwidth = Annotated[str | None, typer.Option(help="Of the memory, for example 3.35TB/s.")]
@@ -33,7 +35,7 @@ Chart = Annotated[Path | None, typer.Option(help="Draw the plan into this PNG fi
     without=("attention", "park_bytes", "queue", "reproducible", "threads", "tensor_parallel"),
     names={"folder": "target"},
     helps={
-        "folder": "Folder of the target model, or its config.json.",
+        "folder": "Folder of the target model, its config.json, or its GGUF file.",
         "device": "A torch device, which need not be here.",
         "quantization": "Quantize the weights; none plans what the checkpoint holds.",
     },

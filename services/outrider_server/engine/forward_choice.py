@@ -52,7 +52,7 @@ def choose_forward(
         try:
             rotaries = rotaries or _rotaries_to_record(model)
             keep = partial(keep_model, start.model_records, loaded)
-            recorded = recorded_model(model, rotaries, start.tell, loaded.weight_files, keep)
+            recorded = recorded_model(model, rotaries, start.tell, loaded.weights, keep)
         except NotRecorded as reason:
             note = f"the model cannot be recorded: {reason}"
         else:

@@ -18,12 +18,10 @@ from ..core.progress import Progress
 from .kernels import kernels_missing
 from .lengths import LengthRule
 from .machine import machine_facts
-from .model.checkpoint import digest_files, open_checkpoint
+from .model.checkpoint import digest_files
 from .model.facts import CacheSizes, ModelFacts
-from .model.generation_defaults import read_generation_defaults
-from .model.tokenizer_files import read_tokenizer
+from .model.opening import open_checkpoint
 from .model.vocabulary import Vocabulary
-from .model.weight_files import WeightFiles
 from .options import EngineOptions
 from .program.stored import packed_pass
 from .program.weights import Recorded
@@ -45,7 +43,7 @@ class KeptModel(ModelFacts):
 def model_records(records: Records, options: EngineOptions, device: torch.device) -> Records:
     """The records of starts of these model files with options that make the same of them, on this machine.
 
-    Raises ModelRefused for a folder that cannot be loaded.
+    Raises ModelRefused for what cannot be loaded.
     """
     if records.folder is None:
         return records
@@ -71,6 +69,7 @@ def keep_model(records: Records, model: ModelFacts, written: Written) -> None:
         "max_positions": model.max_positions,
         "most_positions": model.most_positions,
         "parameter_count": model.parameter_count,
+        "quantization": model.quantization,
     }
     parts = {
         "vocabulary": [vocabulary.fingerprint, vocabulary.tokenizer_size, vocabulary.output_rows],
@@ -81,8 +80,8 @@ def keep_model(records: Records, model: ModelFacts, written: Written) -> None:
     records.keep(RECORD, {"facts": facts, **parts, "pass": written})
 
 
-def recall_model(records: Records, name: str, folder: Path, tell: Progress) -> KeptModel | None:
-    """The model in this folder as an earlier start kept it, its weights packed; None where none did."""
+def recall_model(records: Records, name: str, source: Path, tell: Progress) -> KeptModel | None:
+    """The model of these files as an earlier start kept it, its weights packed; None where none did."""
     outcome = records.recall(RECORD)
     if outcome is None or kernels_missing():
         return None
@@ -90,14 +89,14 @@ def recall_model(records: Records, name: str, folder: Path, tell: Progress) -> K
         stored, facts = read_pass(outcome["pass"]), _facts(outcome)
     except (TypeError, KeyError, ValueError, IndexError, SafetensorError, RuntimeError):
         return None
-    tokenizer, weights = read_tokenizer(folder), WeightFiles(open_checkpoint(folder).weights)
+    checkpoint = open_checkpoint(source)
     return KeptModel(
         **facts,
         name=name,
         device=CPU,
-        tokenizer=tokenizer,
-        generation_defaults=read_generation_defaults(folder),
-        recorded=packed_pass(stored, weights, tell),
+        tokenizer=checkpoint.tokenizer(),
+        generation_defaults=checkpoint.generation_defaults(),
+        recorded=packed_pass(stored, checkpoint.open_weights(), tell),
     )
 
 

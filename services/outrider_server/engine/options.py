@@ -33,7 +33,7 @@ DEVICE = re.compile(r"(?:cpu|cuda|hpu|mps|mtia|npu|xla|xpu)(?::\d{1,3})?")
 class EngineOptions:
     """A model and the static shapes around it. Raises StartupError for what no engine can be."""
 
-    folder: Annotated[Path, "Folder of the model, or its name on a hub."]
+    folder: Annotated[Path, "Folder of the model, its GGUF file, or its name on a hub."]
     dtype: Annotated[Dtype, "auto keeps the checkpoint's own."] = "auto"
     device: Annotated[str, "A torch device, for example cpu or cuda:0."] = "cpu"
     quantization: Annotated[

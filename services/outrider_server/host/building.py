@@ -17,6 +17,7 @@ from ..engine.kept_model import model_records, recall_model
 from ..engine.kernels.levels import chosen_level
 from ..engine.limits import StepLimits
 from ..engine.model.facts import ModelFacts
+from ..engine.model.formats import model_name
 from ..engine.model.hub import local_folder
 from ..engine.options import EngineOptions
 from ..engine.ranks.ranks import Group
@@ -105,7 +106,7 @@ def _load(
     options: EngineOptions, folder: Path, device: torch.device, ranks: int, start: Start
 ) -> ModelFacts:
     """The model as an earlier start kept it, else as the library loads it. Raises ModelRefused."""
-    name = options.folder.resolve().name
+    name = model_name(options.folder)
     kept = recall_model(start.model_records, name, folder, start.tell)
     if kept is not None:
         return kept

@@ -1,4 +1,4 @@
-"""Reading a model's configuration: a folder or a config.json, and nothing else of it. Executes nothing."""
+"""Reading a model's configuration: of a folder, a config.json or a GGUF file. Executes nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import transformers
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrainedModel
@@ -14,6 +14,9 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as library_logging
 
 from ..core.errors import ModelRefused
+from ..engine.model.causal_class import causal_class
+from ..engine.model.formats import is_gguf, model_name
+from ..engine.model.opening import open_checkpoint
 from .config_path import config_path
 
 ROLLED_BACK_KINDS = {"full_attention", "sliding_attention", "chunked_attention"}
@@ -25,6 +28,7 @@ class ConfigFile:
     """A configuration of the library, and the class that it describes."""
 
     path: Path
+    """The config.json, or the GGUF file."""
     config: PreTrainedConfig
     model_class: type[PreTrainedModel]
     quantized_by: str
@@ -35,11 +39,16 @@ class ConfigFile:
         """Where the model's other files would be."""
         return self.path.parent
 
+    @property
+    def name(self) -> str:
+        """What the model is called."""
+        return model_name(self.path if is_gguf(self.path) else self.folder)
+
 
 def read_config(source: Path) -> ConfigFile:
     """The configuration in a folder or file. Raises ModelRefused with the reason."""
     path = config_path(source)
-    content = _read_object(path)
+    content = open_checkpoint(path).config() if is_gguf(path) else _read_object(path)
     library_logging.set_verbosity(logging.ERROR)
     kind = content.get("model_type")
     if not isinstance(kind, str) or not kind:
@@ -60,7 +69,7 @@ def read_config(source: Path) -> ConfigFile:
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ModelRefused(f"{path} is a {kind}, which is no causal language model")
     _check_layers(path, config)
-    return ConfigFile(path, config, _class_of(config), _quantized_by(content))
+    return ConfigFile(path, config, causal_class(config), _quantized_by(content))
 
 
 def first_line(error: Exception) -> str:
@@ -88,15 +97,6 @@ def _check_layers(path: Path, config: PreTrainedConfig) -> None:
         raise ModelRefused(
             f"{path} has layers of kind {', '.join(others)}; the slot cache serves attention only"
         )
-
-
-def _class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
-    # The library declares every entry a tuple, and most are one class.
-    found = cast(
-        "type[PreTrainedModel] | tuple[type[PreTrainedModel], ...]",
-        MODEL_FOR_CAUSAL_LM_MAPPING[type(config)],
-    )
-    return found[0] if isinstance(found, (list, tuple)) else found
 
 
 def _quantized_by(content: dict[str, Any]) -> str:

@@ -11,10 +11,12 @@ NAME = "config.json"
 
 
 def config_path(source: Path) -> Path:
-    """The configuration in a folder, or the file itself. Raises ModelRefused where there is none."""
+    """The configuration in a folder, or the file itself; it may be GGUF. Raises ModelRefused for none."""
     path = source / NAME if source.is_dir() else source
     if not source.exists():
-        raise ModelRefused(f"{source} does not exist; name a model's folder or its config.json")
+        raise ModelRefused(
+            f"{source} does not exist; name a model's folder, its config.json, or a GGUF file"
+        )
     if path.suffix != ".json" or source.is_dir():
         check_format(source)
     if not path.is_file():

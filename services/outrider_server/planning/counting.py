@@ -23,6 +23,7 @@ from ..core.errors import ModelRefused
 from ..engine.cache_argument import cache_argument
 from ..engine.lengths import furthest_context, longest_context
 from ..engine.model.architectures import check_architecture
+from ..engine.model.formats import is_gguf
 from .config_file import ConfigFile, first_line
 from .stored import stored_layers
 from .types import CachedLayer, LinearLayer, ModelSizes, StoredLayer, WeightTensor
@@ -32,14 +33,18 @@ WEIGHT = ".weight"
 _Linear = (nn.Linear, Conv1D)
 
 
-def count_model(file: ConfigFile) -> ModelSizes:
-    """The sizes of the model that a configuration describes. Raises ModelRefused with the reason."""
-    model, stored = _build(file), stored_layers(file)
+def count_model(file: ConfigFile, device: str = "cpu") -> ModelSizes:
+    """The sizes of the model that a configuration describes, on a type of device.
+
+    Raises ModelRefused with the reason.
+    """
+    model = _build(file)
+    stored = stored_layers(file, model, device)
     config = model.config.get_text_config()
     keys, values = _trace(file, model)
     heads = int(config.num_attention_heads)
     return ModelSizes(
-        name=file.folder.resolve().name,
+        name=file.name,
         architecture=type(model).__name__,
         dtype=str(model.config.dtype or torch.float32).removeprefix("torch."),
         tensors=_tensors(model, stored),
@@ -201,6 +206,10 @@ def _notes(file: ConfigFile, *, read_here: bool) -> tuple[str, ...]:
         how = "their files' size" if _checkpoint_bytes(file) else "an unquantized model's"
         how = "counted layer by layer" if read_here else how
         notes.append(f"quantized by {file.quantized_by} already: the weights are {how}")
+    if is_gguf(file.path) and read_here:
+        notes.append(
+            "layers of Q8_0, Q4_0 and Q4_1 stay as the file has them, all others are widened"
+        )
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ())
     longest = getattr(config, "max_position_embeddings", None) or window

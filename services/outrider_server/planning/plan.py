@@ -41,7 +41,7 @@ def make_plan(settings: PlanSettings) -> Plan:
 
 
 def _engine_plan(options: EngineOptions, settings: PlanSettings) -> EnginePlan:
-    sizes = count_model(read_config(options.folder))
+    sizes = count_model(read_config(options.folder), options.device.partition(":")[0])
     shape = engine_shape(sizes, options)
     memory, bandwidth = settings.memory_bytes, settings.bandwidth
     return EnginePlan(

@@ -8,6 +8,7 @@ import torch
 
 from ..core.errors import StartupError
 from ..core.importing import many_imports
+from ..engine.model.formats import model_name
 from ..engine.options import EngineOptions
 from ..engine.records import Records
 from .available import available_bytes
@@ -63,14 +64,14 @@ def _counted(options: EngineOptions, records: Records) -> tuple[ModelSizes, bool
     """
     kept = sizes_from(records.recall(RECORD))
     if kept is not None and options.tensor_parallel == 1:
-        return replace(kept, name=options.folder.resolve().name), False
+        return replace(kept, name=model_name(options.folder)), False
     with many_imports():  # of the library, which takes seconds
         from ..engine.ranks.sharing import shares_keys
         from .config_file import read_config
         from .counting import count_model
 
     file = read_config(options.folder)
-    sizes = count_model(file)
+    sizes = count_model(file, torch.device(options.device).type)
     records.keep(RECORD, asdict(sizes))
     return sizes, shares_keys(file.config)
 

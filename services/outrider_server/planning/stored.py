@@ -1,11 +1,16 @@
-"""Layers of GPTQ and AWQ checkpoints that are read without the library: their bytes, as kept and packed."""
+"""Layers of GPTQ, AWQ and GGUF that are read without the library: their bytes, as kept and packed."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
+from torch import nn
 
 from ..core.errors import ModelRefused
-from ..engine.model.checkpoint import open_checkpoint
+from ..engine.gguf.integers import GROUP
+from ..engine.model.formats import is_gguf
+from ..engine.model.opening import open_checkpoint
 from ..engine.model.stored_loading import LOADED, StoredLayers, find_stored_layers
 from ..engine.model.stored_weights import READ_HERE
 from .config_file import ConfigFile
@@ -13,8 +18,10 @@ from .types import StoredLayer
 from .weights import stored_kernel_bytes
 
 
-def stored_layers(file: ConfigFile) -> dict[str, StoredLayer]:
-    """By name. Nothing for what is not read so, and without weight files."""
+def stored_layers(file: ConfigFile, empty: nn.Module, device: str) -> dict[str, StoredLayer]:
+    """By name, of a model without values. Nothing for what is not read so, and without weight files."""
+    if is_gguf(file.path):
+        return _of_gguf(file.path, empty) if device == "cpu" else {}
     if file.quantized_by not in READ_HERE:
         return {}
     settings = file.config.quantization_config
@@ -24,6 +31,24 @@ def stored_layers(file: ConfigFile) -> dict[str, StoredLayer]:
         return {}
     symmetric = settings.get("sym") is True
     return {name: _layer(found, name, symmetric) for name in found.names}
+
+
+def _of_gguf(path: Path, empty: nn.Module) -> dict[str, StoredLayer]:
+    from ..engine.gguf.checkpoint import (
+        open_gguf,  # these import a library that folders do not need
+    )
+    from ..engine.gguf.loading import kept_layers
+    from ..engine.gguf.matching import match
+
+    files = open_gguf(path).files
+    layers = {}
+    for name, place in kept_layers(empty, match(empty, files)).items():
+        tensor = files.tensors[place.tensor]
+        bits, symmetric = 8 if place.kind == "Q8_0" else 4, place.kind != "Q4_1"
+        outputs, inputs = tensor.shape
+        packed = stored_kernel_bytes(outputs, inputs, bits, GROUP, symmetric)
+        layers[name] = StoredLayer(tensor.nbytes, packed)
+    return layers
 
 
 def _layer(found: StoredLayers, name: str, symmetric: bool) -> StoredLayer:

@@ -1,28 +1,19 @@
-"""A model's folder as files: what it must hold, what it must not, and what identifies it.
-
-Reads JSON and the headers of weight files. Nothing in a folder is executed: safetensors only, no code of the
-folder's own.
-"""
+"""A model's files: what they are asked for, whatever they are, and what identifies them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
-from safetensors import SafetensorError, safe_open
-
+from ...core.description import TokenizerFiles
 from ...core.errors import ModelRefused
-from .formats import check_format
 from .vocabulary import Vocabulary
+from .weight_files import Weights
 
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-SMALL_SUFFIXES = (".json", ".jinja", ".model", ".txt")
 SAMPLE_BYTES = 1 << 16
 SAMPLES = 64
 
@@ -33,26 +24,35 @@ class _Digest(Protocol):
     def update(self, data: bytes, /) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A folder that may be loaded."""
+class Checkpoint(Protocol):
+    """A model that may be loaded: a folder with safetensors, or GGUF files."""
 
-    folder: Path
-    config_json: bytes
-    weights: tuple[Path, ...]
-    """The files that hold the weights, by name."""
+    @property
+    def source(self) -> Path:
+        """The folder, or the file that was named."""
 
+    @property
+    def weights(self) -> tuple[Path, ...]:
+        """The files that hold the weights, by name."""
 
-def open_checkpoint(folder: Path) -> Checkpoint:
-    """Checks a folder before the library sees it. Raises ModelRefused with the reason."""
-    check_format(folder)
-    config_path = folder / "config.json"
-    if not config_path.is_file():
-        raise ModelRefused(f"model folder {folder} has no config.json")
-    weights = _find_weights(folder)
-    for path in weights:
-        _check_weights(folder, path)
-    return Checkpoint(folder, config_path.read_bytes(), weights)
+    @property
+    def written_config(self) -> bytes:
+        """The configuration as it stands in the files."""
+
+    def config(self) -> dict[str, Any]:
+        """The configuration as a config.json has it. Raises ModelRefused."""
+
+    def tokenizer(self) -> TokenizerFiles:
+        """The tokenizer and the chat template. Raises ModelRefused."""
+
+    def generation_defaults(self) -> dict[str, float]:
+        """How tokens would be drawn, by the names of `SamplingParams`. Raises ModelRefused."""
+
+    def small_parts(self) -> Iterator[tuple[str, bytes]]:
+        """All but the weights on which loading depends, by name."""
+
+    def open_weights(self) -> Weights:
+        """The weights, over the files' own pages."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -68,67 +68,29 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _find_weights(folder: Path) -> tuple[Path, ...]:
-    """The one file of weights, or those that the index names."""
-    if (folder / WEIGHTS).is_file():
-        return (folder / WEIGHTS,)
-    if not (folder / INDEX).is_file():
-        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES)
-        if pickles:
-            raise ModelRefused(
-                f"model folder {folder} has pickle weights only ({pickles[0]}); "
-                "convert them to safetensors"
-            )
-        raise ModelRefused(f"model folder {folder} has no safetensors weights ({WEIGHTS})")
-    places = read_json(folder / INDEX).get("weight_map")
-    names = sorted(set(places.values()), key=str) if isinstance(places, dict) else []
-    if not names or not all(isinstance(name, str) for name in names):
-        raise ModelRefused(f"{folder / INDEX} does not say which files hold the weights")
-    for name in names:
-        if not (folder / name).is_file():
-            raise ModelRefused(f"model folder {folder} lacks {name}, which {INDEX} names")
-    return tuple(folder / name for name in names)
-
-
-def _check_weights(folder: Path, path: Path) -> None:
-    """Reads a file's header, whose sizes must be those of the file."""
-    try:
-        with safe_open(path, framework="pt"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise ModelRefused(
-            f"model folder {folder} cannot be loaded: {path.name} is damaged or cut off; "
-            "copy it anew"
-        ) from error
-
-
 def check_amount(checkpoint: Checkpoint, values: int) -> None:
     """Refuses a folder that holds less than half of a model's `values`, before there is room made for them.
 
     What lacks less is refused by the names of the weights, once they are loaded.
     """
-    stored = 0
-    for path in checkpoint.weights:
-        with safe_open(path, framework="pt") as file:
-            stored += sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    weights = checkpoint.open_weights()
+    stored = sum(prod(weights.shape(name)) for name in weights.names)
     if 2 * stored < values:
         raise ModelRefused(
-            f"model folder {checkpoint.folder} lacks weights: its files hold {stored:,} values, the model of "
+            f"model folder {checkpoint.source} lacks weights: its files hold {stored:,} values, the model of "
             f"config.json has {values:,}; copy it anew"
         )
 
 
 def digest_files(checkpoint: Checkpoint) -> str:
-    """Hex BLAKE2b over what loading a folder depends on: small files, and samples and times of the weights.
+    """Hex BLAKE2b over what loading depends on: small files, and samples and times of the weights.
 
     A weight file that was written anew counts as another, wherever its samples are.
     """
     digest = hashlib.blake2b(digest_size=32)
-    for path in sorted(checkpoint.folder.iterdir()):
-        if path.suffix in SMALL_SUFFIXES and path.is_file():
-            content = path.read_bytes()
-            digest.update(f"{path.name} {len(content)} ".encode())
-            digest.update(content)
+    for name, content in checkpoint.small_parts():
+        digest.update(f"{name} {len(content)} ".encode())
+        digest.update(content)
     for path in checkpoint.weights:
         digest.update(f"{path.name} {path.stat().st_mtime_ns} ".encode())
         _add_samples(digest, path)
@@ -144,7 +106,7 @@ def fingerprint_model(
     whole. Quantized while loading, or in another dtype than its own, a checkpoint is another model: its
     weights are others. So is one whose tokenizer leaves other logits out of the draw.
     """
-    digest = hashlib.sha256(checkpoint.config_json)
+    digest = hashlib.sha256(checkpoint.written_config)
     for path in checkpoint.weights:
         digest.update(f"{path.name} {path.stat().st_size} ".encode())
         _add_samples(digest, path)

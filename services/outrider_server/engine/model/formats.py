@@ -1,26 +1,42 @@
-"""Model files of formats that are not served: what each is, and what to do with it."""
+"""What was named as a model: which kind of files it is, and what to do with kinds that are not served."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from ...core.errors import ModelRefused
 
 GGUF = ".gguf"
 ADAPTER = "adapter_config.json"
-CONVERT_GGUF = (
-    "name the folder of safetensors that it was made from, or write one with transformers "
-    "(from_pretrained with gguf_file, then save_pretrained)"
-)
+PART = re.compile(r"-\d{5}-of-\d{5}$")
+"""How the names of files end that a model was split into."""
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether this names a GGUF file, which need not be there."""
+    return path.suffix.lower() == GGUF and not path.is_dir()
+
+
+def described(path: Path) -> str:
+    """How messages call a model."""
+    return f"model file {path}" if is_gguf(path) else f"model folder {path}"
+
+
+def model_name(path: Path) -> str:
+    """What a model is called by where it is: its folder, or its file without suffix and number."""
+    whole = path.resolve()
+    return PART.sub("", whole.stem) if is_gguf(path) else whole.name
 
 
 def check_format(path: Path) -> None:
-    """Raises ModelRefused for what is no folder of a whole model, with what to do."""
+    """Raises ModelRefused for what is neither a folder of a whole model nor a GGUF file, with what to do."""
     if path.is_dir():
         _check_folder(path)
-    elif path.suffix.lower() == GGUF and path.is_file():
-        raise ModelRefused(f"{path} is a GGUF file, which is not served; {CONVERT_GGUF}")
+    elif is_gguf(path):
+        if not path.is_file():
+            raise ModelRefused(f"model file {path} does not exist")
     elif path.is_file():
         raise ModelRefused(f"{path} is a file; name the model's folder that it stands in")
     else:
@@ -37,8 +53,8 @@ def _check_folder(folder: Path) -> None:
     packed = sorted(path.name for path in folder.iterdir() if path.suffix.lower() == GGUF)
     if packed and not any(folder.glob("*.safetensors")):
         raise ModelRefused(
-            f"model folder {folder} has its weights as GGUF only ({packed[0]}), which is not served; "
-            f"{CONVERT_GGUF}"
+            f"model folder {folder} has its weights as GGUF; name the file, for example "
+            f"{folder / packed[0]}"
         )
 
 

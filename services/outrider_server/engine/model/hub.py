@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...core.errors import ModelRefused
 from ...core.progress import Progress, Report, Stage, silent
-from .formats import check_format
+from .formats import check_format, is_gguf
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 """OWNER/NAME."""
@@ -22,7 +22,11 @@ ETAG_SECONDS = 5.0
 
 def is_name(model: Path) -> bool:
     """True for a name on a hub, False for what is a folder or could be one alone."""
-    return not model.exists() and HUB_NAME.fullmatch(model.as_posix()) is not None
+    return (
+        not model.exists()
+        and not is_gguf(model)
+        and HUB_NAME.fullmatch(model.as_posix()) is not None
+    )
 
 
 def check_named(model: Path) -> None:
@@ -32,7 +36,7 @@ def check_named(model: Path) -> None:
 
 
 def local_folder(model: Path, tell: Progress = silent) -> Path:
-    """The folder itself where it is one, else the hub's model of that name, fetched where it has to be.
+    """The folder or file itself, else the hub's model of that name, fetched where it has to be.
 
     Raises ModelRefused when it is neither.
     """

@@ -1,7 +1,7 @@
-"""Loading a model folder: the library's model of it, quantized where that is asked for.
+"""Loading a model: the library's model of a checkpoint, and what there is to know of it.
 
-What its files must be is `checkpoint.py`'s; what quantized layers need is `quantizing.py`'s, and
-`stored_loading.py`'s where they are read without the library.
+What its files must be is the checkpoint's; how its weights are read is `weight_loading.py`'s, or that of
+`gguf/loading.py`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,10 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
-from transformers.distributed.configuration_utils import DistributedConfig
+from transformers import AutoConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as library_logging
 
@@ -24,29 +22,18 @@ from ...core.errors import ModelRefused
 from ...core.progress import Progress, silent
 from ..lengths import furthest_context, length_rule, longest_context
 from ..ranks.sharing import check_shares, key_heads
-from .architectures import attention_at_loading, cache_shape, check_architecture
-from .checkpoint import Checkpoint, check_amount, fingerprint_model, open_checkpoint, read_json
-from .counted_loading import counted_loading
+from .architectures import cache_shape, check_architecture
+from .checkpoint import Checkpoint, fingerprint_model
 from .facts import CacheSizes, ModelFacts
-from .generation_defaults import read_generation_defaults
+from .formats import described, is_gguf, model_name
 from .hub import local_folder
-from .own_code import check_left_over
+from .opening import open_checkpoint
 from .probing import probe_step
-from .quantizing import NONE, adopt_layers, loading_options, stored_quantization
-from .stored_loading import StoredLayers, find_stored_layers, plain_config, stored_class
-from .stored_weights import READ_HERE
-from .summing import plan_in_order
-from .tokenizer_files import read_tokenizer
+from .quantizing import NONE
 from .vocabulary import Vocabulary, read_vocabulary
+from .weight_files import Weights
+from .weight_loading import ReadModel, Wanted, element_type, first_line, load_folder
 
-DTYPES: dict[str, torch.dtype | str] = {
-    "auto": "auto",
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-NAMED_WEIGHTS = 3
-"""So many missing weights are named."""
 _loading = threading.Lock()
 
 
@@ -55,13 +42,13 @@ class LoadedModel(ModelFacts):
     """A model that the library runs, until the engine has recorded it."""
 
     model: PreTrainedModel
-    weight_files: tuple[Path, ...] = ()
-    """The checkpoint's, where its weights are the model's own: neither quantized nor shared out."""
+    weights: Weights | None = None
+    """The checkpoint's, where they are the model's own: neither quantized nor shared out."""
 
 
 def check_model(folder: Path, ranks: int) -> None:
     """Raises ModelRefused where so many ranks cannot serve a local folder's model. Reads no weights."""
-    _check_layers(folder, _read_config(open_checkpoint(folder).folder), ranks)
+    _check_layers(folder, _read_config(open_checkpoint(folder)), ranks)
 
 
 def load_model(
@@ -72,7 +59,7 @@ def load_model(
     ranks: int = 1,
     tell: Progress = silent,
 ) -> LoadedModel:
-    """Loads a causal language model from a local folder, or by its name on a hub.
+    """Loads a causal language model from a local folder or GGUF file, or by its name on a hub.
 
     `quantization` is one of options.QUANTIZATIONS. Of several `ranks`, which have joined a process group,
     each loads its share by the library's plan. Raises ModelRefused with the reason.
@@ -82,61 +69,48 @@ def load_model(
     hide_progress: Callable[[], None] = library_logging.disable_progress_bar
     log_errors_only()
     hide_progress()
-    config = _read_config(checkpoint.folder)
-    values = _check_layers(checkpoint.folder, config, ranks)
-    tokenizer = read_tokenizer(checkpoint.folder)
-    vocabulary = _read_vocabulary(checkpoint.folder, tokenizer, config)
-    stored = stored_quantization(checkpoint.folder, config)
-    if not stored:
-        check_amount(checkpoint, sum(values.values()))
-    element_type = _element_type(dtype, config)
-    layers, why_not = _stored_layers(checkpoint, config, stored, device)
-    options = loading_options(
-        checkpoint.folder, quantization, stored, element_type, device, read_here=layers is not None
-    )
-    if ranks > 1:
-        options["distributed_config"] = DistributedConfig(
-            tp_size=ranks, tp_plan=plan_in_order(config)
-        )
-    kind = stored or (quantization if quantization != NONE else "")
-    with counted_loading(_loaded_bytes(values, element_type, layers), tell):
-        model = _load_weights(checkpoint, config, dtype, options, kind, layers, why_not)
-    adopt_layers(checkpoint.folder, kind, model)
-    module: nn.Module = model  # the library's own `to` and `eval` have no types
-    if not options:  # a quantized or shared one was loaded to where it belongs
-        module.to(device)
-    module.eval()
-    counted = {} if layers is None else {"parameter_count": sum(values.values())}
+    config = _read_config(checkpoint)
+    values = _check_layers(checkpoint.source, config, ranks)
+    tokenizer = checkpoint.tokenizer()
+    vocabulary = _read_vocabulary(checkpoint.source, tokenizer, config)
+    wanted = Wanted(dtype, device, quantization, ranks)
+    with _loading:  # the library switches the default device while it loads, for the whole process
+        read = _load_weights(checkpoint, config, values, wanted, tell)
+    model, count = read.model, read.parameter_count
     return LoadedModel(
         model=model,
-        name=folder.resolve().name,
+        name=model_name(folder),
         architecture=(config.architectures or [type(model).__name__])[0],
         model_fingerprint=fingerprint_model(
-            checkpoint, "" if stored else kind, vocabulary, _other_dtype(dtype, config)
+            checkpoint, read.added_quantization, vocabulary, _other_dtype(dtype, config)
         ),
         vocabulary=vocabulary,
         end_token_ids=_end_token_ids(model),
         max_positions=longest_context(config),
         most_positions=furthest_context(config),
         tokenizer=tokenizer,
-        generation_defaults=read_generation_defaults(checkpoint.folder),
-        quantization=kind,
+        generation_defaults=checkpoint.generation_defaults(),
+        quantization=read.quantization,
         ranks=ranks,
-        weight_files=() if options or layers is not None else checkpoint.weights,
-        **(facts_of(model, ranks) | counted),
+        weights=read.weights,
+        **(facts_of(model, ranks) | ({} if count is None else {"parameter_count": count})),
     )
 
 
-def _loaded_bytes(
-    values: Mapping[str, int], dtype: torch.dtype, layers: StoredLayers | None
-) -> dict[str, int]:
-    """Bytes of every tensor that is loaded, of which a plain model has so many values."""
-    sizes = {name: count * dtype.itemsize for name, count in values.items()}
-    if layers is None:
-        return sizes
-    replaced = {f"{name}.weight" for name in layers.names}
-    kept = {name: size for name, size in sizes.items() if name not in replaced}
-    return kept | layers.loaded_bytes()
+def _load_weights(
+    checkpoint: Checkpoint,
+    config: Any,
+    values: Mapping[str, int],
+    wanted: Wanted,
+    tell: Progress,
+) -> ReadModel:
+    if not is_gguf(checkpoint.source):
+        return load_folder(checkpoint, config, values, wanted, tell)
+    from ..gguf.checkpoint import GgufCheckpoint  # these import a library that folders do not need
+    from ..gguf.loading import load_gguf
+
+    assert isinstance(checkpoint, GgufCheckpoint), "of a GGUF file"
+    return load_gguf(checkpoint, config, values, wanted, tell)
 
 
 def facts_of(model: PreTrainedModel, ranks: int = 1) -> dict[str, Any]:
@@ -151,130 +125,38 @@ def facts_of(model: PreTrainedModel, ranks: int = 1) -> dict[str, Any]:
     }
 
 
-def _read_config(folder: Path) -> Any:
-    """The library's configuration of the folder's architecture."""
-    content = read_json(folder / "config.json")
+def _read_config(checkpoint: Checkpoint) -> Any:
+    """The library's configuration of the checkpoint's architecture."""
+    source, content = checkpoint.source, checkpoint.config()
     kind = content.get("model_type")
     if kind not in CONFIG_MAPPING:
         own = " and which would need code of its own (auto_map)" if "auto_map" in content else ""
         raise ModelRefused(
-            f"model folder {folder} cannot be loaded: its model_type is {kind}, "
+            f"{described(source)} cannot be loaded: its model_type is {kind}, "
             f"which transformers does not know{own}; use a model that the library implements"
         )
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        if is_gguf(source):
+            return AutoConfig.for_model(**content)
+        return AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
     except Exception as error:
-        raise ModelRefused(
-            f"model folder {folder} cannot be loaded: {_first_line(error)}"
-        ) from error
-    return config
+        raise ModelRefused(f"{described(source)} cannot be loaded: {first_line(error)}") from error
 
 
-def _read_vocabulary(folder: Path, tokenizer: TokenizerFiles, config: Any) -> Vocabulary:
+def _read_vocabulary(source: Path, tokenizer: TokenizerFiles, config: Any) -> Vocabulary:
     try:
         return read_vocabulary(tokenizer.tokenizer_json, int(config.vocab_size))
     except ModelRefused as refused:
-        raise ModelRefused(f"model folder {folder} cannot be served: {refused}") from refused
+        raise ModelRefused(f"{described(source)} cannot be served: {refused}") from refused
 
 
 def _other_dtype(dtype: str, config: Any) -> str:
     """The dtype asked for where it is not the checkpoint's own."""
-    wanted, own = _element_type(dtype, config), _element_type("auto", config)
+    wanted, own = element_type(dtype, config), element_type("auto", config)
     return "" if wanted == own else str(wanted)
 
 
-def _element_type(dtype: str, config: Any) -> torch.dtype:
-    """The dtype of what stays unquantized."""
-    named = DTYPES[dtype]
-    if isinstance(named, torch.dtype):
-        return named
-    own = getattr(config, "dtype", None)
-    return own if isinstance(own, torch.dtype) else torch.float32
-
-
-def _stored_layers(
-    checkpoint: Checkpoint, config: Any, stored: str, device: torch.device
-) -> tuple[StoredLayers | None, str]:
-    """The quantized layers that are read without the library, or one sentence why they are not."""
-    if stored not in READ_HERE:
-        return None, ""
-    try:
-        return find_stored_layers(checkpoint, config.quantization_config, device), ""
-    except ModelRefused as refused:
-        return None, str(refused)
-
-
-def _load_weights(
-    checkpoint: Checkpoint,
-    config: Any,
-    dtype: str,
-    options: dict[str, object],
-    kind: str,
-    layers: StoredLayers | None,
-    why_not: str,
-) -> PreTrainedModel:
-    """The library's model with the folder's weights, each of which must be there in its shape.
-
-    `why_not` is said where the library cannot load what is not read here.
-    """
-    folder = checkpoint.folder
-    loader: Any = AutoModelForCausalLM if layers is None else stored_class(config, layers)
-    try:
-        # The library switches the default device while it loads, for all threads of the process.
-        with _loading:
-            loaded = loader.from_pretrained(
-                folder,
-                config=config if layers is None else plain_config(config),
-                dtype=DTYPES[dtype],
-                attn_implementation=attention_at_loading(config),
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,  # so that the report names them
-                output_loading_info=True,
-                **options,
-            )
-            model, found = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
-    except Exception as error:
-        what = (
-            f"is quantized by {kind}, which cannot be loaded here" if kind else "cannot be loaded"
-        )
-        also = f"; {why_not}" if why_not else ""
-        raise ModelRefused(f"model folder {folder} {what}: {_first_line(error)}{also}") from error
-    if layers is not None:
-        found["unexpected_keys"] = set(found["unexpected_keys"]) - layers.orders
-    _check_found(folder, config, found)
-    if layers is not None:
-        model.__class__ = type(model).__base__  # type: ignore[assignment]  # the library's own
-    return model
-
-
-def _check_found(folder: Path, config: Any, found: dict[str, Any]) -> None:
-    """Refuses weights of another shape, missing ones, and those of the folder's own code, by name."""
-    for name, stored, wanted in sorted(found["mismatched_keys"]):
-        raise ModelRefused(
-            f"model folder {folder} cannot be loaded: {name} has the shape {list(stored)} in the "
-            f"weights and {list(wanted)} by config.json"
-        )
-    missing = sorted(found["missing_keys"])
-    if missing:
-        named = ", ".join(missing[:NAMED_WEIGHTS])
-        more = ", ..." if missing[NAMED_WEIGHTS:] else ""
-        raise ModelRefused(
-            f"model folder {folder} lacks {len(missing)} of the model's weights ({named}{more})"
-        )
-    try:
-        check_left_over(config, found["unexpected_keys"])
-    except ModelRefused as refused:
-        raise ModelRefused(f"model folder {folder} cannot be served: {refused}") from refused
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
-
-
-def _check_layers(folder: Path, config: Any, ranks: int) -> dict[str, int]:
+def _check_layers(source: Path, config: Any, ranks: int) -> dict[str, int]:
     """Refuses what the slot cache or so many ranks cannot serve, before weights are read.
 
     Returns how many values each weight has.
@@ -285,7 +167,7 @@ def _check_layers(folder: Path, config: Any, ranks: int) -> dict[str, int]:
         with _loading:  # the library switches the default dtype while it builds a model
             return probe_step(config)
     except ModelRefused as refused:
-        raise ModelRefused(f"model folder {folder} cannot be served: {refused}") from refused
+        raise ModelRefused(f"{described(source)} cannot be served: {refused}") from refused
 
 
 def _end_token_ids(model: PreTrainedModel) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 The kernels multiply integers. Of bitsandbytes' 8 bits these are the weights themselves, of 4 bits one of
 sixteen for each of the format's values (`integer_codes`). GPTQ's and AWQ's numbers become integers around
-zero.
+zero; those of GGUF files are what the kernels take.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..gguf.integers import GROUP, LEAST, GgufLinear, numbers_of
 from .int8 import LARGEST, Int8Linear
 from .stored_weights import StoredLinear, StoredWeight
 
@@ -41,7 +42,7 @@ class QuantizedWeight:
 
 def is_quantized(layer: nn.Module) -> bool:
     """True for the layers that `quantized_weight` takes apart."""
-    return isinstance(layer, Int8Linear | StoredLinear) or is_four_bit(layer)
+    return isinstance(layer, Int8Linear | StoredLinear | GgufLinear) or is_four_bit(layer)
 
 
 def is_four_bit(layer: nn.Module) -> bool:
@@ -52,7 +53,7 @@ def is_four_bit(layer: nn.Module) -> bool:
 
 def why_not_taken(layer: Any) -> str:
     """One sentence why the kernels cannot take a quantized layer; nothing where they can."""
-    if isinstance(layer, Int8Linear | StoredLinear):
+    if isinstance(layer, Int8Linear | StoredLinear | GgufLinear):
         return ""
     state = layer.weight.quant_state
     if getattr(state, "packing_format_for_cpu", False):
@@ -71,6 +72,8 @@ def quantized_weight(layer: Any) -> QuantizedWeight:
         return QuantizedWeight(layer.weight.detach(), layer.scale[:, None] / LARGEST)
     if isinstance(layer, StoredLinear):
         return integers_around_zero(layer.stored_weight(), layer.stored.bits)
+    if isinstance(layer, GgufLinear):
+        return weight_of_blocks(layer.blocks, layer.kind)
     state = layer.weight.quant_state
     codes, largest = integer_codes(state.code)
     outputs, inputs = state.shape
@@ -78,6 +81,20 @@ def quantized_weight(layer: Any) -> QuantizedWeight:
     numbers = torch.stack((pairs >> 4, pairs & 15), dim=1).view(outputs, inputs)
     scales = _block_scales(state).view(outputs, -1) / largest
     return QuantizedWeight(numbers, scales, codes, group=state.blocksize)
+
+
+def weight_of_blocks(blocks: torch.Tensor, kind: str) -> QuantizedWeight:
+    """What blocks [N, bytes] of a GGUF file hold, of a type that `integers.py` takes apart."""
+    held = numbers_of(blocks, kind)
+    least = LEAST[kind]
+    codes = None if held.numbers.dtype is torch.int8 else torch.arange(least, least + 16)
+    return QuantizedWeight(
+        held.numbers,
+        held.scales,
+        None if codes is None else codes.to(torch.int8),
+        held.offsets,
+        GROUP,
+    )
 
 
 def integers_around_zero(weight: StoredWeight, bits: int) -> QuantizedWeight:

@@ -16,9 +16,9 @@ import torch
 from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from ...core.errors import ModelRefused
+from .causal_class import causal_class
 from .checkpoint import Checkpoint
 from .stored_weights import StoredFormat, StoredLinear, stored_format
 
@@ -146,9 +146,7 @@ def plain_config(config: PreTrainedConfig) -> PreTrainedConfig:
 
 def stored_class(config: PreTrainedConfig, found: StoredLayers) -> type[PreTrainedModel]:
     """The library's class of a model, built with the checkpoint's quantized layers."""
-    # The library declares every entry a tuple, and most are one class.
-    listed = cast(Any, MODEL_FOR_CAUSAL_LM_MAPPING[type(config)])
-    library_class = listed[0] if isinstance(listed, (list, tuple)) else listed
+    library_class = causal_class(config)
 
     def build(self: Any, *given: Any, **named: Any) -> None:
         library_class.__init__(self, *given, **named)

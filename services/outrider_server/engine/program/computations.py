@@ -190,6 +190,14 @@ class StoredLayer:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredIntegers:
+    """A quantized layer whose integers stand in a checkpoint under a name, and a bias that [N] takes."""
+
+    name: str
+    bias: torch.Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
 class QuantizedLayer:
     """One of the model's quantized layers, by its index."""
 
@@ -214,4 +222,4 @@ class StoredPass:
     """A forward pass over a checkpoint: one that holds no layers, and where these stand."""
 
     lowered: Lowered
-    layers: tuple[StoredLayer, ...]
+    layers: tuple[StoredLayer | StoredIntegers, ...]

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import torch
 
-from ..model.weight_files import WeightFiles
+from ..model.weight_files import Weights
 from .computations import StoredMatrix, StoredPart
-from .stored import read_part
+from .stored import read_first_row, read_part
 
 COMPARED = 256
 """Numbers of a row by which it is looked for."""
@@ -30,7 +30,7 @@ class NotStored(Exception):
 class Finder:
     """The matrices of a checkpoint, by their first rows."""
 
-    def __init__(self, files: WeightFiles) -> None:
+    def __init__(self, files: Weights) -> None:
         self._files = files
         self._known: dict[tuple[torch.dtype, bool], dict[Key, list[StoredPart]]] = {}
 
@@ -66,7 +66,7 @@ class Finder:
         if found is None:
             found = self._known[dtype, turned] = {}
             for part in self._parts(turned):
-                key = _key(read_part(self._files, part)[0].to(dtype))
+                key = _key(read_first_row(self._files, part).to(dtype))
                 found.setdefault(key, []).append(part)
         return found
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
@@ -13,7 +12,7 @@ from transformers import PreTrainedModel
 from ...core.errors import OutriderError
 from ...core.progress import Progress
 from ..model.rotary import LengthRotary
-from ..model.weight_files import WeightFiles
+from ..model.weight_files import Weights
 from . import layer_operators, operators, view_operators
 from .computations import LinearWeight, LookedUp, Lowered
 from .finding import Finder
@@ -21,7 +20,7 @@ from .lowering import Lowering
 from .recording import quantized_layers, record
 from .stored import packed_pass
 from .views import NotRecorded
-from .weights import Recorded, pack_layers
+from .weights import Recorded, let_go, pack_layers
 from .written import Written, read_pass, written_pass
 
 RULES_LOADED = (layer_operators, operators, view_operators)
@@ -35,27 +34,29 @@ def recorded_model(
     model: PreTrainedModel,
     rotaries: Sequence[LengthRotary],
     tell: Progress,
-    weight_files: Sequence[Path] = (),
+    weights: Weights | None = None,
     keep: Callable[[Written], None] | None = None,
 ) -> Recorded:
     """Records a model and packs its weights, which the model itself has no longer; once a model.
 
-    Where the weights stand in these files they are packed from there, and `keep` gets what a later start
-    needs beside the files. Raises NotRecorded, or ModelRefused for attention that is not served; the model is
-    as it was then.
+    Where they stand in these `weights` of files they are packed from there, and `keep` gets what a later
+    start needs beside the files. Raises NotRecorded, or ModelRefused for attention that is not served; the
+    model is as it was then.
     """
     if model not in _recorded:
         lowered = _lowered(model, rotaries)
-        files = WeightFiles(weight_files)
-        written = written_pass(lowered, Finder(files)) if weight_files else None
-        if written is None:
-            layers = pack_layers(lowered, model, quantized_layers(model), tell)
+        quantized = quantized_layers(model)
+        written = None if weights is None else written_pass(lowered, Finder(weights), quantized)
+        if weights is None or written is None:
+            layers = pack_layers(lowered, model, quantized, tell)
             _empty(model)
             _recorded[model] = Recorded(lowered, layers)
         else:
             del lowered
             _empty(model)
-            _recorded[model] = packed_pass(read_pass(written), files, tell)
+            for layer in quantized:
+                let_go(layer)
+            _recorded[model] = packed_pass(read_pass(written), weights, tell)
             if keep is not None:
                 keep(written)
     return _recorded[model]

@@ -69,7 +69,7 @@ def pack_layers(
         if isinstance(layer, QuantizedLayer):
             held = quantized[layer.index]
             packed.append(packed_quantized(quantized_weight(held), held.bias))
-            _let_go(held)
+            let_go(held)
             continue
         packed.append(packed_layer(layer.weight, layer.bias))
         memory = _memory(layer.weight)
@@ -84,7 +84,8 @@ def _tensors(layer: nn.Module) -> dict[str, torch.Tensor]:
     return dict((*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)))
 
 
-def _let_go(layer: nn.Module) -> None:
+def let_go(layer: nn.Module) -> None:
+    """Drops all that a quantized layer holds."""
     for name in _tensors(layer):
         setattr(layer, name, None)
 

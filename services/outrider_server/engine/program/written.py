@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 
+from ..gguf.integers import GgufLinear
 from .computations import (
     Attended,
     AttentionRules,
@@ -26,7 +27,9 @@ from .computations import (
     Multiplied,
     Operation,
     Placed,
+    QuantizedLayer,
     Remembered,
+    StoredIntegers,
     StoredLayer,
     StoredMatrix,
     StoredPart,
@@ -39,10 +42,13 @@ MOST_BYTES = 64 << 20
 Written = dict[str, Any]
 
 
-def written_pass(lowered: Lowered, finder: Finder) -> Written | None:
-    """A forward pass, of which the JSON keeps nothing in memory; None where its weights are not all there."""
+def written_pass(lowered: Lowered, finder: Finder, quantized: Sequence[Any] = ()) -> Written | None:
+    """A forward pass, of which the JSON keeps nothing in memory; None where its weights are not all there.
+
+    `quantized` are the model's quantized layers.
+    """
     try:
-        return _Writing(finder).all_of(lowered)
+        return _Writing(finder, quantized).all_of(lowered)
     except NotStored:
         return None
 
@@ -55,8 +61,9 @@ def read_pass(written: Written) -> StoredPass:
 class _Writing:
     """What buffers and constants have for numbers."""
 
-    def __init__(self, finder: Finder) -> None:
+    def __init__(self, finder: Finder, quantized: Sequence[Any]) -> None:
         self._finder = finder
+        self._quantized = quantized
         self._buffers: dict[Buffer, int] = {}
         self._constants: dict[tuple[torch.dtype, bytes], int] = {}
         self._tensors: list[torch.Tensor] = []
@@ -79,8 +86,12 @@ class _Writing:
         }
 
     def _layer(self, layer: object) -> Any:
-        if not isinstance(layer, LinearWeight):
-            raise NotStored
+        if isinstance(layer, QuantizedLayer):
+            held = self._quantized[layer.index]
+            if not isinstance(held, GgufLinear):
+                raise NotStored
+            return [held.tensor, self._tensor(held.bias)]
+        assert isinstance(layer, LinearWeight), "a layer is plain or quantized"
         return [self._matrix(layer.weight), self._tensor(layer.bias)]
 
     def _matrix(self, matrix: torch.Tensor) -> Any:
@@ -155,11 +166,12 @@ class _Reading:
         lowered = Lowered(ids, positions, lengths, logits=logits)
         lowered.computations += [self._computation(*each) for each in written["computations"]]
         lowered.attentions += [self._attention(*each) for each in written["attentions"]]
-        layers = (
-            StoredLayer(_read_matrix(*matrix), self._tensor(bias))
-            for matrix, bias in written["layers"]
-        )
-        return StoredPass(lowered, tuple(layers))
+        return StoredPass(lowered, tuple(self._layer(*each) for each in written["layers"]))
+
+    def _layer(self, where: Any, bias: Any) -> StoredLayer | StoredIntegers:
+        if isinstance(where, str):
+            return StoredIntegers(where, self._tensor(bias))
+        return StoredLayer(_read_matrix(*where), self._tensor(bias))
 
     def _attention(self, *values: Any) -> AttentionRules:
         *plain, slopes = values
