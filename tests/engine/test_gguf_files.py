@@ -69,6 +69,11 @@ def kind_of_a_tensor(kind: int) -> Callable[[bytes], bytes]:
     return change
 
 
+def said(name: bytes, value: int) -> Callable[[bytes], bytes]:
+    """The file with another whole number under a name."""
+    return lambda content: put(content.index(name) + len(name) + 4, "<I", value)(content)
+
+
 def replaced(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
     assert len(old) == len(new)
     return lambda content: content.replace(old, new, 1)
@@ -128,6 +133,12 @@ DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         ),
         "its llama.embedding_length is",
     ),
+    "blocks without end": (
+        said(b"llama.block_count", 1 << 31),
+        "it says that it has 2147483648 blocks, and holds tensors of 2",
+    ),
+    "heads without end": (said(b"llama.attention.head_count", 1 << 31), "model.gguf"),
+    "no heads": (said(b"llama.attention.head_count", 0), "0 heads do not divide"),
     "what is not understood": (
         replaced(b"llama.context_length", b"llama.context_lengtx"),
         "it says llama.context_lengtx, which is not understood",

@@ -6,6 +6,7 @@ The ids that are expected are those of llama.cpp's llama-server; see `gguf_cases
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from outrider_server.session.text.ordinary import Boundary, OrdinaryText
 from outrider_server.session.text.tokenizer import Tokenizer as SessionTokenizer
 from tokenizers import Tokenizer
 
-from .gguf_cases import EXPECTED, TEXTS, cases, write_case
+from .gguf_cases import EXPECTED, TEXTS, bytes_that_merge, cases, scored_pieces, write_case
 
 MEASURED: dict[str, Any] = json.loads(EXPECTED.read_bytes())
 
@@ -85,6 +86,21 @@ def test_ends_are_all_that_llama_cpp_stops_at(tmp_path: Path) -> None:
     tokenizer = tokenizer_of(write_case(tmp_path, "qwen2"))
     texts = [tokenizer.tokens[end] for end in tokenizer.ends()]
     assert texts == ["<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|end|>"]
+
+
+def test_tokens_that_a_file_does_not_name_are_none_of_merged_bytes(tmp_path: Path) -> None:
+    """For these llama.cpp takes token 11, which is Falcon's. SentencePiece has three of its own."""
+    merged = bytes_that_merge("gpt-2")
+    unnamed = replace(merged, more=lambda _: None)
+    model = tiny_llama(vocabulary_size=len(merged.texts))
+    file = write_model(model, tmp_path / "bytes.gguf", Form(tokens=unnamed))
+    files = tokenizer_of(file).files()
+    assert (files.begin_token, files.end_token) == ("", "")
+    assert 11 not in tokenizer_of(file).ends()
+    pieces = replace(scored_pieces(put_space=True), more=lambda _: None)
+    model = tiny_llama(vocabulary_size=len(pieces.texts))
+    files = tokenizer_of(write_model(model, tmp_path / "pieces.gguf", Form(tokens=pieces))).files()
+    assert (files.begin_token, files.end_token, files.unknown_token) == ("<s>", "</s>", "<unk>")
 
 
 def test_an_end_that_a_vocabulary_uses_otherwise_is_none(tmp_path: Path) -> None:

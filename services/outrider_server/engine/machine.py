@@ -14,7 +14,7 @@ import torch
 from ..cpu import cpu_fact, cpu_flags
 from .kernels.levels import VARIABLE as LEVEL_VARIABLE
 
-PACKAGES = ("outrider", "torch", "transformers", "bitsandbytes", "flash-attn")
+PACKAGES = ("outrider", "torch", "transformers", "bitsandbytes", "flash-attn", "gguf")
 COMPILERS = ("g++", "clang++")
 VARIABLES = (
     *("ATEN_", "CUBLAS", "DNNL_", "KMP_", "MKL_", "NVIDIA_", "OMP_", "ONEDNN_", "TORCH"),

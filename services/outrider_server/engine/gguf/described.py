@@ -60,6 +60,11 @@ class Described:
         if self.says.number("attention.value_length", self.head_dim) != self.head_dim:
             self.refuse("its keys and its values are not of one size, which is not served")
         self.rotary = self.says.number("rope.dimension_count", self.head_dim)
+        held = {name.split(".")[1] for name in files.tensors if name.startswith("blk.")}
+        if len(held) != self.layers:
+            self.refuse(
+                f"it says that it has {self.layers} blocks, and holds tensors of {len(held)}"
+            )
 
     def refuse(self, why: str) -> NoReturn:
         """Raises ModelRefused."""
@@ -142,10 +147,12 @@ class Described:
 
     def _llama3(self) -> Config:
         factors = self.factors(FREQUENCIES)
+        if 2 * len(factors) != self.rotary:
+            self.refuse(f"its {FREQUENCIES} has {len(factors)} values for {self.rotary}")
         scaling = LLAMA_3 | {"factor": round(float(factors.max()), 4)}
         theta = self.says.real("rope.freq_base", 10000.0)
         meant = llama3_factors(scaling, theta, self.rotary)
-        if meant.shape != factors.shape or not torch.allclose(meant, factors, rtol=1e-4):
+        if not torch.allclose(meant, factors, rtol=1e-4):
             self.refuse(f"its {FREQUENCIES} is not that of a Llama 3")
         return scaling
 

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 
 ENDS = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
 """What a file may name as ends."""
-DEFAULT_ENDS = {"llama": 2, "gpt2": 11}
-"""The end of a text where a file names none, by the kind of tokenizer."""
 END_TEXTS = frozenset(
     {
         *(

@@ -91,11 +91,6 @@ def _check_wanted(checkpoint: GgufCheckpoint, wanted: Wanted) -> None:
         raise ModelRefused(
             f"{checkpoint.source} is served as it is quantized; leave the quantization out"
         )
-    if wanted.ranks > 1:
-        raise ModelRefused(
-            f"{checkpoint.source} is a GGUF file, which several ranks cannot share; use one, or a folder of "
-            "safetensors"
-        )
 
 
 def _class_with(config: Any, kept: Mapping[str, Place]) -> type[PreTrainedModel]:

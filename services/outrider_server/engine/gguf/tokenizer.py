@@ -13,7 +13,7 @@ from typing import Any
 
 from ...core.description import TokenizerFiles
 from ...core.errors import ModelRefused
-from .end_tokens import CONTROL_TEXTS, DEFAULT_ENDS, ENDS, ends_of
+from .end_tokens import CONTROL_TEXTS, ENDS, ends_of
 from .metadata import Metadata
 from .splits import SPLITS, Split
 
@@ -23,7 +23,8 @@ KIND = "tokenizer.ggml.model"
 NORMAL, UNKNOWN, CONTROL, ADDED, UNUSED, BYTE = range(1, 7)
 """Types of tokens."""
 SPACE = "▁"
-DEFAULT_BEGINNING = {BYTES: 11, PIECES: 1}
+PIECE_ROLES = {"unknown": 0, "bos": 1, "eos": 2}
+"""Tokens of SentencePiece where a file does not name them."""
 TEMPLATE = "tokenizer.chat_template"
 TOOL_TEMPLATE = f"{TEMPLATE}.tool_use"
 TRIMMED = "phi-3", "phi3"
@@ -172,8 +173,7 @@ class GgufTokenizer:
         return "" if number is None else self.tokens[number]
 
     def _number(self, role: str) -> int | None:
-        defaults = {"bos": DEFAULT_BEGINNING, "eos": DEFAULT_ENDS}
-        default = defaults.get(role, {}).get(self.kind)
+        default = PIECE_ROLES.get(role) if self.kind == PIECES else None
         number = self._says.values.get(f"tokenizer.ggml.{role}_token_id", default)
         return number if type(number) is int and 0 <= number < len(self.tokens) else None
 

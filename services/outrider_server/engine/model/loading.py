@@ -161,6 +161,10 @@ def _check_layers(source: Path, config: Any, ranks: int) -> dict[str, int]:
 
     Returns how many values each weight has.
     """
+    if is_gguf(source) and ranks > 1:
+        raise ModelRefused(
+            f"{source} is a GGUF file, which several ranks cannot share; use one, or a folder of safetensors"
+        )
     try:
         check_architecture(config)
         check_shares(config, ranks)
