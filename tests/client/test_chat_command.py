@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
+from outrider.v1 import session_pb2
 
 from .fake_service import HOLD, Failure, bad_request, error_info, hello, started, token
 
@@ -64,9 +65,21 @@ def terminal(address: str) -> Iterator[Terminal]:
 
 def asked(service) -> list[list[str]]:
     """The messages of each turn so far."""
-    service.requests.get()
-    turns = [service.requests.get() for _ in range(service.requests.qsize())]
+    requests = [service.requests.get() for _ in range(service.requests.qsize())]
+    turns = (each for each in requests if isinstance(each, session_pb2.GenerateRequest))
     return [[message.content for message in turn.chat.messages] for turn in turns]
+
+
+def next_turn(service) -> session_pb2.GenerateRequest:
+    """Waits for a turn's request."""
+    while not isinstance(request := service.requests.get(), session_pb2.GenerateRequest):
+        pass
+    return request
+
+
+def test_a_chat_on_a_terminal_begins_with_who_answers(terminal, address, service):
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", terminal.until("> "))
+    assert shown == f"big at {address}\r\nn-gram was right · the target's own\r\n"
 
 
 def test_an_interrupt_ends_the_reply_and_the_next_one_the_chat(terminal, service):
@@ -91,14 +104,13 @@ def test_what_is_told_first_is_told_again_where_the_turn_had_not_begun(terminal,
     service.script = [HOLD]
     terminal.until("> ")
     terminal.write(b"one\n")
-    service.requests.get()
-    first = service.requests.get()
+    first = next_turn(service)
     terminal.interrupt()
     terminal.until("> ")
     service.script = hello()
     terminal.write(b"two\n")
     terminal.until("> ")
-    turns = [first, service.requests.get()]
+    turns = [first, next_turn(service)]
     told = [[message.content for message in turn.chat.messages] for turn in turns]
     assert told == [["be kind", "one"], ["be kind", "two"]]
 

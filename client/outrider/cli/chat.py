@@ -11,9 +11,9 @@ import typer
 from rich.console import Console
 
 from outrider.cli import options
-from outrider.cli.render import TokenRenderer, summary_line, write_legend
+from outrider.cli.render import TokenRenderer, printable, summary_line, write_legend
 from outrider.errors import InvalidRequestError
-from outrider.sync import Reply, Session
+from outrider.sync import Client, Reply, Session
 from outrider.types import ChatMessage
 
 
@@ -35,9 +35,9 @@ def chat(
     handle: Session | None = None
     try:
         with options.connected(server) as client:
-            handle = options.session_for(client, session)
             if console.is_terminal:
-                write_legend(console)
+                _introduce(client, server, console)
+            handle = options.session_for(client, session)
             opening = [] if system is None else [ChatMessage("system", system)]
             for line in _lines():
                 with (
@@ -60,6 +60,14 @@ def chat(
     finally:
         if handle is not None:
             typer.echo(f"continue with --session {handle.id}", err=True)
+
+
+def _introduce(client: Client, server: str, console: Console) -> None:
+    """Says who answers, and what the colours mean."""
+    description = client.describe()
+    name = printable(f"{description.target.name} at {server}")
+    console.print(name, style="dim", highlight=False, markup=False, soft_wrap=True)
+    write_legend(console, description.draft is not None)
 
 
 @contextmanager

@@ -27,6 +27,11 @@ MARKS = {
 _CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
 
+def printable(text: str) -> str:
+    """A model's text without what a terminal would obey."""
+    return text.translate(_CONTROLS)
+
+
 class TokenRenderer:
     """Writes events to a console as they come.
 
@@ -38,35 +43,43 @@ class TokenRenderer:
         self._console = console
         self._marks = marks
         self._last = "\n"
+        self._end = ""
 
     def write(self, event: Event) -> None:
         """Writes one event's text, if it has any."""
         if not event.text:
             return
         self._last = event.text[-1]
-        before, after = MARKS[event.source] if self._marks else ("", "")
-        text = before + event.text + after
+        text = self._marked(event.source) + event.text
         if self._console.is_terminal:
-            shown = text.translate(_CONTROLS)
-            self._console.out(shown, style=STYLES[event.source], highlight=False, end="")
+            style = STYLES[event.source]
+            self._console.out(printable(text), style=style, highlight=False, end="")
         else:
             self._console.file.write(text)
         self._console.file.flush()
 
     def finish(self) -> None:
         """Ends the line, where the text has not."""
-        if self._last != "\n":
-            self._console.file.write("\n")
+        rest = self._marked(TokenSource.UNKNOWN)
+        if rest or self._last != "\n":
+            self._console.file.write(rest + "\n")
             self._console.file.flush()
             self._last = "\n"
 
+    def _marked(self, source: TokenSource) -> str:
+        """What stands between the last token and one of this source."""
+        begin, end = MARKS[source] if self._marks else ("", "")
+        if end == self._end:
+            return ""
+        between, self._end = self._end + begin, end
+        return between
 
-def write_legend(console: Console) -> None:
+
+def write_legend(console: Console, has_draft: bool = True) -> None:
     """Says what the colours mean."""
+    draft = "[green]the draft was right[/green] · " if has_draft else ""
     console.print(
-        "[green]the draft was right[/green] · [cyan]n-gram was right[/cyan] · "
-        "[bold]the target's own[/bold]",
-        highlight=False,
+        f"{draft}[cyan]n-gram was right[/cyan] · [bold]the target's own[/bold]", highlight=False
     )
 
 
