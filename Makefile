@@ -12,7 +12,7 @@ LOCKED_TORCH := torch==2.13.0
 
 .PHONY: demo test check proto lock test-newest test-oldest clean
 
-demo: .venv/engine
+demo: .venv/chat-model
 	$(BIN)/outrider-server demo
 
 test: .venv/dev
@@ -36,8 +36,12 @@ proto: .venv/dev
 	$(PYTHON) -m venv .venv
 	$(BIN)/$(INSTALL) --constraint constraints.txt $(BUILD_TOOLS)
 	$(BIN)/$(INSTALL) --constraint constraints.txt --no-build-isolation --editable '.[engine]'
-	-$(BIN)/outrider-server kernels
+	$(BIN)/outrider-server kernels || true
 	@touch $@
+
+# Without it the bundled pair is served. What could not be installed is tried again by the next `make demo`.
+.venv/chat-model: .venv/engine services/outrider_server/models/chat_model.txt
+	$(BIN)/outrider-server chat-model && touch $@ || true
 
 .venv/dev: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -61,7 +61,7 @@ async def test_a_bare_installation_generates_against_a_running_server(
 ) -> None:
     server = await Child.start(
         "up",
-        ["--listen=127.0.0.1:0", "--slots=1", f"--ledger={tmp_path / 'l.db'}"],
+        ["--bundled", "--listen=127.0.0.1:0", "--slots=1", f"--ledger={tmp_path / 'l.db'}"],
     )
     try:
         address = await server.ready()

@@ -28,21 +28,28 @@ def run(*arguments: str) -> None:
 def told(
     monkeypatch: pytest.MonkeyPatch, *arguments: str
 ) -> tuple[EngineOptions, EngineOptions | None]:
-    """The options that target and draft get from `up`; None for a draft that is not started."""
+    """The options that target and draft get from `up` with the bundled pair; None for a draft that is not
+    started."""
     seen: list[tuple[EngineOptions, EngineOptions | None]] = []
 
     async def run_up(
-        ledger: str, session: list[str], target: EngineOptions, draft: EngineOptions | None
+        ledger: str,
+        session: list[str],
+        target: EngineOptions,
+        draft: EngineOptions | None,
+        note: str,
     ) -> int:
         seen.append((target, draft))
         return 0
 
     monkeypatch.setattr(up, "run_up", run_up)
-    run("up", *arguments)
+    run("up", "--bundled", *arguments)
     return seen[0]
 
 
-def test_without_options_both_engines_have_their_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_more_options_both_engines_have_their_defaults(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert told(monkeypatch) == (TARGET_ENGINE, DRAFT_ENGINE)
 
 

@@ -111,19 +111,14 @@ class Bar:
     """A line for each service that rewrites itself, from the first report on, and is gone in the end."""
 
     def __init__(self, output: TextIO, clock: Clock) -> None:
-        from rich.console import Console
         from rich.live import Live
 
-        class KeepingTheCursor(Console):
-            """Hides no cursor, as a process that is killed could not show it again."""
-
-            def show_cursor(self, show: bool = True) -> bool:
-                return False
+        from .terminal_console import TerminalConsole
 
         self._clock = clock
         self._starts: dict[str, tuple[Report, float]] = {}
         self._live = Live(
-            console=KeepingTheCursor(file=output),
+            console=TerminalConsole(file=output),
             get_renderable=self._drawn,
             refresh_per_second=REFRESHES_A_SECOND,
             transient=True,

@@ -62,7 +62,7 @@ def main() -> int:
         asyncio.run(_send(options.to, options.chat))
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        up = Service("up", "--listen=127.0.0.1:0", f"--ledger={folder}/ledger", *of_up)
+        up = Service("up", "--bundled", "--listen=127.0.0.1:0", f"--ledger={folder}/ledger", *of_up)
         try:
             asyncio.run(_measure(up.wait_until_ready(), ["--chat"] * options.chat))
         finally:

@@ -53,7 +53,9 @@ def _killed(number: signal.Signals, when_ready: bool) -> tuple[float, list[str]]
         scratch = Path(folder, "scratch")
         scratch.mkdir()
         os.environ["TMPDIR"] = str(scratch)
-        up = Service("up", "--listen=127.0.0.1:0", f"--ledger={folder}/ledger", *ENGINE)
+        up = Service(
+            "up", "--bundled", "--listen=127.0.0.1:0", f"--ledger={folder}/ledger", *ENGINE
+        )
         try:
             if when_ready:
                 up.wait_until_ready()

@@ -14,7 +14,8 @@ import pytest
 
 from .processes import Services, children, connected, has_loaded, lives, reply_to, until
 
-UP = ["up", "--listen=127.0.0.1:0", "--compile=off", "--slots=2"]
+UP_WITH = ["up", "--listen=127.0.0.1:0", "--compile=off", "--slots=2"]
+UP = [*UP_WITH, "--bundled"]
 
 
 def command(process_id: int) -> str:
@@ -129,7 +130,7 @@ def test_up_does_not_start_without_its_model_and_runs_nothing_that_lies_beside(
         (tmp_path / f"{name}.py").write_text(f"open({str(ran)!r}, 'a').write({name!r})\n")
     (tmp_path / "no-model").mkdir()
     arguments = ("--target=no-model", f"--ledger={tmp_path / 'ledger.db'}")
-    service = services.start(*UP, *arguments, folder=tmp_path)
+    service = services.start(*UP_WITH, *arguments, folder=tmp_path)
     assert service.wait() == 2
     assert service.address == ""
     assert (
@@ -143,7 +144,7 @@ def test_up_refuses_a_folder_that_is_not_there_before_it_starts_a_service(
 ):
     for option in ("--target", "--draft"):
         arguments = (f"{option}=no-such-folder", f"--ledger={tmp_path / 'ledger.db'}")
-        service = services.start(*UP, *arguments)
+        service = services.start(*UP_WITH, *arguments)
         assert service.wait() == 2
         assert service.errors == (
             "outrider-server: model folder no-such-folder does not exist; name a local folder of a model\n"

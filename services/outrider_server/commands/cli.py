@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
-from pathlib import Path
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -15,14 +15,15 @@ from .. import config as configuration
 from ..core.errors import StartupError
 from ..engine.options import CompileMode, EngineOptions
 from ..logs import set_up_logs
-from ..models import DRAFT_FOLDER
 from ..pacing.window import USUAL_LEAD, USUAL_WINDOW
 from ..rpc.binding import check_free
 from ..running import refuse, run, serve
 from ..user_folders import with_home
+from .chat_model import chat_model
 from .engine_options import takes_engine
 from .kernels import kernels
 from .options import (
+    Bundled,
     DraftAttention,
     DraftDevice,
     DraftDtype,
@@ -40,10 +41,9 @@ from .options import (
     Version,
     Window,
 )
+from .pair_choice import NO_DRAFT, default_choice, named_choice
 from .plan import plan
 from .quantize import quantize
-
-NO_DRAFT = "none"
 
 app = typer.Typer(
     help="Serve large language models by distributed speculative decoding.",
@@ -134,16 +134,19 @@ def session(
 @app.command()
 @takes_engine(
     configuration.TARGET_ENGINE,
-    without=("width", "prefill_width"),
-    names={"folder": "target"},
-    helps={"folder": "Folder of the target model, its GGUF file, or its name on a hub."},
+    without=("folder", "width", "prefill_width"),
 )
 def up(
     engine: EngineOptions,
+    target: Annotated[
+        str | None,
+        typer.Option(help="Folder of the target model, its GGUF file, or its name on a hub."),
+    ] = None,
     draft: Annotated[
-        str,
+        str | None,
         typer.Option(help="Folder of the draft model, its GGUF file, its name on a hub, or none."),
-    ] = str(DRAFT_FOLDER),
+    ] = None,
+    bundled: Bundled = False,
     draft_dtype: DraftDtype = None,
     draft_device: DraftDevice = None,
     draft_quantization: DraftQuantization = "none",
@@ -158,6 +161,8 @@ def up(
     """Run all three services on this machine. The draft gets one CPU thread."""
     from .up import run_up
 
+    choice = named_choice(target, draft, bundled)
+    engine = replace(engine, folder=choice.pair.target)
     configuration.TargetConfig(engine=engine)
     config = configuration.SessionConfig(
         listen=listen,
@@ -166,9 +171,8 @@ def up(
         lead=lead,
         loop=loop.mode(),
     )
-    drafting = configuration.draft_beside(
+    draft_options = configuration.draft_beside(
         engine,
-        folder=Path(draft),
         dtype=draft_dtype or engine.dtype,
         device=draft_device or engine.device,
         quantization=draft_quantization,
@@ -177,26 +181,29 @@ def up(
     check_free(address.Listen.read(listen))
     sessions = [f"--listen={listen}", f"--window={window}", f"--lead={lead}", f"--loop={loop}"]
     sessions += [f"--generation-defaults={generation_defaults}"]
-    running = run_up(str(config.ledger), sessions, engine, None if draft == NO_DRAFT else drafting)
-    sys.exit(run(running))
+    folder = choice.pair.draft
+    drafting = None if folder is None else replace(draft_options, folder=folder)
+    sys.exit(run(run_up(str(config.ledger), sessions, engine, drafting, choice.note)))
 
 
 @app.command()
 def demo(
+    bundled: Bundled = False,
     compile: Annotated[
         CompileMode, typer.Option(help="Whether steps are recorded or compiled.")
     ] = "auto",
 ) -> None:
-    """Watch the three services stream text, with and without speculation."""
+    """Watch the services stream a chat, with and without speculation."""
     from .demo import run_demo
 
-    sys.exit(run(run_demo(compile)))
+    sys.exit(run(run_demo(default_choice(bundled), compile)))
 
 
 app.add_typer(bench, name="bench")
 app.command()(plan)
 app.command()(quantize)
 app.command()(kernels)
+app.command("chat-model")(chat_model)
 
 
 def _addresses(text: str) -> tuple[str, ...]:

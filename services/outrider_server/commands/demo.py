@@ -1,4 +1,4 @@
-"""`outrider-server demo`: three real services stream text, then prove and time what speculation did.
+"""`outrider-server demo`: real services stream text, then prove and time what speculation did.
 
 Runs three turns with speculation and the same three without, and compares their tokens.
 """
@@ -11,30 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import outrider
-from outrider.cli.render import MARKS, TokenRenderer, write_legend
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..models import held_out_prompts
+from ..engine.model.formats import model_name
+from ..models.pair import BUNDLED, Pair
 from ..start_display import new_display
+from ..terminal_console import TerminalConsole
+from .demo_screen import show_legend, show_reply, tokens_per_second
+from .demo_turns import DemoTurn, chat_turns, code_turns
+from .pair_choice import COMMAND, NO_DRAFT, Choice
 from .up import Child
 
 START = ("--listen=127.0.0.1:0", "--slots=4", "--rows=1")
 WARM_UP_TOKENS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class DemoTurn:
-    """One turn of the demo. Turns of the same session follow each other."""
-
-    title: str
-    session: str
-    prompt: str
-    temperature: float
-    seed: int
-    max_new_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,51 +37,45 @@ class TurnOutcome:
     summary: outrider.Summary
 
 
-def demo_turns() -> list[DemoTurn]:
-    """Two greedy turns of one session and one sampled turn, on text that the models never saw."""
-    prompts = held_out_prompts()
-    return [
-        DemoTurn("greedy, turn 1", "a", prompts[0], 0.0, 1, 128),
-        DemoTurn("greedy, turn 2", "a", "\n\n\nclass Test", 0.0, 2, 128),
-        DemoTurn("sampled at 0.7", "b", prompts[1], 0.7, 7, 128),
-    ]
-
-
-async def run_demo(compile_mode: str = "auto") -> int:
+async def run_demo(choice: Choice, compile_mode: str = "auto") -> int:
     """Runs the demo; returns 0 if speculation changed no token. Raises StartupError."""
-    console = Console(highlight=False)
-    console.print("Starting draft, target and session service ...")
+    console, pair = TerminalConsole(highlight=False), choice.pair
+    console.print(escape(opening_line(choice)))
     with tempfile.TemporaryDirectory() as folder:
         options = [f"--ledger={Path(folder) / 'ledger.db'}", f"--compile={compile_mode}"]
+        options += [f"--target={pair.target}", f"--draft={pair.draft or NO_DRAFT}"]
         child = await Child.start("up", [*START, *options], scratch=Path(folder))
         display = new_display()
         try:
             address = await child.ready(display.show)
             display.close()
             async with outrider.AsyncClient(address) as client:
-                return await _run_turns(console, client)
+                return await _run_turns(console, client, pair)
         finally:
             display.close()
             await child.stop()
 
 
-async def _run_turns(console: Console, client: outrider.AsyncClient) -> int:
-    turns = demo_turns()
+def opening_line(choice: Choice) -> str:
+    """What is started, and why it is not the chat model."""
+    if choice.pair == BUNDLED:
+        why = f" ({choice.lack}; `{COMMAND}` installs it)" if choice.lack else ""
+        return f"Starting the bundled pair, which continues Python source{why} ..."
+    drafts = "n-grams as its draft" if choice.pair.draft is None else "its draft"
+    return f"Starting {model_name(choice.pair.target)} with {drafts} ..."
+
+
+async def _run_turns(console: Console, client: outrider.AsyncClient, pair: Pair) -> int:
+    turns = code_turns() if pair == BUNDLED else chat_turns()
     await _warm_up(client)
     console.print()
-    if console.is_terminal:
-        write_legend(console)
-    else:
-        marked = {source.value: "".join(marks) for source, marks in MARKS.items() if marks[0]}
-        console.print(
-            escape(f"marks: {marked['draft']} draft, {marked['ngram']} n-gram, rest target")
-        )
+    show_legend(console, pair.draft is not None)
     with_draft = await _play(client, turns, "auto", console)
+    console.print('\nThe three turns again, with draft="off" and the same seeds: ', end="")
     without_draft = await _play(client, turns, "off", None)
     pairs = list(zip(with_draft, without_draft, strict=True))
     equal = all(fast.tokens == plain.tokens for fast, plain in pairs)
-    verdict = "the same tokens" if equal else "OTHER TOKENS, which is a defect"
-    console.print(f'\nThe three turns again, with draft="off" and the same seeds: {verdict}.\n')
+    console.print("the same tokens.\n" if equal else "OTHER TOKENS, which is a defect.\n")
     console.print(_table(turns, with_draft, without_draft))
     return 0 if equal else 1
 
@@ -114,7 +100,7 @@ async def _play(
         session = sessions.get(turn.session) or await client.create_session()
         sessions[turn.session] = session
         reply = session.generate(
-            turn.prompt,
+            turn.input,
             max_new_tokens=turn.max_new_tokens,
             temperature=turn.temperature,
             seed=turn.seed,
@@ -130,11 +116,8 @@ async def _play(
 
 async def _show(console: Console, turn: DemoTurn, reply: outrider.AsyncReply) -> None:
     console.rule(turn.title)
-    console.print(f"[dim]{escape(turn.prompt)}[/dim]", end="", soft_wrap=True)
-    renderer = TokenRenderer(console, marks=not console.is_terminal)
-    async for event in reply:
-        renderer.write(event)
-    renderer.finish()
+    prompt = f"> {turn.prompt}\n\n" if turn.is_chat else turn.prompt
+    await show_reply(console, prompt, reply)
 
 
 def _table(
@@ -147,7 +130,7 @@ def _table(
         table.add_column(heading, justify="right", no_wrap=True)
     for turn, quick, slow in zip(turns, fast, plain, strict=True):
         summary = quick.summary
-        speed, plain_speed = _tokens_per_second(summary), _tokens_per_second(slow.summary)
+        speed, plain_speed = tokens_per_second(summary), tokens_per_second(slow.summary)
         table.add_row(
             turn.title,
             str(summary.tokens),
@@ -160,7 +143,3 @@ def _table(
             f"{speed / plain_speed:.2f}x",
         )
     return table
-
-
-def _tokens_per_second(summary: outrider.Summary) -> float:
-    return summary.tokens / (summary.duration_ms / 1000)

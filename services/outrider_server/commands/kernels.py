@@ -26,13 +26,17 @@ def kernels(
     level, compiler = chosen_level(), cpp_compiler()
     levels = levels_alike() if all_levels else (level,) if level else ()
     if not levels:
-        raise StartupError("the kernels have no level for this CPU")
+        raise _refusal("the kernels have no level for this CPU")
     if not compiler:
-        raise StartupError(NO_COMPILER)
+        raise _refusal(NO_COMPILER)
     for each in levels:
         try:
             print(f"{each.name}: {install_library(compiler, each)}")
         except (OSError, subprocess.SubprocessError) as error:
-            raise StartupError(
+            raise _refusal(
                 f"the kernels of level {each.name} could not be built: {error}"
             ) from error
+
+
+def _refusal(reason: str) -> StartupError:
+    return StartupError(f"steps run on torch's kernels, which is slower: {reason}")

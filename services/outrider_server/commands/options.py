@@ -41,6 +41,9 @@ Version = Annotated[
     bool,
     typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
 ]
+Bundled = Annotated[
+    bool, typer.Option("--bundled", help="Serve the bundled pair, whatever is installed.")
+]
 Listen = Annotated[str, typer.Option(help="HOST:PORT or unix:PATH; port 0 takes a free one.")]
 DraftAttention = Annotated[Attention, typer.Option(help="The draft's attention kernel.")]
 DraftQuantization = Annotated[Quantization, typer.Option(help="Quantize the draft's weights.")]

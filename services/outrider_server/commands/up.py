@@ -116,15 +116,19 @@ async def run_up(
     session_arguments: Sequence[str],
     target_options: EngineOptions,
     draft_options: EngineOptions | None,
+    note: str = "",
 ) -> int:
     """Runs the services until a signal asks to stop; returns the exit status.
 
     They talk over Unix sockets, which cost less than the loopback. `draft_options` None runs without a
-    draft. Raises StartupError when a service does not start, or the ledger cannot be opened.
+    draft. The note is told once nothing is refused at first sight. Raises StartupError when a service does
+    not start, or the ledger cannot be opened.
     """
     await check_ledger(ledger)
     for options in filter(None, (target_options, draft_options)):
         check_named(options.folder)
+    if note:
+        print(f"outrider-server: {note}", file=sys.stderr, flush=True)
     stop = Stop()
     children: list[Child] = []
     sockets = socket_folder()
