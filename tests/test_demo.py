@@ -127,6 +127,17 @@ def test_text_stays_and_figures_go_once_it_is_written() -> None:
     ]
 
 
+def test_a_line_that_is_just_full_is_followed_by_no_empty_one() -> None:
+    console = terminal()
+    with LiveText(console, str) as text:
+        for word in ("twenty letters fit", " in", " here"):
+            text.write(word, "bold")
+        text.write("\nand twenty of these! here", "bold")
+    assert screen(console.file.getvalue()) == [
+        *("twenty letters fit", "in here", "and twenty of these!", "here")
+    ]
+
+
 def test_a_reply_that_breaks_off_leaves_its_text() -> None:
     console = terminal()
     with suppress(KeyboardInterrupt), LiveText(console, str) as text:

@@ -131,6 +131,7 @@ class LiveText:
         longer = self._line.copy().append(text.expandtabs(4), style)
         *full, self._line = folded(longer, self._console.width)
         for line in full:
+            line.rstrip()  # a space that a full line has no room for would take a line of its own
             self._console.print(line, no_wrap=True, overflow="ignore", crop=False)
 
     def _drawn(self) -> Group:
