@@ -81,7 +81,10 @@ def test_the_demo_has_two_greedy_turns_of_a_session_and_a_sampled_one(
 # On a terminal
 
 
-def terminal(width: int = 20) -> TerminalConsole:
+WIDTH = 20
+
+
+def terminal(width: int = WIDTH) -> TerminalConsole:
     return TerminalConsole(
         file=io.StringIO(),
         force_terminal=True,
@@ -92,7 +95,7 @@ def terminal(width: int = 20) -> TerminalConsole:
 
 
 def screen(output: str) -> list[str]:
-    """The lines of a terminal that got this: of control sequences only what rich's displays use."""
+    """The lines of a narrow terminal that got this: of control sequences only what rich's displays use."""
     lines, row, column, rest = [""], 0, 0, output
     while rest:
         if rest.startswith("\x1b["):
@@ -104,12 +107,12 @@ def screen(output: str) -> list[str]:
             rest = rest[end + 1 :]
             continue
         letter, rest = rest[0], rest[1:]
-        if letter == "\n":
+        if letter == "\n" or (column == WIDTH and letter != "\r"):
             row, column = row + 1, 0
             lines += [""] * (row + 1 - len(lines))
-        elif letter == "\r":
+        if letter == "\r":
             column = 0
-        else:
+        elif letter != "\n":
             lines[row] = lines[row][:column].ljust(column) + letter + lines[row][column + 1 :]
             column += 1
     return "\n".join(line.rstrip() for line in lines).rstrip("\n").split("\n")

@@ -301,6 +301,12 @@ def test_marks_show_the_source_without_colour():
     assert rendered(Console(file=io.StringIO()), *events(), marks=True) == "[ab]{ab}abab\n"
 
 
+def test_marks_hold_all_that_one_drafter_wrote_in_a_row() -> None:
+    draft, ngram, target, _ = events()
+    written = (draft, draft, ngram, target, target, draft)
+    assert rendered(Console(file=io.StringIO()), *written, marks=True) == "[abab]{ab}abab[ab]\n"
+
+
 def test_a_terminal_gets_no_escape_sequence_of_the_model():
     hostile = outrider.Event(0, 0, "a\x1b]0;title\x07\x9b2Jb\r", outrider.TokenSource.UNKNOWN)
     assert rendered(terminal(), hostile) == "a]0;title2Jb\n"

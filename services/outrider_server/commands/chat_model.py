@@ -12,7 +12,14 @@ from ..models.pair import Pair
 
 PIP = ("-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check")
 PATIENCE = ("--retries=1", "--timeout=20")
-WANTED = ("--no-deps", "--require-hashes", "--force-reinstall", "--requirement", str(REQUIREMENTS))
+WANTED = (
+    "--no-deps",
+    "--no-compile",
+    "--require-hashes",
+    "--force-reinstall",
+    "--requirement",
+    str(REQUIREMENTS),
+)
 """What is there already and passed no check is written anew."""
 REASONS = {
     "DO NOT MATCH THE HASHES": "what the package index has of it is another file, by its hash",
