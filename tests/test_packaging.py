@@ -55,6 +55,12 @@ def test_the_distribution_holds_every_package(bare_python: Path, package: str) -
     assert found.stdout.startswith(str(bare_python.parents[1]))
 
 
+def test_the_distribution_says_which_chat_model_is_installed(bare_python: Path) -> None:
+    script = "from outrider_server.models.chat_model import REQUIREMENTS as told; print(told.read_text())"
+    found = subprocess.run([bare_python, "-P", "-c", script], capture_output=True, text=True)
+    assert "--hash=sha256:" in found.stdout, found.stderr
+
+
 @pytest.mark.processes
 async def test_a_bare_installation_generates_against_a_running_server(
     bare_python: Path, tmp_path: Path
