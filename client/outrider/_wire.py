@@ -163,6 +163,7 @@ def _model(model: types_pb2.ModelDescription) -> ModelDescription:
         generation_defaults=_sampling(model.generation_defaults),
         ranks=max(1, model.ranks),
         arithmetic=model.arithmetic,
+        known_tokens=model.known_tokens,
     )
 
 

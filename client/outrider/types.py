@@ -212,7 +212,8 @@ class ModelDescription:
     where the weights are not quantized. `attention` names the attention kernel, and `attention_note` says
     why it runs: it was asked for, or what was measured.
     `ranks` processes share the model. `vocabulary_size` ids can be sent and drawn: those that the tokenizer
-    (`tokenizer_size`) and the model's output (`output_rows`) both have. `generation_defaults` are the
+    (`tokenizer_size`) and the model's output (`output_rows`) both have. A draft with a vocabulary of its own
+    knows `known_tokens` of them and draws no other; 0 means all. `generation_defaults` are the
     sampling parameters that its `generation_config.json` names. `arithmetic` says how logits are computed:
     where it differs, the same weights may decide other tokens.
     """
@@ -241,6 +242,7 @@ class ModelDescription:
     generation_defaults: Mapping[str, float]
     ranks: int = 1
     arithmetic: str = ""
+    known_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

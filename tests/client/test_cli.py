@@ -139,10 +139,13 @@ def test_describe_names_target_and_draft(run, service):
     assert "not used: there is none" in run("describe").stdout
     service.description.draft.name = "small"
     service.description.draft_note = "its vocabulary differs"
+    service.description.draft.vocabulary_size = 49_152
+    service.description.draft.known_tokens = 16_383
     text = run("describe").stdout
     assert "big" in text
     assert "small" in text
     assert "not used: its vocabulary differs" in text
+    assert "49,152 token ids, of which it knows 16,383" in text
     described = lines(run("describe", "--json"))[0]
     assert (described["version"], described["draft"]["name"]) == ("1.2.3", "small")
 

@@ -79,6 +79,15 @@ def arena_bytes(runner: StepRunner) -> int:
     return runner.forward._program._arena.nbytes if runner.layout.packed else 0
 
 
+def spread_tensors(runner: StepRunner) -> list[torch.Tensor]:
+    """What a draft with a vocabulary of its own has beside its steps: ids, and rows of its target's."""
+    spreading, forward = runner._spreading, runner.forward
+    if spreading is None:
+        return []
+    own_ids = forward._program._own_ids if runner.layout.packed else forward._own_ids
+    return [spreading._logits, spreading._token_ids, spreading._targets, own_ids]
+
+
 def measure(folder: Path, mode: str, slots: int) -> dict[str, int]:
     """The bytes of an engine at its defaults."""
     before = resident_bytes(os.getpid())
@@ -103,12 +112,13 @@ def measure(folder: Path, mode: str, slots: int) -> dict[str, int]:
     run(lambda: runner.prefill(last))
     inputs = sum(tensor.nbytes for tensor in runner._inputs.values())
     draws = sum(t.nbytes for t in vars(runner.draws).values() if isinstance(t, torch.Tensor))
+    spread, *ids = [tensor.nbytes for tensor in spread_tensors(runner)] or [0]
     return {
         "weights": held_by(runner, loaded.model),
         "cache": runner.forward.cache.byte_count,
-        "tables": runner.history.nbytes + inputs + draws,
+        "tables": runner.history.nbytes + inputs + draws + sum(ids),
         "greedy": steps[0],
-        "workspace": max(steps) + arena_bytes(runner),
+        "workspace": max(steps) + arena_bytes(runner) + spread,
         "resident": resident_bytes(os.getpid()) - before,
     }
 

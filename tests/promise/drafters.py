@@ -114,7 +114,7 @@ async def open_drafter(
         return WrongDrafter(turn)
     if kind == "lying":
         return LyingDrafter(turn)
-    host = hosts["untrained" if kind == "untrained" else "bundled"]
+    host = hosts[kind if kind in hosts else "bundled"]
     model = await LocalDrafter.open(host, turn.session_id, 1, turn.tokens, turn.draw, max(1, lead))
     ngram = NgramDrafter(turn.tokens) if kind == "composed" else None
     return OwnedDrafter(model, ngram, TAKES_BEFORE_DEATH if kind == "killed" else 10**9)

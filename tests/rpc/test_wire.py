@@ -161,6 +161,7 @@ def description(findings: tuple[ShapeFinding, ...], buckets: tuple[int, ...]) ->
         attention_note="sdpa was asked for",
         shape_audit=ShapeAudit(True, buckets, findings),
         ranks=4,
+        known_tokens=16,
     )
 
 

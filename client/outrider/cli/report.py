@@ -112,6 +112,8 @@ def _parameters(values: Mapping[str, float]) -> str:
 
 def _token_ids(model: ModelDescription) -> str:
     ids = f"{model.vocabulary_size:,} token ids"
+    if model.known_tokens:
+        return f"{ids}, of which it knows {model.known_tokens:,}"
     if model.tokenizer_size == model.output_rows:
         return ids
     return f"{ids} (the tokenizer has {model.tokenizer_size:,}, the model {model.output_rows:,})"

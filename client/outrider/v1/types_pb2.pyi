@@ -34,7 +34,7 @@ class SamplingParams(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., logit_bias: _Optional[_Mapping[int, float]] = ...) -> None: ...
 
 class ModelDescription(_message.Message):
-    __slots__ = ("name", "architecture", "model_fingerprint", "vocabulary_fingerprint", "vocabulary_size", "end_token_ids", "max_context_tokens", "width", "slots", "parameter_count", "dtype", "device", "compiled", "compile_note", "shape_audit", "kernel_note", "quantization", "attention", "attention_note", "ranks", "tokenizer_size", "output_rows", "generation_defaults", "arithmetic")
+    __slots__ = ("name", "architecture", "model_fingerprint", "vocabulary_fingerprint", "vocabulary_size", "end_token_ids", "max_context_tokens", "width", "slots", "parameter_count", "dtype", "device", "compiled", "compile_note", "shape_audit", "kernel_note", "quantization", "attention", "attention_note", "ranks", "tokenizer_size", "output_rows", "generation_defaults", "arithmetic", "known_tokens")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -59,6 +59,7 @@ class ModelDescription(_message.Message):
     OUTPUT_ROWS_FIELD_NUMBER: _ClassVar[int]
     GENERATION_DEFAULTS_FIELD_NUMBER: _ClassVar[int]
     ARITHMETIC_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_TOKENS_FIELD_NUMBER: _ClassVar[int]
     name: str
     architecture: str
     model_fingerprint: str
@@ -83,7 +84,8 @@ class ModelDescription(_message.Message):
     output_rows: int
     generation_defaults: SamplingParams
     arithmetic: str
-    def __init__(self, name: _Optional[str] = ..., architecture: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., vocabulary_fingerprint: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., end_token_ids: _Optional[_Iterable[int]] = ..., max_context_tokens: _Optional[int] = ..., width: _Optional[int] = ..., slots: _Optional[int] = ..., parameter_count: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., compiled: _Optional[bool] = ..., compile_note: _Optional[str] = ..., shape_audit: _Optional[_Union[ShapeAudit, _Mapping]] = ..., kernel_note: _Optional[str] = ..., quantization: _Optional[str] = ..., attention: _Optional[str] = ..., attention_note: _Optional[str] = ..., ranks: _Optional[int] = ..., tokenizer_size: _Optional[int] = ..., output_rows: _Optional[int] = ..., generation_defaults: _Optional[_Union[SamplingParams, _Mapping]] = ..., arithmetic: _Optional[str] = ...) -> None: ...
+    known_tokens: int
+    def __init__(self, name: _Optional[str] = ..., architecture: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., vocabulary_fingerprint: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., end_token_ids: _Optional[_Iterable[int]] = ..., max_context_tokens: _Optional[int] = ..., width: _Optional[int] = ..., slots: _Optional[int] = ..., parameter_count: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., compiled: _Optional[bool] = ..., compile_note: _Optional[str] = ..., shape_audit: _Optional[_Union[ShapeAudit, _Mapping]] = ..., kernel_note: _Optional[str] = ..., quantization: _Optional[str] = ..., attention: _Optional[str] = ..., attention_note: _Optional[str] = ..., ranks: _Optional[int] = ..., tokenizer_size: _Optional[int] = ..., output_rows: _Optional[int] = ..., generation_defaults: _Optional[_Union[SamplingParams, _Mapping]] = ..., arithmetic: _Optional[str] = ..., known_tokens: _Optional[int] = ...) -> None: ...
 
 class ShapeAudit(_message.Message):
     __slots__ = ("all_interchangeable", "reproducible", "shapes", "row_buckets")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from ..engine.options import EngineOptions
 
@@ -21,6 +22,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 from ..core.errors import StartupError  # noqa: E402
 from ..core.progress import Progress  # noqa: E402
 from ..engine.engine import Engine  # noqa: E402
+from ..engine.model.formats import check_format  # noqa: E402
 from ..engine.records import Records, ToldOnce  # noqa: E402
 from ..engine.starting import Start  # noqa: E402
 from ..host.building import engine_builder, follow  # noqa: E402
@@ -42,17 +44,26 @@ def kept_start(tell: Progress) -> Start:
         return Start(tell)
 
 
-async def started_host(options: EngineOptions, start: Start | None = None) -> EngineHost:
-    """A host with its engine built and audited. Raises StartupError."""
-    return await EngineHost.started(engine_builder(options, start=start), options.queue)
+async def started_host(
+    options: EngineOptions,
+    start: Start | None = None,
+    check: Callable[[Path], None] = check_format,
+) -> EngineHost:
+    """A host with its engine built and audited; `check` is `engine_builder`'s. Raises StartupError."""
+    builder = engine_builder(options, start=start, check=check)
+    return await EngineHost.started(builder, options.queue)
 
 
-async def started_leader(options: EngineOptions, ranks: Ranks, tell: Progress) -> EngineHost:
+async def started_leader(
+    options: EngineOptions, ranks: Ranks, tell: Progress, check: Callable[[Path], None]
+) -> EngineHost:
     """Rank 0's host of a model that ranks share. Where it fails, the other ranks end.
 
     Nothing is kept for a later start, as the ranks' machines may differ.
     """
-    build: Callable[[], Engine] = engine_builder(options, ranks.group, start=Start(tell))
+    build: Callable[[], Engine] = engine_builder(
+        options, ranks.group, start=Start(tell), check=check
+    )
     try:
         return await EngineHost.started(build, options.queue, ranks.stop)
     except BaseException:

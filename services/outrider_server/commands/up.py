@@ -21,6 +21,7 @@ from typing import Literal, TypeVar
 from .. import lifeline
 from ..config import DRAFT_ENGINE, TARGET_ENGINE
 from ..core.errors import StartupError
+from ..engine.model.formats import check_target
 from ..engine.model.hub import check_named
 from ..engine.options import EngineOptions
 from ..ledger_opening import check_ledger
@@ -125,8 +126,9 @@ async def run_up(
     not start, or the ledger cannot be opened.
     """
     await check_ledger(ledger)
-    for options in filter(None, (target_options, draft_options)):
-        check_named(options.folder)
+    check_named(target_options.folder, check_target)
+    if draft_options is not None:
+        check_named(draft_options.folder)
     if note:
         print(f"outrider-server: {note}", file=sys.stderr, flush=True)
     stop = Stop()

@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from outrider.v1 import session_pb2, target_pb2
@@ -22,6 +23,7 @@ from ..core.errors import StartupError, Unavailable
 from ..core.importing import many_imports
 from ..core.progress import Progress, Report, Stage, silent
 from ..core.surroundings import Surroundings
+from ..engine.model.formats import check_format, check_target
 from ..engine.model.hub import check_named
 from ..engine.options import EngineOptions
 from ..rpc import telemetry
@@ -58,8 +60,8 @@ SILENT_SECONDS = 2.5
 async def run_target(config: TargetConfig) -> None:
     """The target service until it is told to stop. Raises StartupError."""
     with shown("target") as tell:
-        stop_telemetry = _prepare(config.listen, "target", config.engine)
-        host = await _start_engine(config.engine, "target", tell)
+        stop_telemetry = _prepare(config.listen, "target", config.engine, check_target)
+        host = await _start_engine(config.engine, "target", tell, check_target)
         if host is None:
             return
         from outrider.v1 import target_pb2_grpc
@@ -208,7 +210,12 @@ async def _tell_what_is_waited_for(target: Targets) -> None:
     log.warning("no target answers yet, and is waited for (%s)", await target.troubles())
 
 
-def _prepare(listen: str, name: str, engine: EngineOptions | None = None) -> Callable[[], None]:
+def _prepare(
+    listen: str,
+    name: str,
+    engine: EngineOptions | None = None,
+    check: Callable[[Path], None] = check_format,
+) -> Callable[[], None]:
     """What needs no model comes before it, and before torch: the address is free, the model is there as far
     as one can see at once, telemetry set up.
 
@@ -219,7 +226,7 @@ def _prepare(listen: str, name: str, engine: EngineOptions | None = None) -> Cal
         return lambda: None
     check_free(Listen.read(listen))
     if engine is not None:
-        check_named(engine.folder)
+        check_named(engine.folder, check)
     return telemetry.set_up(f"outrider-{name}")
 
 
@@ -241,11 +248,15 @@ async def _serve(
 
 
 async def _start_engine(
-    config: EngineOptions, name: str, tell: Progress = silent
+    config: EngineOptions,
+    name: str,
+    tell: Progress = silent,
+    check: Callable[[Path], None] = check_format,
 ) -> EngineHost | None:
     """An engine host, its counters observed. Imports torch, which the session service never does.
 
-    Where ranks share the model, that is rank 0's. Any other returns None, after its last step.
+    `check` is `engine_builder`'s. Where ranks share the model, the host is rank 0's; any other returns None,
+    after its last step.
     """
     tell(Report(Stage.IMPORTING))
     with many_imports():
@@ -253,9 +264,9 @@ async def _start_engine(
 
     ranks = gathered(config)
     if ranks is None:
-        host = await started_host(config, kept_start(tell))
+        host = await started_host(config, kept_start(tell), check)
     elif ranks.leads:
-        host = await started_leader(config, ranks, tell)
+        host = await started_leader(config, ranks, tell, check)
     else:
         follow_leader(config, ranks)
         return None

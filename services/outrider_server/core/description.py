@@ -65,6 +65,8 @@ class ModelDescription:
     ranks: int = 1
     arithmetic: str = ""
     """How logits are computed, digest included; empty where that is not known."""
+    known_tokens: int = 0
+    """How many of the ids a draft with a vocabulary of its own knows; 0 of any other model."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,7 +170,7 @@ class Engine:
 
     def describe(self) -> ModelDescription:
         """The model as this engine holds it."""
-        loaded, runner = self.loaded, self.runner
+        loaded, runner, known = self.loaded, self.runner, self.loaded.known_tokens
         return ModelDescription(
             name=loaded.name,
             architecture=loaded.architecture,
@@ -179,6 +179,7 @@ class Engine:
             vocabulary_size=loaded.vocabulary.size,
             tokenizer_size=loaded.vocabulary.tokenizer_size,
             output_rows=loaded.vocabulary.output_rows,
+            known_tokens=known.count if known else 0,
             generation_defaults=loaded.generation_defaults,
             end_token_ids=loaded.end_token_ids,
             max_context_tokens=self.limits.max_context_tokens,

@@ -48,10 +48,11 @@ class Forward(Protocol):
         ...
 
     def decide(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """[INPUT_KINDS, N] int64 -> float32 logits [N, V] and the most probable tokens [N].
+        """[INPUT_KINDS, N] int64 -> float32 logits [N, R] and the most probable rows [N].
 
-        The latter are NOT_FINITE where the logits are no numbers. Ties go to the lowest token id. Logits of
-        ids that no token of the vocabulary has are left out. All are there until the next step.
+        R are the rows that are drawn from: token ids, but for a draft with a vocabulary of its own. The most
+        probable are NOT_FINITE where the logits are no numbers. Ties go to the lowest. All are there until
+        the next step.
         """
         ...
 

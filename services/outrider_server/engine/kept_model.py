@@ -7,7 +7,7 @@ from the checkpoint at every start.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +90,10 @@ def recall_model(records: Records, name: str, source: Path, tell: Progress) -> K
     except (TypeError, KeyError, ValueError, IndexError, SafetensorError, RuntimeError):
         return None
     checkpoint = open_checkpoint(source)
+    vocabulary = facts["vocabulary"]
+    known = checkpoint.known_tokens(vocabulary.tokenizer_size, vocabulary.output_rows)
     return KeptModel(
-        **facts,
+        **facts | {"vocabulary": replace(vocabulary, known=known)},
         name=name,
         device=CPU,
         tokenizer=checkpoint.tokenizer(),

@@ -39,7 +39,9 @@ class LibraryForward:
         self.kernel_note = kernel_note
         self._model = loaded.model
         self._limits = limits
-        self._vocabulary_size = loaded.vocabulary_size
+        self._drawn_rows = loaded.drawn_rows
+        known = loaded.known_tokens
+        self._own_ids = None if known is None else known.own_ids().to(loaded.device)
         self._rotaries = rotaries
         self._history = history
         self._cache_argument = cache_argument(self._model)
@@ -86,7 +88,7 @@ class LibraryForward:
 
     def _decide(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         output = self._model(**self._arguments(inputs.view(INPUT_KINDS, -1, self._limits.width)))
-        logits = output.logits[..., : self._vocabulary_size].float().flatten(0, 1)
+        logits = output.logits[..., : self._drawn_rows].float().flatten(0, 1)
         return logits, self.most_probable(logits, hidden=False)
 
     def _read(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -107,7 +109,7 @@ class LibraryForward:
         for rotary in self._rotaries:
             rotary.place(lengths)
         return {
-            "input_ids": token_ids,
+            "input_ids": token_ids if self._own_ids is None else self._own_ids[token_ids],
             "position_ids": positions.clamp(max=self._limits.max_context_tokens - 1),
             "attention_mask": places,
             self._cache_argument: self.cache,

@@ -50,7 +50,7 @@ def passages_of(runner: StepRunner) -> list[Passage]:
     limits, border = runner.limits, runner.length_rule.border
     most = limits.max_context_tokens
     length = min(AUDIT_TOKENS, AUDIT_STEPS * limits.width, most)
-    tokens = tuple((7919 * (index + 1)) % runner.vocabulary_size for index in range(length))
+    tokens = tuple(runner.known_token(7919 * (index + 1)) for index in range(length))
     text = Passage(tokens, slot=limits.slots - 1)
 
     def across(border: int, before: int, name: str) -> Passage:
@@ -91,7 +91,7 @@ def _longest(runner: StepRunner, slot: int, position: int) -> Row:
 
 def _other_text(runner: StepRunner, slot: int) -> tuple[int, ...]:
     width = runner.limits.width
-    return tuple((31 * slot + 17 * k) % runner.vocabulary_size for k in range(width))
+    return tuple(runner.known_token(31 * slot + 17 * k) for k in range(width))
 
 
 @dataclass(frozen=True, slots=True)

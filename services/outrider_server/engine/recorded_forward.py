@@ -31,13 +31,15 @@ class RecordedForward:
         shape = PackedShape(limits.slots + 1, sizes.key_heads, history.shape[1], sizes.head_dim)
         self.cache = PackedCache(sizes.layers, shape, loaded.dtype)
         self.attention = AttentionChoice(PACKED, "the engine's own kernels go together")
-        self._vocabulary_size = loaded.vocabulary_size
+        self._drawn_rows = loaded.drawn_rows
+        known = loaded.known_tokens
+        own_ids = None if known is None else known.own_ids()
         most = max(limits.row_buckets[-1] * limits.width, limits.prefill_width)
-        self._program = Program(recorded, self.cache, most, history)
+        self._program = Program(recorded, self.cache, most, history, own_ids)
 
     def decide(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Forward`."""
-        logits = self._program.decide(inputs)[:, : self._vocabulary_size]
+        logits = self._program.decide(inputs)[:, : self._drawn_rows]
         return logits, self.most_probable(logits, hidden=False)
 
     def read(self, inputs: torch.Tensor) -> None:

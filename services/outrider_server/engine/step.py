@@ -19,6 +19,7 @@ from .drawing.adjusting import adjust
 from .drawing.logprobs import token_logprobs
 from .drawing.noise import gumbel_noise
 from .drawing.sampling import DrawTable, Features, draw_tokens
+from .drawing.spreading import Spreading
 from .forward import Forward
 from .kept_model import KeptModel
 from .kernels.library import kernel_library
@@ -47,6 +48,7 @@ class StepRunner:
         start: Start | None = None,
     ) -> None:
         self.vocabulary_size = loaded.vocabulary_size
+        self.known_token = loaded.vocabulary.known_token
         self.parameter_count = loaded.parameter_count
         self.dtype = loaded.dtype
         self.device = loaded.device
@@ -63,6 +65,9 @@ class StepRunner:
         self.layout = Layout(limits.width, forward.packed, scratch_slot=limits.slots)
         self.forward = forward
         self.draws = DrawTable(limits.slots + 1, self.device)
+        known = loaded.known_tokens
+        most = limits.row_buckets[-1] * limits.width
+        self._spreading = None if known is None else Spreading(known, most, self.device)
         self._inputs: dict[int, torch.Tensor] = {}
         self._sample = self._draw_packed if forward.packed else forward.compile(self._draw_sampled)
         self._noise = forward.compile(self._gumbel)
@@ -96,7 +101,8 @@ class StepRunner:
 
     @torch.no_grad()
     def logits(self, rows: Sequence[Row], bucket: int) -> list[torch.Tensor]:
-        """Reads the rows in a bucket; returns each row's float32 logits [len(row.tokens), V]."""
+        """Reads the rows in a bucket; returns each row's float32 logits [len(row.tokens), R], of the rows
+        that are drawn from."""
         logits, _ = self._decide(self._fill(rows, bucket * self.limits.width))
         return self._of_rows(logits, rows)
 
@@ -122,7 +128,11 @@ class StepRunner:
         """Reads the rows and decides a token after each of their tokens, by each slot's draw."""
         inputs = self._fill(rows, bucket * self.limits.width)
         logits, best = self._decide(inputs)
-        drawn = self._draw(rows, inputs, logits, best).tolist()
+        features = self._features(rows)
+        if self._spreading is not None:
+            best = self._spreading.targets_of(best)
+            logits = self._spreading.spread(logits) if features.logits else logits
+        drawn = self._draw(inputs, logits, best, features).tolist()
         begins = self.layout.begins(rows)
         return [
             RowResult(
@@ -155,12 +165,16 @@ class StepRunner:
         write_slot(self.forward.cache, slot, layers)
         self.history[slot, : len(tokens)] = torch.tensor(tokens, device=self.device)
 
-    def _draw(
-        self, rows: Sequence[Row], inputs: torch.Tensor, logits: torch.Tensor, best: torch.Tensor
-    ) -> torch.Tensor:
-        """The token after each of the step's tokens: [N] int64, NOT_FINITE where there is none."""
+    def _features(self, rows: Sequence[Row]) -> Features:
+        """What the draws of a step need."""
         features = self.draws.features([row.slot for row in rows])
         features.withheld = any(self.draws.withholds(row.slot, row.start_position) for row in rows)
+        return features
+
+    def _draw(
+        self, inputs: torch.Tensor, logits: torch.Tensor, best: torch.Tensor, features: Features
+    ) -> torch.Tensor:
+        """The token after each of the step's tokens: [N] int64, NOT_FINITE where there is none."""
         _, slots, positions, _ = inputs
         if features.scores:
             logits = adjust(logits, self.history, slots, positions, self.draws, features)

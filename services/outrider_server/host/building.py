@@ -17,7 +17,7 @@ from ..engine.kept_model import model_records, recall_model
 from ..engine.kernels.levels import chosen_level
 from ..engine.limits import StepLimits
 from ..engine.model.facts import ModelFacts
-from ..engine.model.formats import model_name
+from ..engine.model.formats import check_format, model_name
 from ..engine.model.hub import local_folder
 from ..engine.options import EngineOptions
 from ..engine.ranks.ranks import Group
@@ -49,11 +49,12 @@ def engine_builder(
     group: Group | None = None,
     make: Callable[..., T] = Engine,  # type: ignore[assignment]
     start: Start | None = None,
+    check: Callable[[Path], None] = check_format,
 ) -> Callable[[], T]:
     """What a device thread runs to get its engine. It raises StartupError for what cannot be served.
 
     `group` is this process's where ranks share the model. Rank 0 makes the engine; another one calls the
-    outcome itself, with `follow` to make.
+    outcome itself, with `follow` to make. `check` refuses a folder that cannot be what it is to be.
     """
     start = start or Start()
 
@@ -64,6 +65,7 @@ def engine_builder(
         if device.type == "cpu":
             chosen_level()  # refuses one that cannot be, also where the kernels would not run
         folder = local_folder(options.folder, start.tell)
+        check(folder)
         here, begun = replace(options, folder=folder), start
         start.tell(Report(Stage.READING))
         if group is None:

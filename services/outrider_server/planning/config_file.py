@@ -15,7 +15,7 @@ from transformers.utils import logging as library_logging
 
 from ..core.errors import ModelRefused
 from ..engine.model.causal_class import causal_class
-from ..engine.model.formats import is_gguf, model_name
+from ..engine.model.formats import DRAFT_VOCABULARY, is_gguf, model_name
 from ..engine.model.opening import open_checkpoint
 from .config_path import config_path
 
@@ -33,6 +33,8 @@ class ConfigFile:
     model_class: type[PreTrainedModel]
     quantized_by: str
     """The method of a checkpoint that is quantized already; empty for every other."""
+    target_ids: int = 0
+    """Of a draft with a vocabulary of its own, its target's token ids; 0 for every other model."""
 
     @property
     def folder(self) -> Path:
@@ -69,7 +71,9 @@ def read_config(source: Path) -> ConfigFile:
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ModelRefused(f"{path} is a {kind}, which is no causal language model")
     _check_layers(path, config)
-    return ConfigFile(path, config, causal_class(config), _quantized_by(content))
+    return ConfigFile(
+        path, config, causal_class(config), _quantized_by(content), _target_ids(content)
+    )
 
 
 def first_line(error: Exception) -> str:
@@ -97,6 +101,13 @@ def _check_layers(path: Path, config: PreTrainedConfig) -> None:
         raise ModelRefused(
             f"{path} has layers of kind {', '.join(others)}; the slot cache serves attention only"
         )
+
+
+def _target_ids(content: dict[str, Any]) -> int:
+    """What a configuration says of a draft's target; whether it is right shows when it is loaded."""
+    entry = content.get(DRAFT_VOCABULARY)
+    size = entry.get("target_vocab_size") if isinstance(entry, dict) else None
+    return size if type(size) is int else 0
 
 
 def _quantized_by(content: dict[str, Any]) -> str:

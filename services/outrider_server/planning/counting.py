@@ -57,6 +57,7 @@ def count_model(file: ConfigFile, device: str = "cpu") -> ModelSizes:
         hidden=int(config.hidden_size),
         intermediate=_intermediate(model),
         vocabulary=int(config.vocab_size),
+        target_ids=file.target_ids,
         query_groups=max(1, heads // keys[0].shape[1]),
         head_dim=int(keys[0].shape[-1]),
         max_positions=longest_context(config),
@@ -219,6 +220,11 @@ def _notes(file: ConfigFile, *, read_here: bool) -> tuple[str, ...]:
         check_architecture(file.config)
     except ModelRefused as refused:
         notes.append(f"a service refuses it: {refused}")
+    if file.target_ids:
+        notes.append(
+            f"knows {int(config.vocab_size) - 1:,} of its target's {file.target_ids:,} token ids, and can "
+            "only draft"
+        )
     if file.config.dtype is None:
         notes.append("the configuration names no dtype: float32 is taken for auto")
     return tuple(notes)

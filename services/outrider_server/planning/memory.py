@@ -5,13 +5,14 @@ rounded up to whole blocks of keys; the engine's own pads heads too. The workspa
 N tokens of the largest step:
 
     the layers      N * (4 hidden + 3 intermediate) values, and what attention needs beside them
-    the decision    N * vocabulary * 88 bytes, for a row that is sampled, filtered, penalized and biased: the
+    the decision    N * token ids * 88 bytes, for a row that is sampled, filtered, penalized and biased: the
                     most that a request can ask for; the engine's own kernels need none
-    the penalties   N * vocabulary * 12 bytes + N * positions * 24 bytes
+    the penalties   N * token ids * 12 bytes + N * positions * 24 bytes
     spread weights  17 bytes for each of the largest layer, where a quantized checkpoint is read without the
                     library and does not run on the engine's own kernels
 
 Recorded steps always hold their layers' values, in float32, and their logits; penalties come beside them.
+A draft with a vocabulary of its own holds its logits a second time, in rows of its target's token ids.
 
 The bytes a cell are those of the tensors alive at once in `adjusting.py` and `sampling.py` (float64 scores,
 the int64 words that masses are made of), read off with torch's memory profiler.
@@ -46,7 +47,7 @@ def plan_memory(sizes: ModelSizes, shape: EngineShape) -> MemoryPlan:
         weights=weight_bytes(sizes, shape.dtype, shape.quantization),
         kernel_bytes=_kernel_bytes(sizes, shape),
         cache_bytes=cache_bytes(sizes, shape),
-        table_bytes=_table_bytes(shape),
+        table_bytes=_table_bytes(sizes, shape),
         workspace_bytes=workspace_bytes(sizes, shape),
     )
 
@@ -83,10 +84,11 @@ def cache_bytes(sizes: ModelSizes, shape: EngineShape) -> int:
 def workspace_bytes(sizes: ModelSizes, shape: EngineShape) -> int:
     """The most that a verify step or a prefill step holds beside weights, cache and tables."""
     tokens = shape.rows * shape.width
-    cells = tokens * sizes.vocabulary
+    cells = tokens * sizes.drawn_ids
     penalties = cells * PENALTY_BYTES + tokens * slot_positions(shape) * HISTORY_BYTES
     if shape.packed:
-        return arena_bytes(sizes, shape) + penalties - cells * LOGIT_BYTES
+        in_arena = 0 if sizes.target_ids else cells * LOGIT_BYTES
+        return arena_bytes(sizes, shape) + penalties - in_arena
     stored = (layer.outputs * layer.inputs for layer in sizes.linears if layer.stored)
     spread = SPREAD_BYTES * max(stored, default=0)
     return max(
@@ -129,8 +131,10 @@ def _attention_bytes(sizes: ModelSizes, shape: EngineShape, rows: int, width: in
     return rows * (masks + positions * largest * DTYPE_BYTES[shape.dtype])
 
 
-def _table_bytes(shape: EngineShape) -> int:
-    """Token history of every slot, sampling parameters, and the static inputs of the largest steps."""
+def _table_bytes(sizes: ModelSizes, shape: EngineShape) -> int:
+    """Token history of every slot, sampling parameters, the static inputs of the largest steps, and a draft's
+    own ids by those of its target and back."""
     history = (shape.slots + 1) * slot_positions(shape) * 8
     inputs = 4 * 8 * (shape.rows * shape.width + shape.prefill_width)
-    return history + (shape.slots + 1) * DRAW_BYTES + inputs
+    ids = 8 * (sizes.target_ids + 2 * sizes.vocabulary) if sizes.target_ids else 0
+    return history + (shape.slots + 1) * DRAW_BYTES + inputs + ids

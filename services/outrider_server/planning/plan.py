@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from ..core.errors import ModelRefused
+from ..engine.model.formats import only_drafts
 from ..engine.options import EngineOptions
 from .config_file import read_config
+from .config_path import config_path
 from .counting import count_model
 from .fitting import fit
 from .memory import plan_memory, token_bytes
@@ -17,6 +20,8 @@ from .weights import weights_by_precision
 def make_plan(settings: PlanSettings) -> Plan:
     """The plan of a target and perhaps a draft. Raises StartupError for what cannot be planned."""
     target = _engine_plan(settings.target, settings)
+    if target.sizes.target_ids:
+        raise ModelRefused(only_drafts(config_path(settings.target.folder).parent))
     draft = None
     if settings.draft is not None:
         draft = _engine_plan(settings.draft, settings)

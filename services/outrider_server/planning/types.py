@@ -78,12 +78,16 @@ class ModelSizes:
     hidden: int
     intermediate: int
     vocabulary: int
+    """Rows of the output layer."""
     query_groups: int
     """Query heads that share one key-value head."""
     head_dim: int
     """Of keys."""
     max_positions: int
     """0 where the configuration names no longest context."""
+    target_ids: int = 0
+    """Of a draft with a vocabulary of its own, its target's token ids, which draws go over; 0 for every other
+    model, whose rows they are."""
     most_positions: int = 0
     """What may be asked for where it is more: a scaled rotary embedding reaches further."""
     checkpoint_bytes: int = 0
@@ -96,6 +100,11 @@ class ModelSizes:
     def read_here(self) -> bool:
         """Whether the checkpoint is quantized and read without the library."""
         return any(layer.stored is not None for layer in self.linears)
+
+    @property
+    def drawn_ids(self) -> int:
+        """Token ids that draws go over."""
+        return self.target_ids or self.vocabulary
 
     @property
     def parameters(self) -> int:

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..core.errors import ModelRefused, StartupError
+from ..engine.model.formats import described
 from ..engine.model.loading import LoadedModel, load_model
 from .findings import ORIGINAL, Findings, LayerShape, Row
 from .histograms import draw_histogram
@@ -34,7 +35,7 @@ def run_quantize(settings: QuantizeSettings) -> None:
     text = read_text(settings)
     device = usable_device(settings.device)
     tell = Console(stderr=True, highlight=False).print
-    loaded = load_model(settings.model, settings.dtype, device)
+    loaded = load_whole(settings.model, settings.dtype, device)
     layers = quantized_layers(loaded.model)
     target = load_target(settings, loaded, device)
     windows = cut_windows(text, _window_tokens(loaded, target), settings.tokens)
@@ -86,13 +87,24 @@ def usable_device(name: str) -> torch.device:
     return device
 
 
+def load_whole(folder: Path, dtype: str, device: torch.device) -> LoadedModel:
+    """A model that knows all tokens of its text. Raises ModelRefused for others."""
+    loaded = load_model(folder, dtype, device)
+    if loaded.known_tokens is not None:
+        raise ModelRefused(
+            f"{described(folder)} has a vocabulary of its own, and a report reads all tokens of a text; "
+            "quantize such a draft where it is served, with --quantization"
+        )
+    return loaded
+
+
 def load_target(
     settings: QuantizeSettings, loaded: LoadedModel, device: torch.device
 ) -> LoadedModel | None:
     """The model to draft for. Raises ModelRefused where its vocabulary is another."""
     if settings.target is None:
         return None
-    target = load_model(settings.target, settings.dtype, device)
+    target = load_whole(settings.target, settings.dtype, device)
     if target.vocabulary_fingerprint != loaded.vocabulary_fingerprint:
         raise ModelRefused(
             f"the target {settings.target} has another vocabulary than {settings.model}; "

@@ -129,6 +129,7 @@ _SAME_NAME = (
     "vocabulary_size",
     "tokenizer_size",
     "output_rows",
+    "known_tokens",
     "max_context_tokens",
     "width",
     "slots",

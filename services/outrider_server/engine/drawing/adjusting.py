@@ -25,7 +25,7 @@ def adjust(
     """The logits that a token is drawn by: [N, V] float32 -> the same, in memory of their own.
 
     history [S, L] int64 (the token at each position of each slot), slots and positions [N] int64. No logit
-    becomes larger than a float; what may not be drawn has -inf.
+    becomes larger than a float; what may not be drawn has -inf, and what had that before keeps it.
     """
     rows = list(zip(slots.tolist(), positions.tolist(), strict=True))
     moved = logits.clone(memory_format=torch.contiguous_format)
@@ -42,8 +42,14 @@ def _add_biases(logits: torch.Tensor, rows: Sequence[tuple[int, int]], table: Dr
     for row, (slot, _) in enumerate(rows):
         biased = table.adjustments(slot).biased
         if len(biased):
-            moved = logits[row, biased] + table.adjustments(slot).biases
-            logits[row, biased] = moved.clamp(-MAX_FLOAT32, MAX_FLOAT32)
+            before = logits[row, biased]
+            logits[row, biased] = _bounded(before + table.adjustments(slot).biases, before)
+
+
+def _bounded(moved: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+    """Within a float's numbers; a token that the model cannot give stays one."""
+    bounded = moved.clamp(-MAX_FLOAT32, MAX_FLOAT32)
+    return torch.where(before == -torch.inf, before, bounded)
 
 
 def _withhold(logits: torch.Tensor, rows: Sequence[tuple[int, int]], table: DrawTable) -> None:
@@ -75,8 +81,8 @@ def penalize(
     counts = torch.zeros_like(logits).scatter_add_(-1, tokens, generated.to(torch.float32))
     counts = counts.gather(-1, tokens)
     repetition = table.repetition_penalty[slots][:, None]
-    moved = logits.gather(-1, tokens)
-    moved = torch.where(moved > 0, moved / repetition, moved * repetition)
+    before = logits.gather(-1, tokens)
+    moved = torch.where(before > 0, before / repetition, before * repetition)
     moved = moved - counts * table.frequency_penalty[slots][:, None]
     moved = moved - (counts > 0) * table.presence_penalty[slots][:, None]
-    logits.scatter_(-1, tokens, moved.clamp(-MAX_FLOAT32, MAX_FLOAT32))
+    logits.scatter_(-1, tokens, _bounded(moved, before))

@@ -38,6 +38,12 @@ class Features:
     penalties: bool = False
     bias: bool = False
     withheld: bool = False
+    logprobs: bool = False
+
+    @property
+    def logits(self) -> bool:
+        """True where more is asked of the logits than which is the largest."""
+        return self.noise or self.scores or self.logprobs
 
     @property
     def scores(self) -> bool:
@@ -122,6 +128,7 @@ class DrawTable:
                 or sampling.frequency_penalty != 0
                 or sampling.presence_penalty != 0
             )
+            features.logprobs |= self._draws[slot].logprobs is not None
             features.bias |= (
                 bool(sampling.logit_bias) or self._draws[slot].vocabulary_size is not None
             )

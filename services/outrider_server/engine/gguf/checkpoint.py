@@ -57,6 +57,10 @@ class GgufCheckpoint:
         """See `Checkpoint`."""
         return GgufTokenizer(Metadata(self.source, self.files.metadata)).files()
 
+    def known_tokens(self, tokenizer_size: int, rows: int) -> None:
+        """See `Checkpoint`: these files know all tokens."""
+        del tokenizer_size, rows
+
     def generation_defaults(self) -> dict[str, float]:
         """See `Checkpoint`."""
         said = {

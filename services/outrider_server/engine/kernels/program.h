@@ -92,6 +92,7 @@ struct Code {
   int64_t history_length;
   int64_t instruction_count, row;
   int64_t ids, positions, lengths;  // buffers of one number that a step fills
+  const int64_t* own_ids;          // of the model, by the id in a step; none where it has no others
 };
 
 // The tokens of a step.
@@ -120,7 +121,7 @@ class Program {
   void run(const Step& step, int64_t end) const {
     for (int64_t token = 0; token < step.tokens; ++token) {
       float* row = code_.arena + token * code_.row;
-      row[code_.ids] = static_cast<float>(step.ids[token]);
+      row[code_.ids] = static_cast<float>(code_.own_ids ? code_.own_ids[step.ids[token]] : step.ids[token]);
       row[code_.positions] = static_cast<float>(step.positions[token]);
       row[code_.lengths] = static_cast<float>(step.lengths[token]);
       code_.history[step.slots[token] * code_.history_length + step.positions[token]] = step.ids[token];

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from ...core.description import TokenizerFiles
 from ...core.errors import ModelRefused
+from .known_tokens import KnownTokens
 from .vocabulary import Vocabulary
 from .weight_files import Weights
 
@@ -44,6 +45,12 @@ class Checkpoint(Protocol):
 
     def tokenizer(self) -> TokenizerFiles:
         """The tokenizer and the chat template. Raises ModelRefused."""
+
+    def known_tokens(self, tokenizer_size: int, rows: int) -> KnownTokens | None:
+        """What a draft with a vocabulary of its own knows; None for other models.
+
+        `tokenizer_size` is one more than the tokenizer's largest id, `rows` the model's. Raises ModelRefused.
+        """
 
     def generation_defaults(self) -> dict[str, float]:
         """How tokens would be drawn, by the names of `SamplingParams`. Raises ModelRefused."""
@@ -104,7 +111,8 @@ def fingerprint_model(
 
     Sampling keeps the start of a service independent of the model's size; a file of up to 4 MiB is read
     whole. Quantized while loading, or in another dtype than its own, a checkpoint is another model: its
-    weights are others. So is one whose tokenizer leaves other logits out of the draw.
+    weights are others. So is one whose tokenizer leaves other logits out of the draw, or whose rows stand for
+    other tokens.
     """
     digest = hashlib.sha256(checkpoint.written_config)
     for path in checkpoint.weights:
@@ -113,6 +121,8 @@ def fingerprint_model(
     digest.update(quantization.encode())
     if vocabulary.is_cut:
         digest.update(f" {vocabulary.size} ids".encode())
+    if vocabulary.known is not None:
+        digest.update(vocabulary.known.token_ids.numpy().tobytes())
     digest.update(other_dtype.encode())
     return digest.hexdigest()
 

@@ -9,6 +9,7 @@ import torch
 
 from ...core.description import TokenizerFiles
 from ..lengths import LengthRule
+from .known_tokens import KnownTokens
 from .vocabulary import Vocabulary
 
 
@@ -49,6 +50,16 @@ class ModelFacts:
     def vocabulary_size(self) -> int:
         """Ids that can be sent, proposed and drawn."""
         return self.vocabulary.size
+
+    @property
+    def drawn_rows(self) -> int:
+        """Logits of the model, from its first on, that are drawn from."""
+        return self.vocabulary.drawn_rows
+
+    @property
+    def known_tokens(self) -> KnownTokens | None:
+        """What a draft with a vocabulary of its own knows of the ids; None for other models."""
+        return self.vocabulary.known
 
     @property
     def vocabulary_fingerprint(self) -> str:

@@ -16,11 +16,13 @@ from safetensors import SafetensorError, safe_open
 from ...core.description import TokenizerFiles
 from ...core.errors import ModelRefused
 from .checkpoint import read_json
+from .formats import CONFIG
 from .generation_defaults import read_generation_defaults
+from .known_tokens import KnownTokens
+from .known_tokens_file import MAP, read_known_tokens
 from .tokenizer_files import read_tokenizer
 from .weight_files import WeightFiles
 
-CONFIG = "config.json"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -43,6 +45,10 @@ class FolderCheckpoint:
         """See `Checkpoint`."""
         return read_tokenizer(self.source)
 
+    def known_tokens(self, tokenizer_size: int, rows: int) -> KnownTokens | None:
+        """See `Checkpoint`."""
+        return read_known_tokens(self.source, tokenizer_size, rows)
+
     def generation_defaults(self) -> dict[str, float]:
         """See `Checkpoint`."""
         return read_generation_defaults(self.source)
@@ -50,7 +56,7 @@ class FolderCheckpoint:
     def small_parts(self) -> Iterator[tuple[str, bytes]]:
         """See `Checkpoint`."""
         for path in sorted(self.source.iterdir()):
-            if path.suffix in SMALL_SUFFIXES and path.is_file():
+            if (path.suffix in SMALL_SUFFIXES or path.name == MAP) and path.is_file():
                 yield path.name, path.read_bytes()
 
     def open_weights(self) -> WeightFiles:

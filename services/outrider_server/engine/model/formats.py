@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from ...core.errors import ModelRefused
 
+CONFIG = "config.json"
 GGUF = ".gguf"
 ADAPTER = "adapter_config.json"
+DRAFT_VOCABULARY = "draft_vocab"
+"""What a configuration has of a draft that knows a part of its target's tokens alone."""
 PART = re.compile(r"-\d{5}-of-\d{5}$")
 """How the names of files end that a model was split into."""
 
@@ -43,6 +47,22 @@ def check_format(path: Path) -> None:
         raise ModelRefused(f"model folder {path} does not exist; name a local folder of a model")
 
 
+def check_target(path: Path) -> None:
+    """Raises ModelRefused for what is no model, and for a draft with a vocabulary of its own."""
+    check_format(path)
+    if not is_gguf(path) and DRAFT_VOCABULARY in _object_in(path / CONFIG):
+        raise ModelRefused(only_drafts(path))
+
+
+def only_drafts(folder: Path) -> str:
+    """Why a folder with a vocabulary of its own is no target."""
+    return (
+        f"model folder {folder} has a vocabulary of its own ({DRAFT_VOCABULARY} in its {CONFIG}), so it "
+        "knows a part of its tokenizer's tokens and can only draft; name the folder of the target that it "
+        "drafts for"
+    )
+
+
 def _check_folder(folder: Path) -> None:
     if (folder / ADAPTER).is_file():
         raise ModelRefused(
@@ -60,10 +80,15 @@ def _check_folder(folder: Path) -> None:
 
 def _base_of(folder: Path) -> str:
     """Kind and base of an adapter, as far as its file says."""
-    try:
-        content = json.loads((folder / ADAPTER).read_bytes())
-    except ValueError:
-        return ""
-    named = content if isinstance(content, dict) else {}
+    named = _object_in(folder / ADAPTER)
     kind, base = named.get("peft_type"), named.get("base_model_name_or_path")
     return (f" ({kind})" if kind else "") + (f" of {base}" if base else "")
+
+
+def _object_in(path: Path) -> dict[str, Any]:
+    """A JSON object as far as a first look finds one; what is wrong with it is said where it is needed."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, OSError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -6,6 +6,7 @@ Owns what is fetched: weights in safetensors, configuration and tokenizer, never
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from ...core.errors import ModelRefused
@@ -29,10 +30,13 @@ def is_name(model: Path) -> bool:
     )
 
 
-def check_named(model: Path) -> None:
-    """Raises ModelRefused for what can be no model, by a first look that imports and fetches nothing."""
+def check_named(model: Path, check: Callable[[Path], None] = check_format) -> None:
+    """Raises ModelRefused for what can be no model, by a first look that imports and fetches nothing.
+
+    `check` is `check_format` or, where it is to be a target, `check_target`.
+    """
     if not is_name(model):
-        check_format(model)
+        check(model)
 
 
 def local_folder(model: Path, tell: Progress = silent) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def load_model(
     config = _read_config(checkpoint)
     values = _check_layers(checkpoint.source, config, ranks)
     tokenizer = checkpoint.tokenizer()
-    vocabulary = _read_vocabulary(checkpoint.source, tokenizer, config)
+    vocabulary = _read_vocabulary(checkpoint, tokenizer, config)
     wanted = Wanted(dtype, device, quantization, ranks)
     with _loading:  # the library switches the default device while it loads, for the whole process
         read = _load_weights(checkpoint, config, values, wanted, tell)
@@ -85,7 +85,7 @@ def load_model(
             checkpoint, read.added_quantization, vocabulary, _other_dtype(dtype, config)
         ),
         vocabulary=vocabulary,
-        end_token_ids=_end_token_ids(model),
+        end_token_ids=_end_token_ids(model, vocabulary),
         max_positions=longest_context(config),
         most_positions=furthest_context(config),
         tokenizer=tokenizer,
@@ -143,11 +143,15 @@ def _read_config(checkpoint: Checkpoint) -> Any:
         raise ModelRefused(f"{described(source)} cannot be loaded: {first_line(error)}") from error
 
 
-def _read_vocabulary(source: Path, tokenizer: TokenizerFiles, config: Any) -> Vocabulary:
+def _read_vocabulary(checkpoint: Checkpoint, tokenizer: TokenizerFiles, config: Any) -> Vocabulary:
     try:
-        return read_vocabulary(tokenizer.tokenizer_json, int(config.vocab_size))
+        vocabulary = read_vocabulary(tokenizer.tokenizer_json, int(config.vocab_size))
     except ModelRefused as refused:
-        raise ModelRefused(f"{described(source)} cannot be served: {refused}") from refused
+        raise ModelRefused(
+            f"{described(checkpoint.source)} cannot be served: {refused}"
+        ) from refused
+    known = checkpoint.known_tokens(vocabulary.tokenizer_size, vocabulary.output_rows)
+    return replace(vocabulary, known=known)
 
 
 def _other_dtype(dtype: str, config: Any) -> str:
@@ -174,9 +178,10 @@ def _check_layers(source: Path, config: Any, ranks: int) -> dict[str, int]:
         raise ModelRefused(f"{described(source)} cannot be served: {refused}") from refused
 
 
-def _end_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
+def _end_token_ids(model: PreTrainedModel, vocabulary: Vocabulary) -> tuple[int, ...]:
     end = model.generation_config.eos_token_id if model.generation_config else None
     end = model.config.eos_token_id if end is None else end
     if end is None:
         return ()
-    return tuple(end) if isinstance(end, list) else (int(end),)
+    ends = tuple(end) if isinstance(end, list) else (int(end),)
+    return ends if vocabulary.known is None else vocabulary.known.targets_of(ends)

@@ -16,8 +16,9 @@ from ...core.description import TokenizerFiles
 from ...core.errors import ModelRefused
 from .chat_templates import DEFAULT, WITH_TOOLS, read_chat_templates
 from .checkpoint import read_json
+from .formats import CONFIG, DRAFT_VOCABULARY
 
-CONFIG = "tokenizer_config.json"
+SETTINGS = "tokenizer_config.json"
 ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
 MORE = ("additional_special_tokens", "extra_special_tokens")
 OPTIONS = ("single_word", "lstrip", "rstrip", "normalized", "special")
@@ -25,7 +26,7 @@ OPTIONS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 def read_tokenizer(folder: Path) -> TokenizerFiles:
     """The tokenizer and the chat template. Raises ModelRefused where there is no tokenizer."""
-    config = read_json(folder / CONFIG)
+    config = read_json(folder / SETTINGS)
     path = folder / "tokenizer.json"
     if path.is_file():
         content = path.read_bytes()
@@ -50,12 +51,15 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
 def _settings(folder: Path, config: dict[str, Any], content: bytes) -> dict[str, Any]:
     """What the files say of the tokenizer; where two differ, the one that the library believes.
 
-    Where no file names the tokens that begin and end a text, the model's configuration has their ids.
+    Where no file names the tokens that begin and end a text, the model's configuration has their ids, unless
+    these are a draft's own.
     """
     named = read_json(folder / "special_tokens_map.json")
     if config or named:
         return named | config if "added_tokens_decoder" in config else config | named
-    ids = read_json(folder / "config.json")
+    ids = read_json(folder / CONFIG)
+    if DRAFT_VOCABULARY in ids:
+        return {}
     tokenizer = _tokenizer(folder, content)
     wanted = {role: ids.get(f"{role}_id") for role in ROLES}
     return {

@@ -14,6 +14,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from ...core.errors import ModelRefused
+from .known_tokens import KnownTokens
 
 WHAT_ENCODES = ("added_tokens", "normalizer", "pre_tokenizer", "model")
 TABLES = frozenset({"vocab", "merges"})
@@ -31,16 +32,31 @@ class Vocabulary:
     """One more than the tokenizer's largest id."""
     output_rows: int
     """Ids for which the model has a logit; the rows of many reach beyond their tokenizer."""
+    known: KnownTokens | None = None
+    """What a draft with a vocabulary of its own knows of these ids; None for a model whose rows they are."""
 
     @property
     def size(self) -> int:
-        """Ids from 0 on that tokenizer and model both have: no other is ever drawn."""
+        """Ids from 0 on that may be sent: those of tokenizer and model both, or of a draft's target."""
+        return self.drawn_rows if self.known is None else self.known.target_size
+
+    @property
+    def drawn_rows(self) -> int:
+        """Logits of the model, from its first on, that are drawn from: no other is looked at."""
+        if self.known is not None:
+            return self.known.count
         return min(self.tokenizer_size, self.output_rows)
+
+    def known_token(self, number: int) -> int:
+        """An id that the model knows: another one for each of many numbers in a row."""
+        if self.known is None:
+            return number % self.size
+        return int(self.known.token_ids[number % self.known.count])
 
     @property
     def is_cut(self) -> bool:
         """True where the model has logits that are never drawn."""
-        return self.size < self.output_rows
+        return self.drawn_rows < self.output_rows
 
 
 def read_vocabulary(tokenizer_json: bytes, output_rows: int) -> Vocabulary:

@@ -30,14 +30,17 @@ class Program:
         cache: PackedCache,
         capacity: int,
         history: torch.Tensor,
+        own_ids: torch.Tensor | None = None,
         apart: bool = False,
     ) -> None:
-        """`history` [slots, positions] int64 takes every token that is read; `apart` is `assemble`'s."""
+        """`history` [slots, positions] int64 takes every token that is read. `own_ids` [V] int64 are the
+        model's for each id of a step, where it has others. `apart` is `assemble`'s."""
         lowered = recorded.lowered
         assembled = assemble(lowered, capacity, apart)
         arena = assembled.arena
         self.capacity = capacity
         self._cache, self._history, self._recorded = cache, history, recorded
+        self._own_ids = own_ids
         self._layers = recorded.layers
         self._written = assembled.written
         self._end = len(assembled.instructions)
@@ -60,6 +63,7 @@ class Program:
             ids=arena.place(lowered.ids),
             positions=arena.place(lowered.positions),
             lengths=arena.place(lowered.lengths),
+            own_ids=_address(own_ids),
         )
         self._kept.append(code)
         self._made = kernel_library().make(code)
@@ -80,7 +84,7 @@ class Program:
     def excerpt(self) -> Program:
         """Its first layers, over the same cache, whose buffers lie apart; see `excerpt.py`."""
         begun = excerpt_of(self._recorded)
-        return Program(begun, self._cache, self.capacity, self._history, apart=True)
+        return Program(begun, self._cache, self.capacity, self._history, self._own_ids, apart=True)
 
     def compute(self, inputs: torch.Tensor) -> torch.Tensor:
         """All that a program whose buffers lie apart computes of each token, float32 [N, ...]; inputs as in

@@ -133,6 +133,7 @@ class Code(ctypes.Structure):
         ("ids", ctypes.c_int64),
         ("positions", ctypes.c_int64),
         ("lengths", ctypes.c_int64),
+        ("own_ids", ctypes.c_void_p),
     )
 
 
