@@ -50,8 +50,8 @@ async def started_host(
     check: Callable[[Path], None] = check_format,
 ) -> EngineHost:
     """A host with its engine built and audited; `check` is `engine_builder`'s. Raises StartupError."""
-    builder = engine_builder(options, start=start, check=check)
-    return await EngineHost.started(builder, options.queue)
+    build: Callable[[], Engine] = engine_builder(options, start=start, check=check)
+    return await EngineHost.started(build, options.queue)
 
 
 async def started_leader(

@@ -72,7 +72,9 @@ def _read_map(folder: Path, count: int) -> torch.Tensor:
     try:
         with safe_open(path, framework="pt") as file:
             names = tuple(file.keys())
-            token_ids = file.get_tensor(TENSOR).clone() if names == (TENSOR,) else None
+            token_ids: torch.Tensor | None = (
+                file.get_tensor(TENSOR).clone() if names == (TENSOR,) else None
+            )
     except (SafetensorError, OSError) as error:
         raise _refused(folder, f"{MAP} is damaged or cut off") from error
     if token_ids is None:
