@@ -119,6 +119,19 @@ def test_what_is_no_number_is_seen_where_it_could_be_drawn_alone(
 
 
 @ways
+@pytest.mark.parametrize(
+    "sampling", [SamplingParams(logit_bias={0: 3.0}), SamplingParams(repetition_penalty=1.5)]
+)
+def test_what_moves_logits_makes_no_other_token_possible(
+    make: Make, mode: str, attention: str, sampling: SamplingParams
+) -> None:
+    """Also where no known token may be drawn: then there is none."""
+    runner = runner_of(with_map(cut_rows(make(), KNOWN)), mode, attention)
+    got = decided(runner, Draw(sampling, 5, 3, withheld=KNOWN, min_new_tokens=FOR_EVER))
+    assert set(got) == {NOT_FINITE}
+
+
+@ways
 def test_what_is_told_of_a_token_is_of_the_targets_ids(
     make: Make, mode: str, attention: str
 ) -> None:
