@@ -21,7 +21,9 @@ from .options import (
     LlamaCpp,
     OpenVinoPython,
     Peers,
+    PerCategory,
     PrefillWidth,
+    ReplyTokens,
     Target,
     Threads,
     Widen,
@@ -108,9 +110,7 @@ def questions(
     draft: DraftOrNone = DRAFT_FOLDER,
     bits: Bits = 16,
     tokens: Annotated[int, typer.Option(help="The most tokens of each reply.")] = 256,
-    per_category: Annotated[
-        int, typer.Option(help="Questions of each category, from the first on; 0 takes all.")
-    ] = 0,
+    per_category: PerCategory = 0,
     temperature: Annotated[
         list[float] | None, typer.Option(help="May be repeated; 0 and 0.7 by default.")
     ] = None,
@@ -120,7 +120,8 @@ def questions(
     peers: Peers = True,
 ) -> None:
     """Measure chats with questions of a file, category by category, beside other software."""
-    from .questions_run import QuestionSettings, run_questions
+    from .questions_run import run_questions
+    from .questions_settings import QuestionSettings
 
     settings = QuestionSettings(
         file=file,
@@ -133,6 +134,47 @@ def questions(
         temperatures=tuple(temperature or (0.0, 0.7)),
     )
     end(lambda: asyncio.run(run_questions(settings)))
+
+
+@bench.command()
+def pair(
+    target: Annotated[Path, typer.Argument(help="Folder or GGUF file of the target model.")],
+    draft: Annotated[Path, typer.Argument(help="Folder or GGUF file of the draft model.")],
+    questions: Annotated[
+        Path | None, typer.Option(help="JSON lines: question_id, category, turns.")
+    ] = None,
+    per_category: PerCategory = 0,
+    prompts: Annotated[int, typer.Option(help="Bundled texts, where there are no questions.")] = 16,
+    widen: Widen = 0.0,
+    tokens: ReplyTokens = 256,
+    temperature: Annotated[
+        list[float] | None, typer.Option(help="May be repeated; 0, 0.7 and 1 by default.")
+    ] = None,
+    round_trip_ms: Annotated[
+        list[float] | None,
+        typer.Option(help="Way to the draft and back; may be repeated; 0, 2 and 20 by default."),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder for results.json and pair.md.")] = Path(
+        "outrider-bench"
+    ),
+) -> None:
+    """Foretell what a draft is worth to a target, from forward passes of both, without services."""
+    from .pair.run import run_pair
+    from .pair.settings import PairSettings
+
+    settings = PairSettings(
+        target=target,
+        draft=draft,
+        output=output,
+        questions=questions,
+        widen=widen,
+        tokens=tokens,
+        prompts=prompts,
+        per_category=per_category,
+        temperatures=tuple(temperature or (0.0, 0.7, 1.0)),
+        round_trips_ms=tuple(round_trip_ms or (0.0, 2.0, 20.0)),
+    )
+    end(lambda: run_pair(settings))
 
 
 @bench.command()

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .model_cache import cache_folder, read_config
+from outrider_server.engine.model.opening import open_checkpoint
+
+from .model_cache import cache_folder
 from .widening import LONGEST_POSITIONS, lengthened, widened
 
 CONTEXT_TOKENS = 1024
@@ -16,7 +18,7 @@ DEFAULT_POSITIONS = 1024
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """The folders that a run measures, and what has to be said about them."""
+    """The folders or GGUF files that a run measures, and what has to be said about them."""
 
     target: Path
     draft: Path | None
@@ -26,8 +28,8 @@ class Models:
     def longest(self) -> int:
         """Positions that both models accept."""
         return min(
-            int(read_config(folder).get("max_position_embeddings") or DEFAULT_POSITIONS)
-            for folder in filter(None, (self.target, self.draft))
+            int(open_checkpoint(model).config().get("max_position_embeddings") or DEFAULT_POSITIONS)
+            for model in filter(None, (self.target, self.draft))
         )
 
     def context_for(self, tokens: int) -> int:

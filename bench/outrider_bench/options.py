@@ -31,6 +31,9 @@ DraftMode = Annotated[
 Slots = Annotated[int, typer.Option(help="Slots of the target and of the draft.")]
 PromptTokens = Annotated[int, typer.Option(help="Tokens of each input.")]
 ReplyTokens = Annotated[int, typer.Option(help="The most tokens of each reply.")]
+PerCategory = Annotated[
+    int, typer.Option(help="Questions of each category, from the first on; 0 takes all.")
+]
 Talks = Annotated[int, typer.Option(help="Different talks; each is held by several sessions.")]
 ParkMemory = Annotated[
     str, typer.Option(help="Host memory for sessions without a slot, for example 4GiB.")

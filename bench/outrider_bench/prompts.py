@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from outrider_server.core.errors import StartupError
+from outrider_server.engine.model.opening import open_checkpoint
 from outrider_server.models import held_out_prompts
 from tokenizers import Tokenizer
 
@@ -24,12 +25,10 @@ class Prompts:
         self._next_short = 0
 
     @classmethod
-    def of(cls, folder: Path) -> Prompts:
-        """The bundled texts in the tokens of the model in `folder`. Raises StartupError."""
-        path = folder / "tokenizer.json"
-        if not path.is_file():
-            raise StartupError(f"model folder {folder} has no tokenizer.json")
-        tokenizer = Tokenizer.from_file(str(path))
+    def of(cls, model: Path) -> Prompts:
+        """The bundled texts in the tokens of a model, a folder or GGUF file. Raises StartupError."""
+        files = open_checkpoint(model).tokenizer()
+        tokenizer = Tokenizer.from_str(files.tokenizer_json.decode())
         return cls([tuple(tokenizer.encode(text).ids) for text in held_out_prompts()])
 
     def again(self) -> Prompts:

@@ -10,12 +10,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
-from outrider_server.core.errors import StartupError
-from transformers import AutoTokenizer
-
-Message = dict[str, str]
+from outrider_server.core.errors import InvalidRequest, StartupError
+from outrider_server.engine.model.formats import described
+from outrider_server.engine.model.opening import open_checkpoint
+from outrider_server.session.text.chat import ChatTemplate
+from outrider_server.session.text.messages import ChatMessage
+from outrider_server.session.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,15 @@ class Question:
     name: str
     category: str
     turns: tuple[str, ...]
+
+    def at(self, turn: int) -> str:
+        """How a turn of it is called, the first being 0."""
+        return f"{self.place}, turn {turn + 1}"
+
+    @property
+    def place(self) -> str:
+        """How it is called."""
+        return f"question {self.name}"
 
 
 def read_questions(path: Path, per_category: int) -> list[Question]:
@@ -60,21 +70,35 @@ def _question(line: str, where: str) -> Question:
 
 
 class ChatTokens:
-    """A model's chat template and tokenizer."""
+    """A model's chat template and tokenizer, as the session service has them."""
 
-    def __init__(self, folder: Path) -> None:
-        """Raises StartupError for a folder without a chat template."""
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        if not self._tokenizer.chat_template:
-            raise StartupError(f"model folder {folder} has no chat template")
-
-    def prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """The messages, and what the assistant's reply begins with."""
-        found = self._tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, return_dict=False
+    def __init__(self, model: Path) -> None:
+        """Raises StartupError for a folder or GGUF file without a chat template."""
+        files = open_checkpoint(model).tokenizer()
+        if not files.chat_template:
+            raise StartupError(f"{described(model)} has no chat template")
+        self._template = ChatTemplate(
+            files.chat_template,
+            files.begin_token,
+            files.end_token,
+            pad_token=files.pad_token,
+            unknown_token=files.unknown_token,
         )
-        return tuple(found)
+        self._tokenizer = Tokenizer(
+            files.tokenizer_json.decode(),
+            begin_token=files.begin_token,
+            end_token=files.end_token,
+            chat_template=files.chat_template,
+        )
+
+    def prompt(self, messages: Sequence[ChatMessage]) -> tuple[int, ...]:
+        """The messages, and what the assistant's reply begins with. Raises StartupError."""
+        try:
+            rendered = self._template.render(messages)
+        except InvalidRequest as error:
+            raise StartupError(f"the chat template takes no such chat: {error}") from error
+        return tuple(self._tokenizer.encode_rendered(rendered, begin=True))
 
     def text(self, tokens: Sequence[int]) -> str:
         """What tokens of a reply say, without its end token."""
-        return cast(str, self._tokenizer.decode(list(tokens), skip_special_tokens=True))
+        return self._tokenizer.decode(tokens, special=False)

@@ -9,55 +9,28 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import outrider
-from outrider_server.core.errors import StartupError, require
+from outrider_server.core.errors import StartupError
+from outrider_server.session.text.messages import ChatMessage
 from rich.console import Console
 
 from .decode import SETTLE_SECONDS, outrider_systems
 from .decode_lines import OFF
 from .fleet import FleetOptions, OutriderSystem, running_fleet, warm_up
 from .machine import machine_facts
-from .model_folder import check_model_folder
 from .models import Models, prepared_models
-from .peer_options import PeerOptions
 from .peers import Report, running_peers
 from .question_tables import question_tables
-from .questions import ChatTokens, Message, Question, read_questions
+from .questions import ChatTokens, Question, read_questions
+from .questions_settings import CONTEXT_TOKENS, QuestionSettings
 from .report import prepare_output, write_results
 from .results import SuiteResult, count_differences, degraded_notes
 from .tasks import Measurement, System, Task
 
-CONTEXT_TOKENS = 4096
 SLOTS = 2
 OUTRIDER = ("outrider auto", "outrider model", "outrider ngram", OFF)
 CHOOSING_TOKENS = 48
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuestionSettings:
-    """Frozen settings of one run. Raises StartupError for what cannot be run."""
-
-    file: Path
-    target: Path
-    draft: Path | None
-    output: Path
-    peers: PeerOptions
-    tokens: int = 256
-    """The most of each reply."""
-    per_category: int = 0
-    """Questions of each category; 0 takes all."""
-    temperatures: tuple[float, ...] = (0.0, 0.7)
-
-    def __post_init__(self) -> None:
-        for folder in filter(None, (self.target, self.draft)):
-            check_model_folder(folder)
-        require(1 <= self.tokens < CONTEXT_TOKENS, f"tokens must be 1 to {CONTEXT_TOKENS - 1}")
-        require(self.per_category >= 0, "per category must not be negative")
-        hot = [value for value in self.temperatures if not 0 <= value <= 100]
-        require(not hot, "temperature must be 0 to 100")
 
 
 async def run_questions(settings: QuestionSettings) -> int:
@@ -75,7 +48,7 @@ async def run_questions(settings: QuestionSettings) -> int:
     except outrider.OutriderError as error:
         raise StartupError(f"a turn failed: {error}") from error
     write_results(settings.output, [result], models.label, machine_facts())
-    categories = {_place(each): each.category for each in questions}
+    categories = {each.place: each.category for each in questions}
     for temperature in settings.temperatures:
         print(*question_tables(result.measurements, categories, temperature), sep="\n", flush=True)
     print(*result.notes, f"{result.differences} differences between Outrider's own", sep="\n")
@@ -103,7 +76,7 @@ async def _measured(
             settings.peers, models, options.context, report, colocated=False
         ) as peers:
             for temperature in settings.temperatures:
-                first = chat.prompt([_said("user", questions[0].turns[0])])
+                first = chat.prompt([ChatMessage("user", questions[0].turns[0])])
                 choosing = Task("choosing", first, CHOOSING_TOKENS, temperature, seed=1)
                 systems: list[System] = [*ours]
                 systems += [await peer.fastest(choosing) for peer in peers]
@@ -137,12 +110,12 @@ class Asked:
 
     async def answers(self, question: Question, index: int) -> list[Measurement]:
         """Every system's answers; turns that the context does not hold are left out, and noted."""
-        messages: list[Message] = []
+        messages: list[ChatMessage] = []
         found: list[Measurement] = []
-        for turn, text in enumerate(question.turns, 1):
-            messages.append(_said("user", text))
+        for turn, text in enumerate(question.turns):
+            messages.append(ChatMessage("user", text))
             prompt = self._chat.prompt(messages)
-            name = f"{_place(question)}, turn {turn}"
+            name = question.at(turn)
             if len(prompt) + self._tokens > self._context:
                 self.notes.append(f"{name} has {len(prompt)} tokens, too many: left out")
                 break
@@ -152,18 +125,10 @@ class Asked:
                 await asyncio.sleep(SETTLE_SECONDS)
                 replies[system.name] = await system.run(task)
             found += [Measurement(name, task, outcome) for name, outcome in replies.items()]
-            messages.append(_said("assistant", self._chat.text(replies[OFF].tokens)))
+            messages.append(ChatMessage("assistant", self._chat.text(replies[OFF].tokens)))
         return found
 
 
 async def _warm(systems: Sequence[OutriderSystem], chat: ChatTokens) -> None:
     for system in systems:
-        await warm_up(system, Task("warm-up", chat.prompt([_said("user", "Hello.")]), 1, 0.0, 1))
-
-
-def _said(author: str, text: str) -> Message:
-    return {"role": author, "content": text}
-
-
-def _place(question: Question) -> str:
-    return f"question {question.name}"
+        await warm_up(system, Task("warm-up", chat.prompt([ChatMessage("user", "Hello.")]), 1, 0.0, 1))

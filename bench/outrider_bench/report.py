@@ -68,6 +68,13 @@ def write_results(
     return path
 
 
+def write_markdown(folder: Path, name: str, lines: Sequence[str]) -> Path:
+    """Writes lines of Markdown as `name`.md; returns the file."""
+    path = folder / f"{name}.md"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
 def print_report(
     console: Console, results: Sequence[SuiteResult], label: str, facts: dict[str, Any]
 ) -> None:
