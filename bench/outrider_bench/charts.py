@@ -1,4 +1,4 @@
-"""Charts of what was measured: speed against agreement, sessions and round trip."""
+"""Charts of what was measured: speed against agreement, sessions, round trip and kinds of questions."""
 
 from __future__ import annotations
 
@@ -93,14 +93,56 @@ def _first_token(axes: Axes, points: Series) -> None:
     axes.set(xlabel="tokens of the prompt", ylabel="ms to the first token", ylim=(0, None))
 
 
+def _categories(axes: Axes, points: Series) -> None:
+    """How many times as fast Outrider is with guesses as without, by the category of questions."""
+    _by_name(axes, points, "category", "ratios")
+    axes.axhline(1.0, color="black", linewidth=1, linestyle="--", label="without guesses")
+    axes.set(ylabel="auto / off", ylim=(0, None))
+
+
+def _systems(axes: Axes, points: Series) -> None:
+    """Tokens per second of every system over all questions."""
+    _by_name(axes, points, "system", "tokens_per_second")
+    axes.set(ylabel="tokens/s of a turn", ylim=(0, None))
+
+
+def _by_name(axes: Axes, points: Series, name: str, values: str) -> None:
+    """A place for each name, and in it one point for each temperature; bars are quartiles."""
+    names = list(dict.fromkeys(point[name] for point in points))
+    temperatures = sorted({point["temperature"] for point in points})
+    for index, temperature in enumerate(temperatures):
+        shown = [point for point in points if point["temperature"] == temperature]
+        beside = 0.15 * (index - (len(temperatures) - 1) / 2)  # that none hides another
+        _with_quartiles(
+            axes,
+            [names.index(point[name]) + beside for point in shown],
+            [point[values] for point in shown],
+            f"temperature {temperature:g}",
+            linestyle="none",
+        )
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize="small")
+
+
 def _with_quartiles(
-    axes: Axes, places: Sequence[float], values: Sequence[Sequence[float]], label: str
+    axes: Axes,
+    places: Sequence[float],
+    values: Sequence[Sequence[float]],
+    label: str,
+    linestyle: str = "-",
 ) -> None:
     spreads = [spread(list(entry)) for entry in values]
     below = [entry.median - entry.low for entry in spreads]
     above = [entry.high - entry.median for entry in spreads]
     medians = [entry.median for entry in spreads]
-    axes.errorbar(places, medians, yerr=(below, above), marker="o", capsize=3, label=label)
+    axes.errorbar(
+        places,
+        medians,
+        yerr=(below, above),
+        marker="o",
+        capsize=3,
+        label=label,
+        linestyle=linestyle,
+    )
 
 
 CHARTS: dict[str, tuple[str, Callable[[Axes, Series], None]]] = {
@@ -108,5 +150,7 @@ CHARTS: dict[str, tuple[str, Callable[[Axes, Series], None]]] = {
     "sessions": ("speed-by-sessions", _sessions),
     "round_trips": ("ratio-by-round-trip", _round_trips),
     "first_token_ms": ("first-token-by-prompt", _first_token),
+    "categories": ("speed-up-by-category", _categories),
+    "systems": ("speed-by-system", _systems),
 }
 """By the key of the series: the file's name and what draws it."""

@@ -27,7 +27,9 @@ from .options import (
     Target,
     Threads,
     Widen,
+    Without,
     draft_folder,
+    left_out,
 )
 from .peer_options import PeerOptions
 from .sessions_command import sessions
@@ -35,6 +37,8 @@ from .settings import SUITES, BenchSettings
 from .weights import weights_of
 
 DEFAULT = "speed"
+SLOW = ("transformers static",)
+"""Left out of questions unless told otherwise: it compiles anew for every length of a chat."""
 
 
 class Benchmarks(typer.core.TyperGroup):
@@ -84,6 +88,7 @@ def speed(
         "outrider-bench"
     ),
     peers: Peers = True,
+    without: Without = None,
 ) -> None:
     """Measure turns beside other software, on prompts that never repeat. Its name may be left out."""
     settings = BenchSettings(
@@ -96,7 +101,7 @@ def speed(
         repeats=repeats,
         temperatures=tuple(temperature or (0.7, 0.0)),
         output=output,
-        peers=PeerOptions(weights_of(bits), peers, llama_cpp, openvino_python),
+        peers=PeerOptions(weights_of(bits), peers, llama_cpp, openvino_python, left_out(without)),
     )
     from .run import run_bench
 
@@ -106,18 +111,25 @@ def speed(
 @bench.command()
 def questions(
     file: Annotated[Path, typer.Argument(help="JSON lines: question_id, category, turns.")],
-    target: Target = TARGET_FOLDER,
-    draft: DraftOrNone = DRAFT_FOLDER,
+    target: Annotated[
+        Path, typer.Option(help="Folder or GGUF file of the target model.")
+    ] = TARGET_FOLDER,
+    draft: Annotated[
+        Path, typer.Option(help="Folder or GGUF file of the draft model, or none.")
+    ] = DRAFT_FOLDER,
     bits: Bits = 16,
     tokens: Annotated[int, typer.Option(help="The most tokens of each reply.")] = 256,
     per_category: PerCategory = 0,
     temperature: Annotated[
-        list[float] | None, typer.Option(help="May be repeated; 0 and 0.7 by default.")
+        list[float] | None, typer.Option(help="May be repeated; 0, 0.7 and 1 by default.")
     ] = None,
     llama_cpp: LlamaCpp = None,
     openvino_python: OpenVinoPython = None,
-    output: Annotated[Path, typer.Option(help="Folder for results.json.")] = Path("outrider-bench"),
+    output: Annotated[
+        Path, typer.Option(help="Folder for results.json, questions.md and charts.")
+    ] = Path("outrider-bench"),
     peers: Peers = True,
+    without: Without = None,
 ) -> None:
     """Measure chats with questions of a file, category by category, beside other software."""
     from .questions_run import run_questions
@@ -128,10 +140,12 @@ def questions(
         target=target,
         draft=draft_folder(draft),
         output=output,
-        peers=PeerOptions(weights_of(bits), peers, llama_cpp, openvino_python),
+        peers=PeerOptions(
+            weights_of(bits), peers, llama_cpp, openvino_python, left_out(without, SLOW)
+        ),
         tokens=tokens,
         per_category=per_category,
-        temperatures=tuple(temperature or (0.0, 0.7)),
+        temperatures=tuple(temperature or (0.0, 0.7, 1.0)),
     )
     end(lambda: asyncio.run(run_questions(settings)))
 
@@ -158,7 +172,7 @@ def pair(
         "outrider-bench"
     ),
 ) -> None:
-    """Foretell what a draft is worth to a target, from forward passes of both, without services."""
+    """Foretell what a draft is worth to a target, from forward passes of both, neither of which is served."""
     from .pair.run import run_pair
     from .pair.settings import PairSettings
 

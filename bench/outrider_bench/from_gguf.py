@@ -22,15 +22,21 @@ def run_from_gguf(file: Path, folder: Path) -> int:
     require(file.is_file(), f"the file {file} does not exist")
     require(is_gguf(file), f"{file} is no GGUF file: its name does not end in .gguf")
     require(not folder.exists(), f"{folder} is there already")
-    loaded = load_model(file, "bfloat16", torch.device("cpu"))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         made = Path(scratch) / folder.name
-        _save_model(loaded, made)
-        _save_tokenizer(loaded.tokenizer, made)
+        ends = write_folder(file, made)
         made.rename(folder)
-    print(f"{folder}: end tokens {', '.join(map(str, loaded.end_token_ids)) or 'none'}")
+    print(f"{folder}: end tokens {', '.join(map(str, ends)) or 'none'}")
     return 0
+
+
+def write_folder(file: Path, folder: Path) -> tuple[int, ...]:
+    """Writes the model of `file` into `folder`; returns its end tokens. Raises StartupError."""
+    loaded = load_model(file, "bfloat16", torch.device("cpu"))
+    _save_model(loaded, folder)
+    _save_tokenizer(loaded.tokenizer, folder)
+    return loaded.end_token_ids
 
 
 def _save_model(loaded: LoadedModel, folder: Path) -> None:

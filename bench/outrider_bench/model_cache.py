@@ -11,10 +11,14 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from outrider_server import user_folders
 from outrider_server.core.errors import StartupError
+from outrider_server.engine.model.formats import is_gguf
+
+if TYPE_CHECKING:
+    from outrider_server.engine.model.checkpoint import Checkpoint
 
 RECIPE = "1"
 """Part of the key: grows when the same source and settings would give other files."""
@@ -43,10 +47,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     return content
 
 
-def end_tokens(folder: Path) -> list[int]:
-    """The tokens that end a reply of the model in a folder: its generation's, else its configuration's."""
+def end_tokens(model: Path) -> list[int]:
+    """The tokens that end a model's reply: in a folder its generation's, else its configuration's."""
+    if is_gguf(model):
+        return _opened(model).config()["eos_token_id"] or []
     for name in ("generation_config.json", "config.json"):
-        path = folder / name
+        path = model / name
         found = json.loads(path.read_bytes()).get("eos_token_id") if path.is_file() else None
         if found is not None:
             return found if isinstance(found, list) else [found]
@@ -54,11 +60,14 @@ def end_tokens(folder: Path) -> list[int]:
 
 
 def kept(
-    cache: Path, name: str, source: Path, settings: dict[str, Any], make: Callable[[Path], None]
+    cache: Path, name: str, source: Path, settings: dict[str, Any], make: Callable[[Path], object]
 ) -> Path:
-    """The folder that `make` fills, beside the tokenizer's files of `source`; made once for its settings."""
+    """The folder that `make` fills, beside the tokenizer's files of `source` where that is a folder.
+
+    Made once for its settings and what the source holds.
+    """
     digest = hashlib.sha256(json.dumps([RECIPE, settings], sort_keys=True).encode())
-    for path in sorted([source / "config.json", *source.glob("*.safetensors")]):
+    for path in _files_of(source):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     final = cache / digest.hexdigest()[:16] / name
@@ -74,3 +83,17 @@ def kept(
                 shutil.copy(source / other, made / other)
         made.rename(final)
     return final
+
+
+def _files_of(source: Path) -> list[Path]:
+    """What a folder or GGUF file has of configuration and weights."""
+    if is_gguf(source):
+        return list(_opened(source).weights)
+    return sorted([source / "config.json", *source.glob("*.safetensors")])
+
+
+def _opened(model: Path) -> Checkpoint:
+    """A model's files."""
+    from outrider_server.engine.model.opening import open_checkpoint  # imports torch
+
+    return open_checkpoint(model)

@@ -22,6 +22,12 @@ OpenVinoPython = Annotated[
     Path | None, typer.Option(help="A Python that has openvino-genai, to compare with.")
 ]
 Peers = Annotated[bool, typer.Option(help="Compare with other software.")]
+Without = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A peer, or a mode of one, to leave out; may be repeated; none leaves none out."
+    ),
+]
 Widen = Annotated[
     float, typer.Option(help="Make the target cost what so many million weights cost; 0: not.")
 ]
@@ -49,3 +55,8 @@ PrefillWidth = Annotated[int, typer.Option(help="Tokens a prefill step; a multip
 def draft_folder(draft: Path) -> Path | None:
     """The folder that `DraftOrNone` names."""
     return None if str(draft) == "none" else draft
+
+
+def left_out(without: list[str] | None, usually: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """What `Without` names; `usually` where it names nothing."""
+    return usually if not without else tuple(words for words in without if words != "none")

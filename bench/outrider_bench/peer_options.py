@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from outrider_server.core.errors import StartupError, require
+from outrider_server.engine.model.formats import is_gguf
 
 from .cpu_level import pinned_level
 from .llama_build import find_binary
+from .peer_names import begins_with, check_without
 from .shape import Shape
 from .weights import Weights
 
@@ -26,8 +28,11 @@ class PeerOptions:
     """A folder with its server."""
     openvino_python: Path | None = None
     """A Python that has openvino-genai."""
+    without: tuple[str, ...] = ()
+    """Peers, or modes of one, that are left out: what their names begin with."""
 
     def __post_init__(self) -> None:
+        check_without(self.without)
         folder, python = self.llama_cpp, self.openvino_python
         needed = ["bitsandbytes", "accelerate"] if self.weights.bits < 16 else []
         if self.others:
@@ -45,8 +50,18 @@ class PeerOptions:
                     f"the package {package} is missing: pip install 'outrider[{extra}]'"
                 )
 
-    def check_models(self, *folders: Path | None) -> None:
+    def check_models(self, *models: Path | None) -> None:
         """Raises StartupError for a model that cannot be made the GGUF file that a peer reads."""
         if self.others and (self.llama_cpp or self.openvino_python):
-            for folder in filter(None, folders):
-                Shape.of(folder)
+            for model in filter(None, models):
+                if not is_gguf(model):
+                    Shape.of(model)
+
+    @property
+    def notes(self) -> list[str]:
+        """What is left out, in a sentence; nothing where nothing is."""
+        return [f"left out: {', '.join(self.without)}"] if self.others and self.without else []
+
+    def takes(self, name: str) -> bool:
+        """Whether a peer, or a mode by its whole name, competes."""
+        return self.others and not any(begins_with(name, words) for words in self.without)

@@ -16,12 +16,13 @@ from .llama_cpp import LlamaFiles, LlamaServer, level_binary
 from .llama_modes import llama_modes
 from .model_cache import cache_folder, end_tokens
 from .models import Models
+from .peer_files import library_folder, own_place, packed_file
+from .peer_names import ASSISTED
 from .peer_options import PeerOptions
 from .peer_process import PeerProcess, PeerSystem
 from .tasks import System, Task
 from .weights import Weights
 
-ASSISTED = (3, 5, 8)
 OPENVINO_GUESSES = (3, 5, 8)
 OPENVINO_KEPT = "openvino_model.xml"
 THRESHOLDS = (0.0, 0.4)
@@ -71,25 +72,20 @@ async def running_peers(
     level = pinned_level() if options.others else None
     async with AsyncExitStack() as stack:
         start = _Starter(stack, level)
-        folders = [
-            f"--target={models.target}",
-            *([f"--draft={models.draft}"] if models.draft else []),
-        ]
-        own = [*folders, f"--quantization={options.weights.quantization}"]
         contestants = []
         if colocated and models.draft is not None:
-            peer = await start.process("colocated", [*own, f"--context={context}"])
+            folders = _folders(models.target, models.draft, options.weights)
+            peer = await start.process("colocated", [*folders, f"--context={context}"])
             contestants.append(Contestant(_colocated(peer)))
-        if options.others:
+        if options.takes("transformers"):
             report("starting transformers")
-            library = await start.process("transformers_peer", own)
-            contestants += _transformers(library, models, options.weights)
-        if options.others and options.llama_cpp is not None:
+            contestants += await _transformers(start, options, models)
+        if options.llama_cpp is not None and options.takes("llama.cpp"):
             report("starting llama.cpp")
-            contestants += await _llama(start, options.llama_cpp, options.weights, models, context)
-        if options.others and options.openvino_python is not None:
+            contestants += await _llama(start, options, options.llama_cpp, models, context)
+        if options.openvino_python is not None and options.takes("openvino"):
             report("starting OpenVINO")
-            contestants += await _openvino(start, options.openvino_python, options.weights, models)
+            contestants += await _openvino(start, options, options.openvino_python, models)
         yield contestants
 
 
@@ -116,8 +112,17 @@ def _colocated(peer: PeerProcess) -> list[PeerSystem]:
     ]
 
 
-def _transformers(peer: PeerProcess, models: Models, weights: Weights) -> list[Contestant]:
+def _folders(target: Path, draft: Path | None, weights: Weights) -> list[str]:
+    drafted = [f"--draft={draft}"] if draft else []
+    return [f"--target={target}", *drafted, f"--quantization={weights.quantization}"]
+
+
+async def _transformers(start: _Starter, options: PeerOptions, models: Models) -> list[Contestant]:
     """The library's modes, each with one thread and with all cores."""
+    cache = cache_folder()
+    target = library_folder(models.target, cache)
+    draft = library_folder(models.draft, cache) if models.draft else None
+    peer = await start.process("transformers_peer", _folders(target, draft, options.weights))
 
     def contestant(name: str, *modes: dict[str, Any]) -> Contestant:
         return Contestant(
@@ -138,27 +143,31 @@ def _transformers(peer: PeerProcess, models: Models, weights: Weights) -> list[C
     if models.draft is not None:
         found += [assisted(guesses) for guesses in ASSISTED]
     found.append(contestant("lookup", {"mode": "lookup", "guesses": 5}))
-    if weights.bits == 16:  # quantized layers do not fit into one graph
+    if options.weights.bits == 16:  # quantized layers do not fit into one graph
         found.append(contestant("static compiled", {"mode": "static"}))
-    return found
+    return _taken(options, found)
+
+
+def _taken(options: PeerOptions, contestants: Sequence[Contestant]) -> list[Contestant]:
+    return [each for each in contestants if options.takes(each.settings[0].name)]
 
 
 async def _llama(
-    start: _Starter, folder: Path, weights: Weights, models: Models, context: int
+    start: _Starter, options: PeerOptions, folder: Path, models: Models, context: int
 ) -> list[Contestant]:
-    from .gguf_file import GgufTypes, gguf_of  # the package gguf, which nothing else needs
-
-    cache, types = cache_folder(), GgufTypes(layers=weights.gguf)
+    cache, layers = cache_folder(), options.weights.gguf
     scratch = Path(start.stack.enter_context(tempfile.TemporaryDirectory()))
     files = LlamaFiles(
         level_binary(find_binary(folder), start.level, scratch),
-        gguf_of(models.target, cache, types),
-        gguf_of(models.draft, cache, types) if models.draft else None,
+        packed_file(models.target, cache, layers),
+        packed_file(models.draft, cache, layers) if models.draft else None,
         context,
         os.cpu_count() or 1,
     )
     contestants = []
     for modes in llama_modes(models.draft is not None):
+        if not options.takes(f"llama.cpp {modes[0].name}"):
+            continue
         servers = [LlamaServer(files, mode) for mode in modes]
         for server in servers:
             start.stack.push_async_callback(server.stop)
@@ -168,14 +177,13 @@ async def _llama(
 
 
 async def _openvino(
-    start: _Starter, python: Path, weights: Weights, models: Models
+    start: _Starter, options: PeerOptions, python: Path, models: Models
 ) -> list[Contestant]:
-    from .gguf_file import GgufTypes, gguf_of
-
-    layers = "F16" if weights.bits == 16 else weights.gguf  # its reader knows no BF16
-    cache, types = cache_folder(), GgufTypes(layers, "F16")
-    target = gguf_of(models.target, cache, types)
-    draft = gguf_of(models.draft, cache, types) if models.draft else None
+    # Its reader knows no BF16.
+    layers = "F16" if options.weights.bits == 16 else options.weights.gguf
+    cache = cache_folder()
+    target = own_place(packed_file(models.target, cache, layers, "F16"), cache)
+    draft = models.draft and own_place(packed_file(models.draft, cache, layers, "F16"), cache)
     arguments = [f"--target={target}", *(f"--end={token}" for token in end_tokens(models.target))]
     arguments += [f"--draft={draft}"] if draft else []
     if start.level is not None and not start.level.multiplies_bfloat16:
@@ -193,4 +201,4 @@ async def _openvino(
     guessing = [{"guesses": guesses, "backend": "PA"} for guesses in OPENVINO_GUESSES]
     found = [contestant("plain", "plain", {"backend": "PA"}, {"backend": "SDPA"})]
     found += [contestant("draft", "draft", *guessing)] if draft else []
-    return [*found, contestant("lookup", "lookup", *guessing)]
+    return _taken(options, [*found, contestant("lookup", "lookup", *guessing)])

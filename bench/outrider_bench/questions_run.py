@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import outrider
 from outrider_server.core.errors import StartupError
 from outrider_server.session.text.messages import ChatMessage
 from rich.console import Console
 
+from .charts import draw_charts
 from .decode import SETTLE_SECONDS, outrider_systems
 from .decode_lines import OFF
 from .fleet import FleetOptions, OutriderSystem, running_fleet, warm_up
-from .machine import machine_facts
+from .machine import caption, machine_facts
 from .models import Models, prepared_models
-from .peers import Report, running_peers
-from .question_tables import question_tables
+from .peers import running_peers
+from .question_tables import chosen_notes, question_series, question_tables
 from .questions import ChatTokens, Question, read_questions
 from .questions_settings import CONTEXT_TOKENS, QuestionSettings
-from .report import prepare_output, write_results
+from .report import prepare_output, write_markdown, write_results
 from .results import SuiteResult, count_differences, degraded_notes
 from .tasks import Measurement, System, Task
 
@@ -36,29 +37,73 @@ CHOOSING_TOKENS = 48
 async def run_questions(settings: QuestionSettings) -> int:
     """Prints the tables; returns 0 when all configurations of Outrider gave the same tokens, else 1.
 
-    Raises StartupError.
+    What was measured is written after each temperature. Raises StartupError.
     """
     prepare_output(settings.output)
     settings.peers.check_models(settings.target, settings.draft)
     questions = read_questions(settings.file, settings.per_category)
     models = prepared_models(settings.target, settings.draft, 0.0)
-    report = Console(stderr=True, highlight=False).print
+    result = SuiteResult("questions", notes=settings.peers.notes)
+    findings = Findings(settings, models.label, questions, result)
     try:
-        result = await _measured(settings, models, questions, report)
+        await _measure(settings, models, questions, result, findings.told)
     except outrider.OutriderError as error:
         raise StartupError(f"a turn failed: {error}") from error
-    write_results(settings.output, [result], models.label, machine_facts())
-    categories = {each.place: each.category for each in questions}
-    for temperature in settings.temperatures:
-        print(*question_tables(result.measurements, categories, temperature), sep="\n", flush=True)
-    print(*result.notes, f"{result.differences} differences between Outrider's own", sep="\n")
+    findings.end()
     return 1 if result.differences else 0
 
 
-async def _measured(
-    settings: QuestionSettings, models: Models, questions: Sequence[Question], report: Report
-) -> SuiteResult:
-    result = SuiteResult("questions")
+class Findings:
+    """What is printed and written of a run, temperature by temperature."""
+
+    def __init__(
+        self,
+        settings: QuestionSettings,
+        label: str,
+        questions: Sequence[Question],
+        result: SuiteResult,
+    ) -> None:
+        self._output = settings.output
+        self._label = label
+        self._categories = {each.place: each.category for each in questions}
+        self._result = result
+        self._facts = machine_facts()
+        self._tables: list[str] = []
+        self._temperatures: list[float] = []
+
+    def told(self, temperature: float) -> None:
+        """All systems have answered at this temperature."""
+        result = self._result
+        self._temperatures.append(temperature)
+        tables = question_tables(result.measurements, self._categories, temperature)
+        print(*tables, sep="\n", flush=True)
+        self._tables += tables
+        result.notes += chosen_notes(result.measurements, temperature)
+        result.series = question_series(result.measurements, self._categories, self._temperatures)
+        self._write([])
+
+    def end(self) -> None:
+        """All have answered."""
+        result = self._result
+        notes = [*result.notes, f"{result.differences} differences between Outrider's own"]
+        print(*notes, sep="\n", flush=True)
+        self._write([*notes, "", caption(self._facts)])
+
+    def _write(self, notes: Sequence[str]) -> None:
+        write_results(self._output, [self._result], self._label, self._facts)
+        write_markdown(self._output, "questions", [self._label, "", *self._tables, *notes])
+        draw_charts(self._output / "charts", [self._result], self._label)
+
+
+async def _measure(
+    settings: QuestionSettings,
+    models: Models,
+    questions: Sequence[Question],
+    result: SuiteResult,
+    told: Callable[[float], None],
+) -> None:
+    """Fills the result; `told` of each temperature once it is measured."""
+    report = Console(stderr=True, highlight=False).print
     chat = ChatTokens(models.target)
     options = FleetOptions(
         models.target,
@@ -85,9 +130,9 @@ async def _measured(
                     result.measurements += await asked.answers(question, index)
                     report(f"temperature {temperature:g}: {index + 1} of {len(questions)}")
                 result.notes += asked.notes
-    result.differences = count_differences(result.measurements)
+                result.differences = count_differences(result.measurements)
+                told(temperature)
     result.notes += degraded_notes(result.measurements)
-    return result
 
 
 class Asked:
@@ -131,4 +176,6 @@ class Asked:
 
 async def _warm(systems: Sequence[OutriderSystem], chat: ChatTokens) -> None:
     for system in systems:
-        await warm_up(system, Task("warm-up", chat.prompt([ChatMessage("user", "Hello.")]), 1, 0.0, 1))
+        await warm_up(
+            system, Task("warm-up", chat.prompt([ChatMessage("user", "Hello.")]), 1, 0.0, 1)
+        )

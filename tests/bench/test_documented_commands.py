@@ -89,6 +89,9 @@ def test_a_ledger_may_be_a_database() -> None:
         ("questions missing --per-category -1", "per category must not be negative"),
         ("questions missing --temperature -1", "temperature must be 0 to 100"),
         ("questions missing --draft none --llama-cpp .", ". holds no llama-server"),
+        ("questions missing --target missing.gguf", "model file missing.gguf does not exist"),
+        ("questions missing --target x.gguf --bits 8", "a GGUF file has bits of its own"),
+        ("questions missing --without vllm", "there is no peer vllm to leave out"),
         ("from-gguf missing folder", "the file missing does not exist"),
     ],
 )
@@ -96,6 +99,7 @@ def test_bad_input_ends_in_one_line(
     words: str, message: str, tmp_path: Path, run_command: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.gguf").touch()
     outcome = run_command("bench", *words.split())
     assert refusal(outcome).startswith(f"outrider-server: {message}")
 

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 from outrider_bench.question_tables import (
+    chosen_notes,
     first_token_ms,
     harmonic_speed,
+    question_series,
     question_tables,
     tokens_a_step,
 )
@@ -20,6 +22,7 @@ from outrider_bench.questions_run import Asked
 from outrider_bench.tasks import Measurement, Outcome, Task
 from outrider_server.core.errors import StartupError
 from outrider_server.models import DRAFT_FOLDER
+from outrider_server.session.text.messages import ChatMessage
 
 LINES = [
     {"question_id": 81, "category": "writing", "turns": ["One.", "Two."]},
@@ -42,8 +45,9 @@ def questions_file(path: Path, *lines: object) -> Path:
 
 
 def answered(system: str, name: str, count: int, seconds: float, **details: int) -> Measurement:
-    """A turn of so many tokens."""
-    task = Task(f"question {name}, turn 1", (1,), 99, 0.0, 1, chat=True)
+    """A turn of so many tokens, the first of its question unless the name says another."""
+    whole = name if "," in name else f"{name}, turn 1"
+    task = Task(f"question {whole}", (1,), 99, 0.0, 1, chat=True)
     outcome = Outcome((5,) * count, seconds, first_seconds=seconds / 10, details=details)
     return Measurement(system, task, outcome)
 
@@ -88,7 +92,7 @@ def test_a_model_without_a_chat_template_is_refused(tmp_path: Path) -> None:
         ChatTokens(folder)
     (folder / "chat_template.jinja").write_text(TEMPLATE)
     chat = ChatTokens(folder)
-    assert chat.text(chat.prompt([{"role": "user", "content": "Hi"}])) == "userHi"
+    assert chat.text(chat.prompt([ChatMessage("user", "Hi")])) == "userHi"
 
 
 def test_slow_turns_count_as_they_are_felt() -> None:
@@ -124,6 +128,56 @@ def test_tables_have_a_row_for_each_system_and_a_column_for_each_category() -> N
     ]
 
 
+CATEGORIES = {"question 81": "writing", "question 90": "math"}
+
+
+def rows_of(lines: Sequence[str], title: str) -> dict[str, list[str]]:
+    """The cells of the table under a title, by its first column."""
+    first = lines.index(title) + 2
+    rows = [line.strip("| ").split(" | ") for line in lines[first : lines.index("", first)]]
+    return {cells[0]: cells[1:] for cells in rows if not cells[0].startswith("---")}
+
+
+def test_ratios_are_taken_turn_by_turn_and_later_turns_stand_alone() -> None:
+    found = [
+        answered("outrider off", "81", 10, 1.0),
+        answered("outrider off", "81, turn 2", 10, 1.0),
+        answered("outrider auto", "81", 10, 0.5),
+        answered("outrider auto", "81, turn 2", 10, 0.25),
+        answered("llama.cpp plain", "81", 10, 2.0),
+        answered("llama.cpp draft 3", "81", 10, 1.0, guesses=3),
+    ]
+    lines = question_tables(found, CATEGORIES, 0.0)
+    own = rows_of(lines, "times as fast as the same software without guesses, greedy")
+    assert own["system"] == ["all", "first turns", "later turns", "writing", "math"]
+    assert own["outrider auto"][:3] == [
+        "3.00 (2.50 to 3.50)",
+        "2.00 (2.00 to 2.00)",
+        "4.00 (4.00 to 4.00)",
+    ]
+    assert own["llama.cpp draft 3"][:2] == ["2.00 (2.00 to 2.00)"] * 2
+    assert set(own) == {"system", "outrider auto", "llama.cpp draft 3"}
+    against = rows_of(lines, "outrider auto / the system, greedy")
+    assert against["llama.cpp plain"][0] == "4.00 (4.00 to 4.00)"
+    assert "outrider auto" not in against
+    assert chosen_notes(found, 0.0) == ["at 0: llama.cpp draft 3 with guesses 3"]
+    assert chosen_notes(found, 0.7) == []
+
+
+def test_charts_get_ratios_by_category_and_speeds_by_system() -> None:
+    found = [
+        answered("outrider off", "81", 10, 1.0),
+        answered("outrider auto", "81", 10, 0.5),
+        answered("outrider auto", "90", 10, 0.5),
+    ]
+    series = question_series(found, CATEGORIES, [0.0])
+    assert series["categories"] == [{"temperature": 0.0, "category": "writing", "ratios": [2.0]}]
+    assert {point["system"]: point["tokens_per_second"] for point in series["systems"]} == {
+        "outrider off": [10.0],
+        "outrider auto": [20.0, 20.0],
+    }
+
+
 class Parrot:
     """A system that answers with tokens of its own, and keeps what it was asked."""
 
@@ -140,7 +194,7 @@ class Parrot:
 async def test_all_systems_are_asked_alike_and_later_turns_follow_the_targets_reply(
     chat: ChatTokens,
 ) -> None:
-    said = chat.prompt([{"role": "", "content": "Yes"}])
+    said = chat.prompt([ChatMessage("user", "Yes")])[len(chat.prompt([ChatMessage("user", "")])) :]
     alone, other = Parrot("outrider off", said), Parrot("peer", (1, 1))
     asked = Asked(chat, [other, alone], tokens=4, temperature=0.0, context=512)
     found = await asked.answers(Question("81", "writing", ("One.", "Two.")), 3)

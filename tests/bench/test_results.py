@@ -28,6 +28,8 @@ SERIES = {
     "sessions": [{"mode": "auto", "sessions": 2, "tokens_per_second": [10.0, 12.0]}],
     "round_trips": [{"round_trip_ms": 5, "temperature": 0.7, "ratios": [1.1, 1.2]}],
     "first_token_ms": [{"prompt_tokens": 64, "ms": [20.0]}],
+    "categories": [{"category": "math", "temperature": 0.0, "ratios": [1.5, 2.0]}],
+    "systems": [{"system": "outrider off", "temperature": 1.0, "tokens_per_second": [9.0]}],
 }
 
 

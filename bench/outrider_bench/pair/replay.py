@@ -1,8 +1,8 @@
 """Replies played anew through the session service's own loop, drafters and pacing, in virtual time.
 
 Real is everything that decides: the loop, `PacedDrafter` with its meter, n-grams, the link to the draft and
-the draft's job. Recorded are the tokens and the guesses, measured the times of steps and messages. Left out
-are the ledger and the client, which work while the next step runs.
+the draft's job. Recorded are the tokens and the guesses, measured the times of steps and of what a round
+takes outside the models, ledger and client included.
 """
 
 from __future__ import annotations
