@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 import torch
-from outrider_server.models.training.agreement import agreement_chances
+from outrider_server.distilling.agreement import agreement_chances
 from outrider_server.quantization.layers import quantized_layers
 from outrider_server.quantization.reading import (
     NO_TOKEN,

@@ -20,6 +20,7 @@ from ..rpc.binding import check_free
 from ..running import refuse, run, serve
 from ..user_folders import with_home
 from .chat_model import chat_model
+from .distill import distill
 from .engine_options import takes_engine
 from .kernels import kernels
 from .options import (
@@ -202,6 +203,7 @@ def demo(
 app.add_typer(bench, name="bench")
 app.command()(plan)
 app.command()(quantize)
+app.command()(distill)
 app.command()(kernels)
 app.command("chat-model")(chat_model)
 

@@ -15,7 +15,12 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedModel
 
-from .agreement import WINDOW_TOKENS, agreement_chances, greedy_agreement, tokens_per_round
+from ...distilling.agreement import (
+    WINDOW_TOKENS,
+    agreement_chances,
+    greedy_agreement,
+    tokens_per_round,
+)
 from .architecture import MAX_CONTEXT_TOKENS
 from .attention import ATTENTION
 from .corpus import SourceFile, load_corpus

@@ -1,0 +1,1 @@
+"""Drafts made for a target: its own replies, its distributions on them, and a small model that learns."""
