@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
 from ..core.errors import StartupError
-from ..distilling.settings import UNTIL, DistillSettings
+from ..distilling.settings import (
+    NO_LAYERS,
+    NO_TEMPERATURES,
+    OBJECTIVES,
+    UNTIL,
+    DistillSettings,
+)
 from ..engine.options import EngineOptions
 from ..models import TARGET_FOLDER
 from .engine_options import takes_engine
 
 ENGINE = EngineOptions(folder=TARGET_FOLDER, slots=32, park_bytes=0)
 
+T = TypeVar("T")
 NOT_ASKED = (
     *("folder", "attention", "park_bytes", "queue", "rows", "width", "prefill_width"),
     *("reproducible", "tensor_parallel", "quantization"),
@@ -42,6 +50,16 @@ Hours = Annotated[
 ]
 Temperatures = Annotated[str, typer.Option(help="Temperatures of the replies, with commas.")]
 ReplyTokens = Annotated[int, typer.Option(help="Longest reply in tokens.")]
+Layers = Annotated[
+    str | None,
+    typer.Option(help="The target's layers that it begins with; first and last by default."),
+]
+Vocabulary = Annotated[
+    int | None,
+    typer.Option(help="Rows of its embedding; by default 16384, or the target's if fewer."),
+]
+ObjectiveName = Annotated[str, typer.Option(help=f"What it learns: {', '.join(OBJECTIVES)}.")]
+Passes = Annotated[float, typer.Option(help="So often each reply is learnt from, with --tokens.")]
 Seed = Annotated[int, typer.Option(help="Of everything that is drawn.")]
 Until = Annotated[str, typer.Option(help=f"The last stage to run: {', '.join(UNTIL)}.")]
 
@@ -64,6 +82,10 @@ def distill(
     hours: Hours = None,
     temperatures: Temperatures = "0,0.7,1.0",
     reply_tokens: ReplyTokens = 512,
+    layers: Layers = None,
+    vocabulary: Vocabulary = None,
+    objective: ObjectiveName = OBJECTIVES[0],
+    passes: Passes = 4.0,
     seed: Seed = 0,
     until: Until = UNTIL[-1],
 ) -> None:
@@ -75,8 +97,12 @@ def distill(
         replies=tuple(replies or ()),
         tokens=tokens,
         hours=hours,
-        temperatures=_numbers(temperatures),
+        temperatures=_numbers(temperatures, float, NO_TEMPERATURES),
         reply_tokens=reply_tokens,
+        layers=None if layers is None else tuple(_numbers(layers, int, NO_LAYERS)),
+        vocabulary=vocabulary,
+        objective=objective,
+        passes=passes,
         seed=seed,
         until=until,
     )
@@ -91,8 +117,9 @@ def distill(
         run_distill(settings, kept_start(silent), display)
 
 
-def _numbers(text: str) -> tuple[float, ...]:
+def _numbers(text: str, read: Callable[[str], T], refusal: str) -> tuple[T, ...]:
+    """The numbers of a list with commas. Raises StartupError with the refusal."""
     try:
-        return tuple(float(each) for each in text.split(","))
+        return tuple(map(read, text.split(",")))
     except ValueError as error:
-        raise StartupError("temperatures must be numbers of 0 to 100, with commas") from error
+        raise StartupError(refusal) from error

@@ -41,7 +41,7 @@ def read_reply(line: str | bytes) -> Reply:
     if not isinstance(content, dict):
         raise ValueError("it is no JSON object")
     temperature, conversation = content.get("temperature"), content.get("conversation")
-    if type(temperature) not in (int, float) or not 0 <= temperature <= 100:
+    if not isinstance(temperature, int | float) or not 0 <= temperature <= 100:
         raise ValueError("its temperature is no number of 0 to 100")
     if conversation is not None and (type(conversation) is not int or conversation < 0):
         raise ValueError("its conversation is no number")

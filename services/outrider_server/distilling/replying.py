@@ -26,11 +26,11 @@ def write_replies(
     rules: ReplyRules,
     settings: DistillSettings,
     file: ReplyFile,
-    is_over: Callable[[], bool],
+    is_enough: Callable[[], bool],
     display: Display,
     clock: Clock,
 ) -> None:
-    """Goes on with the file until it holds the tokens of the budget, or time is over.
+    """Goes on with the file until it holds enough.
 
     Raises StartupError where no reply can be had, or the disk has no room.
     """
@@ -44,7 +44,7 @@ def write_replies(
         rate = (file.written.tokens - before) / max(clock() - started, 1e-9)
         note = f"{rate:,.0f} tokens/s, {file.written.replies:,} replies"
         display.show(Advance("writes replies", file.written.tokens, settings.tokens or 0, note))
-        if is_over() or file.written.tokens >= (settings.tokens or file.written.tokens + 1):
+        if is_enough():
             break
     if not file.written.replies:
         raise StartupError(NO_REPLIES)

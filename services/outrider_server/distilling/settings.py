@@ -17,6 +17,9 @@ UNTIL = ("replies", "scores", "draft")
 OBJECTIVES = ("agreement", "kl", "total-variation")
 SMALLEST_REPLY_TOKENS = 8
 """A context has to leave room for so many."""
+SMALLEST_VOCABULARY = 16
+NO_TEMPERATURES = "temperatures must be numbers of 0 to 100, with commas"
+NO_LAYERS = "layers must be numbers from 0 on, with commas, each once"
 MOST_CONTEXT_TOKENS = 2048
 """The longest conversation unless another is asked for: longer ones teach a draft little and cost much."""
 
@@ -39,6 +42,13 @@ class DistillSettings:
     temperatures: tuple[float, ...] = (0.0, 0.7, 1.0)
     reply_tokens: int = 512
     """The longest reply."""
+    layers: tuple[int, ...] | None = None
+    """Of the target's; None takes the first and the last."""
+    vocabulary: int | None = None
+    """Rows of the draft's embedding; None takes the usual number, or all where the target has fewer."""
+    objective: str = "agreement"
+    passes: float = 4.0
+    """So often each reply is learnt from, where tokens are the budget."""
     seed: int = 0
     until: str = UNTIL[-1]
 
@@ -50,7 +60,7 @@ class DistillSettings:
             require(path.is_file(), f"the file {path} does not exist")
         require(
             bool(self.temperatures) and all(0 <= each <= 100 for each in self.temperatures),
-            "temperatures must be numbers of 0 to 100, with commas",
+            NO_TEMPERATURES,
         )
         require(
             len(set(self.temperatures)) == len(self.temperatures), "a temperature is given twice"
@@ -59,6 +69,24 @@ class DistillSettings:
             self.reply_tokens >= SMALLEST_REPLY_TOKENS,
             f"reply tokens must be at least {SMALLEST_REPLY_TOKENS}",
         )
+        require(
+            self.layers is None
+            or (
+                bool(self.layers)
+                and min(self.layers) >= 0
+                and len(set(self.layers)) == len(self.layers)
+            ),
+            NO_LAYERS,
+        )
+        require(
+            self.vocabulary is None or self.vocabulary >= SMALLEST_VOCABULARY,
+            f"vocabulary must be at least {SMALLEST_VOCABULARY}",
+        )
+        require(
+            self.objective in OBJECTIVES,
+            f"no such objective: {self.objective}; there are {', '.join(OBJECTIVES)}",
+        )
+        require(0 < self.passes <= 1000, "passes must be above 0, at most 1000")
         require(0 <= self.seed <= MAX_SEED, "seed must be 0 to 2**64 - 1")
         require(self.until in UNTIL, f"until must be one of {', '.join(UNTIL)}")
 
@@ -71,6 +99,16 @@ class DistillSettings:
             "reply tokens": self.reply_tokens,
             "seed": self.seed,
             "temperatures": list(self.temperatures),
+        }
+
+    def of_training(self) -> Mapping[str, object]:
+        """What decides how a draft is trained, beside what it learns from."""
+        return {
+            "layers": None if self.layers is None else list(self.layers),
+            "objective": self.objective,
+            "vocabulary": self.vocabulary,
+            **({} if self.tokens is None else {"passes": self.passes, "tokens": self.tokens}),
+            **({} if self.hours is None else {"hours": self.hours}),
         }
 
 

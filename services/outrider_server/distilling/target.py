@@ -20,11 +20,8 @@ from .settings import MOST_CONTEXT_TOKENS, SMALLEST_REPLY_TOKENS, DistillSetting
 
 
 def build_target(options: EngineOptions, start: Start) -> Engine:
-    """The engine. Its context is the model's, though no longer than learning needs unless asked for.
-
-    Raises StartupError.
-    """
-    build: Callable[[], Engine] = engine_builder(_in_context(options, start.tell), start=start)
+    """The engine. Raises StartupError."""
+    build: Callable[[], Engine] = engine_builder(options, start=start)
     return build()
 
 
@@ -43,8 +40,11 @@ def reply_rules(engine: Engine, settings: DistillSettings) -> ReplyRules:
     return rules
 
 
-def _in_context(options: EngineOptions, tell: Progress) -> EngineOptions:
-    """With a context where none is asked for."""
+def with_context(options: EngineOptions, tell: Progress) -> EngineOptions:
+    """The options with a context: where none is asked for the model's, though no longer than learning needs.
+
+    Raises StartupError.
+    """
     if options.max_context_tokens:
         return options
     named = longest_context(read_config(local_folder(options.folder, tell)).config)

@@ -29,17 +29,34 @@ class WorkFolder:
 
     def begin(self, facts: Mapping[str, object]) -> None:
         """Notes what the run is made with. Raises StartupError where it was begun with something else."""
-        path = self.path / BEGUN
-        if not path.exists():
-            write_json(path, dict(facts))
-            return
-        begun = json.loads(path.read_bytes())
-        others = sorted(name for name in begun | facts if begun.get(name) != facts.get(name))
+        others = _others(self.path / BEGUN, facts)
         if others:
             raise StartupError(
-                f"{self.output} was begun with other {' and '.join(others)}; give the same as then, or "
-                "another folder"
+                f"{self.output} was begun with other {others}; give the same as then, or another folder"
             )
+
+    def part(self, name: str, facts: Mapping[str, object]) -> Path:
+        """The folder of a part of the run. Raises StartupError where it was begun with other facts."""
+        part = self.path / name
+        with kept_room(part):
+            part.mkdir(exist_ok=True)
+        others = _others(part / BEGUN, facts)
+        if others:
+            raise StartupError(
+                f"{part} was begun with other {others}; give the same as then, or remove it to begin anew"
+            )
+        return part
+
+
+def _others(path: Path, facts: Mapping[str, object]) -> str:
+    """The names of facts that a file has otherwise, in words; writes the file where it is not there."""
+    if not path.exists():
+        write_json(path, dict(facts))
+        return ""
+    begun = json.loads(path.read_bytes())
+    return " and ".join(
+        name for name in sorted(begun | facts) if begun.get(name) != facts.get(name)
+    )
 
 
 @contextmanager
