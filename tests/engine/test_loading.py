@@ -103,6 +103,10 @@ def own_code(path: str) -> Callable[[Path], None]:
     return lambda folder: edit_json(folder / "config.json", auto_map={"AutoModelForCausalLM": path})
 
 
+def quantized_by(entry: object) -> Callable[[Path], None]:
+    return lambda folder: edit_json(folder / "config.json", quantization_config=entry)
+
+
 def left_over(folder: Path) -> None:
     own_code("modeling_planted.LlamaForCausalLM")(folder)
     tensors = load_file(weights(folder))
@@ -146,6 +150,14 @@ BREAKS: dict[str, tuple[Callable[[Path], None], str]] = {
     "code with weights that the library's class lacks": (
         left_over,
         r"1 of its weights, model.layers.0.self_attn.gate.weight for one, have no place",
+    ),
+    "quantization of a list": (
+        quantized_by(["gptq"]),
+        "quantization_config in config.json must be an object with a quant_method",
+    ),
+    "quantization by nothing": (
+        quantized_by({"bits": 4}),
+        "quantization_config in config.json must be an object with a quant_method",
     ),
     "pickle only": (only_pickle, r"pickle weights only \(pytorch_model.bin\)"),
     "GGUF alone": (

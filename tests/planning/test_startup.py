@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from outrider_server.core.errors import ModelRefused, StartupError
+from outrider_server.core.progress import Report, Stage
+from outrider_server.engine import kernels
 from outrider_server.engine.options import EngineOptions
 from outrider_server.engine.records import Records
 from outrider_server.host import building as building
@@ -129,6 +131,20 @@ def build(folder: Path) -> None:
         )
     )
     builder()
+
+
+def test_kernels_that_the_check_compiles_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take minutes on a busy machine, and nothing else says what one waits for."""
+    monkeypatch.setattr(kernels, "is_built", lambda compiler, level: False)
+    monkeypatch.setattr(kernels, "kernels_missing", lambda: "")
+    reports: list[Report] = []
+    packed = options(compile="auto", folder=TARGET_FOLDER)
+    check_memory(packed, available=24 * GIB, tell=reports.append)
+    assert reports == [Report(Stage.BUILDING)]
+    monkeypatch.setattr(kernels, "is_built", lambda compiler, level: True)
+    check_memory(packed, available=24 * GIB, tell=reports.append)
+    check_memory(replace(packed, compile="off"), available=24 * GIB, tell=reports.append)
+    assert len(reports) == 1
 
 
 def test_an_engine_that_cannot_fit_is_refused_before_its_weights_are_read(

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from outrider_server.core.errors import StartupError
 from outrider_server.core.types import Draw, SamplingParams
+from outrider_server.distilling.agreement import agreement_chances
 from outrider_server.engine.engine import Engine, OpenedSlot
 from outrider_server.engine.layout import NOT_FINITE, Row
-from outrider_server.models.training.agreement import agreement_chances
 from torch.nn import functional
 
 from .engines import built, options_of

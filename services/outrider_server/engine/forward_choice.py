@@ -12,12 +12,12 @@ from transformers import PreTrainedModel
 from transformers.utils.quantization_config import QuantizationMethod
 
 from ..core.errors import ModelRefused, StartupError
-from ..core.progress import Progress, Report, Stage
+from ..core.progress import Progress
 from .attention.attention_names import PACKED
 from .forward import Forward
 from .kept_model import keep_model
 from .kernel_fit import BITSANDBYTES, why_not_wanted, why_unfit
-from .kernels import kernels_missing, kernels_to_build
+from .kernels import built_kernels_missing
 from .lengths import ANY_LENGTH, length_rule
 from .library_forward import LibraryForward
 from .limits import StepLimits
@@ -80,9 +80,7 @@ def why_not_recorded(model: PreTrainedModel, tell: Progress) -> str:
     whole = not any(isinstance(weight, DTensor) for weight in model.parameters())
     _, head_dim = cache_shape(model.config)
     why = why_unfit(model.device.type, whole, model.dtype, head_dim) or _unlike_quantized(model)
-    if not why and kernels_to_build():
-        tell(Report(Stage.BUILDING))
-    return why or kernels_missing()
+    return why or built_kernels_missing(tell)
 
 
 def _unlike_quantized(model: Any) -> str:

@@ -70,7 +70,7 @@ def engine_builder(
         start.tell(Report(Stage.READING))
         if group is None:
             begun = replace(start, model_records=_model_records(start.records, here, device))
-        _check_memory(here, device, group, begun.model_records)
+        _check_memory(here, device, group, begun)
         if group is not None:
             group.join(device)
         ranks = 1 if group is None else group.membership.size
@@ -149,7 +149,7 @@ def _usable(device: str, group: Group | None) -> torch.device:
 
 
 def _check_memory(
-    options: EngineOptions, device: torch.device, group: Group | None, records: Records
+    options: EngineOptions, device: torch.device, group: Group | None, start: Start
 ) -> None:
     """Checks the model, or a rank's share. Ranks on one CPU share its memory; one counts for all there.
 
@@ -157,7 +157,7 @@ def _check_memory(
     """
     here = replace(options, device=str(device))
     if group is None:
-        check_memory(here, records=records)
+        check_memory(here, records=start.model_records, tell=start.tell)
         return
     here, membership = replace(here, compile="off", park_bytes=0), group.membership
     if device.type != "cpu":

@@ -5,15 +5,19 @@ from __future__ import annotations
 import torch
 
 from ..core.errors import StartupError
+from ..core.progress import Progress, silent
 from ..engine.kernel_fit import BITSANDBYTES, why_not_wanted, why_unfit
-from ..engine.kernels import kernels_missing
+from ..engine.kernels import built_kernels_missing
 from ..engine.options import EngineOptions
 from .types import EngineShape, ModelSizes
 from .weights import KERNEL_BLOCK
 
 
-def engine_shape(sizes: ModelSizes, options: EngineOptions) -> EngineShape:
-    """The shape that an engine with these options has. Raises StartupError for a context it cannot have."""
+def engine_shape(sizes: ModelSizes, options: EngineOptions, tell: Progress = silent) -> EngineShape:
+    """The shape that an engine with these options has. Raises StartupError for a context it cannot have.
+
+    `tell` hears of kernels that have to be compiled to know whether they take the model.
+    """
     named, wanted = sizes.max_positions, options.max_context_tokens
     if not (named or wanted):
         raise StartupError(f"{sizes.name} names no longest context; set --max-context-tokens")
@@ -31,7 +35,7 @@ def engine_shape(sizes: ModelSizes, options: EngineOptions) -> EngineShape:
         width=options.width,
         prefill_width=options.prefill_width,
         context_tokens=wanted or named,
-        packed=_is_recorded(sizes, dtype, options),
+        packed=_is_recorded(sizes, dtype, options, tell),
         gathers_slots=_device(options) != "cpu",
     )
 
@@ -40,7 +44,7 @@ def _device(options: EngineOptions) -> str:
     return options.device.partition(":")[0]
 
 
-def _is_recorded(sizes: ModelSizes, dtype: str, options: EngineOptions) -> bool:
+def _is_recorded(sizes: ModelSizes, dtype: str, options: EngineOptions, tell: Progress) -> bool:
     """Whether the engine's own kernels take the model on this machine; builds them where they would run.
 
     Whether it can be recorded shows once it is loaded: here it is taken for granted.
@@ -51,7 +55,7 @@ def _is_recorded(sizes: ModelSizes, dtype: str, options: EngineOptions) -> bool:
     )
     alike = all(layer.key_values == layer.value_values for layer in sizes.layers)
     fits = not why and alike and _takes_quantized(sizes, options.quantization)
-    return fits and not kernels_missing()
+    return fits and not built_kernels_missing(tell)
 
 
 def _takes_quantized(sizes: ModelSizes, quantization: str) -> bool:

@@ -8,6 +8,7 @@ import torch
 
 from ..core.errors import StartupError
 from ..core.importing import many_imports
+from ..core.progress import Progress, silent
 from ..engine.model.formats import model_name
 from ..engine.options import EngineOptions
 from ..engine.records import Records
@@ -28,12 +29,14 @@ def check_memory(
     ranks: int = 1,
     ranks_here: int = 1,
     records: Records | None = None,
+    tell: Progress = silent,
 ) -> None:
     """Raises StartupError where an engine's planned bytes exceed what its device has left.
 
     `available` bytes are asked of the device by default. Of several `ranks` each needs its share, and
-    `ranks_here` of them share the device's memory. `records` are those of starts of the same model. What
-    cannot be planned passes: loading it says what is wrong with it.
+    `ranks_here` of them share the device's memory. `records` are those of starts of the same model.
+    `tell` hears of kernels that are compiled for it. What cannot be planned passes: loading it says what is
+    wrong with it.
     """
     device = torch.device(options.device)
     left = available_bytes(device) if available is None else available
@@ -41,7 +44,7 @@ def check_memory(
         return
     try:
         sizes, shares_keys = _counted(options, records or Records())
-        shape = engine_shape(sizes, options)
+        shape = engine_shape(sizes, options, tell)
     except StartupError:
         return
     memory = plan_memory(sizes, shape)

@@ -11,6 +11,7 @@ import subprocess
 
 import torch
 
+from ...core.progress import Progress, Report, Stage
 from ..cpp_compiler import NO_COMPILER, cpp_compiler
 from .building import built_library, is_built
 from .levels import LEVELS, chosen_level
@@ -26,10 +27,12 @@ def take_threads() -> None:
     torch.set_num_threads(1)
 
 
-def kernels_to_build() -> bool:
-    """True where asking for the kernels would compile them first, which takes a while."""
+def built_kernels_missing(tell: Progress) -> str:
+    """As `kernels_missing`, and tells where the kernels are compiled first, which takes a while."""
     level, compiler = chosen_level(), cpp_compiler()
-    return level is not None and bool(compiler) and not is_built(compiler, level)
+    if level is not None and compiler and not is_built(compiler, level):
+        tell(Report(Stage.BUILDING))
+    return kernels_missing()
 
 
 @functools.cache

@@ -26,6 +26,10 @@ from .weight_files import WeightFiles
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+QUANTIZED = "quantization_config"
+METHOD = "quant_method"
+LIBRARY_KEYS = ("load_in_8bit", "load_in_4bit")
+"""How older files of bitsandbytes name their method."""
 SMALL_SUFFIXES = (".json", ".jinja", ".model", ".txt")
 
 
@@ -69,10 +73,24 @@ def open_folder(folder: Path) -> FolderCheckpoint:
     config_path = folder / CONFIG
     if not config_path.is_file():
         raise ModelRefused(f"model folder {folder} has no {CONFIG}")
+    _check_quantization(folder, read_json(config_path))
     weights = _find_weights(folder)
     for path in weights:
         _check_weights(folder, path)
     return FolderCheckpoint(folder, config_path.read_bytes(), weights)
+
+
+def _check_quantization(folder: Path, config: dict[str, Any]) -> None:
+    """What the library takes for granted of an entry that says how the weights are quantized."""
+    entry = config.get(QUANTIZED)
+    if entry is None:
+        return
+    of_library = isinstance(entry, dict) and any(entry.get(key) for key in LIBRARY_KEYS)
+    if not of_library and not (isinstance(entry, dict) and isinstance(entry.get(METHOD), str)):
+        raise ModelRefused(
+            f"model folder {folder}: {QUANTIZED} in {CONFIG} must be an object with a {METHOD}, such as "
+            '"gptq"; correct it, or leave it out where the weights are not quantized'
+        )
 
 
 def _find_weights(folder: Path) -> tuple[Path, ...]:
