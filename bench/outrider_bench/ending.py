@@ -9,6 +9,13 @@ from collections.abc import Callable
 from typing import NoReturn
 
 
+def cancel_at_sigterm() -> None:
+    """From now on SIGTERM cancels the running task, as SIGINT does: everything that it started is stopped."""
+    task = asyncio.current_task()
+    assert task is not None, "called from a coroutine"
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+
+
 def end(run: Callable[[], int]) -> NoReturn:
     """Runs it and ends the process with the status that it returns. StartupError passes through."""
     # Unlike a service it ends what is not bound to it: other software's servers.

@@ -18,6 +18,7 @@ from rich.console import Console
 from .charts import draw_charts
 from .decode import SETTLE_SECONDS, outrider_systems
 from .decode_lines import OFF
+from .ending import cancel_at_sigterm
 from .fleet import FleetOptions, OutriderSystem, running_fleet, warm_up
 from .machine import caption, machine_facts
 from .models import Models, prepared_models
@@ -37,8 +38,9 @@ CHOOSING_TOKENS = 48
 async def run_questions(settings: QuestionSettings) -> int:
     """Prints the tables; returns 0 when all configurations of Outrider gave the same tokens, else 1.
 
-    What was measured is written after each temperature. Raises StartupError.
+    What was measured is written after each temperature. SIGTERM ends it as SIGINT does. Raises StartupError.
     """
+    cancel_at_sigterm()
     prepare_output(settings.output)
     settings.peers.check_models(settings.target, settings.draft)
     questions = read_questions(settings.file, settings.per_category)

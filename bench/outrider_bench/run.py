@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -13,6 +11,7 @@ from rich.console import Console
 
 from .charts import draw_charts
 from .decode import Report, run_decode
+from .ending import cancel_at_sigterm
 from .first_token import run_first_token
 from .load import run_load
 from .machine import machine_facts
@@ -44,9 +43,7 @@ async def run_bench(settings: BenchSettings) -> int:
     What is measured is written after each suite. SIGTERM ends it as SIGINT does: everything that it started
     is stopped, and CancelledError raised. Raises StartupError.
     """
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    cancel_at_sigterm()
     prepare_output(settings.output)
     settings.peers.check_models(settings.target, settings.draft)
     models = prepared_models(settings.target, settings.draft, settings.widen)
