@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import torch
 
-from ..core.errors import StartupError
-
 MAP_FILE = "draft_vocab.safetensors"
 MAP_TENSOR = "token_ids"
 CONFIG_ENTRY = "draft_vocab"
@@ -59,13 +57,10 @@ def choose_vocabulary(
     """The tokens that come most often, of equals those with the lower ids.
 
     `counts` [V] says how often each of the target's rows comes, `rows` how many rows the draft shall have,
-    None for the usual; the tokens `kept` are in any case among them. Raises StartupError for more rows than
-    there are.
+    at most V, None for the usual; the tokens `kept` are in any case among them.
     """
     most = len(counts)
     rows = min(most, USUAL_ROWS) if rows is None else rows
-    if rows > most:
-        raise StartupError(f"the vocabulary of {rows} rows is larger than the target's of {most}")
     if rows == most:
         return DraftVocabulary(torch.arange(most), tokenizer_size, is_whole=True)
     usable = min(most, tokenizer_size)

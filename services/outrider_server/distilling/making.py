@@ -34,7 +34,7 @@ from .reply import Reply
 from .scores import ScoredReplies
 from .settings import DistillSettings
 from .speed import expected_speed, step_ms
-from .student import build_student, chosen_layers
+from .student import build_student
 from .training import Lessons, Trainer
 from .work_folder import WorkFolder
 
@@ -69,7 +69,8 @@ class DraftMaker:
         """Trains, and writes the folder. Raises StartupError."""
         training = self._folder.part(TRAINING, self._settings.of_training())
         lessons = self._lessons(target, scored)
-        layers = chosen_layers(target.model, self._settings.layers)
+        last = int(target.model.config.num_hidden_layers) - 1
+        layers = self._settings.layers or tuple(dict.fromkeys((0, last)))
         torch.manual_seed(self._settings.seed)
         path = training / FIXED
         if not path.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 from ..core.errors import StartupError
 from ..core.surroundings import Clock
@@ -36,16 +37,17 @@ def write_replies(
     """
     conversations = _conversations(settings, rules, file.written.conversations)
     started, before, fruitless = clock(), file.written.tokens, 0
-    for number, replies in Writer(engine, conversations).replies():
-        file.append(number, replies)
-        fruitless = 0 if replies else fruitless + 1
-        if fruitless == FRUITLESS and not settings.prompts:
-            raise StartupError("the target makes no prompts that it replies to; give prompts")
-        rate = (file.written.tokens - before) / max(clock() - started, 1e-9)
-        note = f"{rate:,.0f} tokens/s, {file.written.replies:,} replies"
-        display.show(Advance("writes replies", file.written.tokens, settings.tokens or 0, note))
-        if is_enough():
-            break
+    with closing(Writer(engine, conversations).replies()) as written:
+        for number, replies in written:
+            file.append(number, replies)
+            fruitless = 0 if replies else fruitless + 1
+            if fruitless == FRUITLESS and not settings.prompts:
+                raise StartupError("the target makes no prompts that it replies to; give prompts")
+            rate = (file.written.tokens - before) / max(clock() - started, 1e-9)
+            note = f"{rate:,.0f} tokens/s, {file.written.replies:,} replies"
+            display.show(Advance("writes replies", file.written.tokens, settings.tokens or 0, note))
+            if is_enough():
+                break
     if not file.written.replies:
         raise StartupError(NO_REPLIES)
 

@@ -38,9 +38,8 @@ def run_distill(
     """Makes the draft, or as much of it as is asked for. Raises StartupError; what was made is kept."""
     with held_folder(settings.output) as folder:
         folder.begin(settings.of_replies())
-        engine = with_context(settings.engine, start.tell)
         start = replace(start, tell=_shown(display))
-        run = _Run(replace(settings, engine=engine), folder, start, display, clock)
+        run = _Run(with_context(settings, start.tell), folder, start, display, clock)
         for stage in (run.write, run.score, run.make)[: UNTIL.index(settings.until) + 1]:
             stage()
 

@@ -68,8 +68,8 @@ def score_replies(
 def _scored_lines(engine: Engine, replies: Iterator[Reply]) -> Iterator[_Line]:
     """The replies with their scores, in order; as many at once as the engine has slots."""
     lines: list[_Line] = []
-    for reply in replies:
-        lines.append(_begin(engine, reply))
+    for number, reply in enumerate(replies):
+        lines.append(_begin(engine, number, reply))
         while sum(not line.is_done for line in lines) == engine.limits.slots:
             _score_more(engine, lines)
         while lines and lines[0].is_done:
@@ -81,12 +81,12 @@ def _scored_lines(engine: Engine, replies: Iterator[Reply]) -> Iterator[_Line]:
             _score_more(engine, lines)
 
 
-def _begin(engine: Engine, reply: Reply) -> _Line:
+def _begin(engine: Engine, number: int, reply: Reply) -> _Line:
     """A reply as far as the context holds it; nothing of one whose prompt fills that."""
     room = engine.limits.max_context_tokens - len(reply.prompt)
     if room <= 0:
         return _Line((), (), reply.temperature, None)
-    opened = engine.open(f"score {id(reply)}", 1, 0, DRAWS_NOTHING)
+    opened = engine.open(str(number), 1, 0, DRAWS_NOTHING)
     return _Line(reply.prompt, reply.tokens[:room], reply.temperature, opened)
 
 

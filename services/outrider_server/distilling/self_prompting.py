@@ -15,6 +15,7 @@ from ..session.text.tokenizer import RenderedText
 from .dialogue import CHAT, Dialogue, ReplyRules, converse
 from .prompts import Prompt
 from .reply import Reply
+from .settings import SMALLEST_REPLY_TOKENS
 
 SOURCE = "the target's own prompts"
 PROBE = "outrider"
@@ -61,9 +62,8 @@ def ask_itself(
     Raises InvalidRequest where the chat template refuses what it says.
     """
     wanted = rules.wanted(turn.before, USER_TEMPERATURE, conversation, text=-1)
-    written = yield replace(
-        wanted, ends=turn.ends, most_tokens=min(USER_TOKENS, wanted.most_tokens)
-    )
+    room = rules.context_tokens - len(turn.before) - SMALLEST_REPLY_TOKENS
+    written = yield replace(wanted, ends=turn.ends, most_tokens=min(USER_TOKENS, room))
     text = rules.model.tokenizer.decode(written, special=False).strip()
     if not text or written[-1] not in turn.ends:
         return ()

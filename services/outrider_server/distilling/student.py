@@ -10,25 +10,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..core.errors import ModelRefused, StartupError
+from ..core.errors import ModelRefused
 from .draft_vocabulary import DraftVocabulary
 
 TOKEN_SETTINGS = ("bos_token_id", "eos_token_id", "pad_token_id")
 QUANTIZED = "quantization_config"
-
-
-def chosen_layers(model: PreTrainedModel, layers: Sequence[int] | None) -> tuple[int, ...]:
-    """The layers of the target's that the draft has: by default the first and the last one.
-
-    Raises StartupError for one that the target lacks.
-    """
-    count = int(model.config.num_hidden_layers)
-    if layers is None:
-        return tuple(dict.fromkeys((0, count - 1)))
-    for layer in layers:
-        if layer >= count:
-            raise StartupError(f"the target has layers 0 to {count - 1}, and no layer {layer}")
-    return tuple(layers)
 
 
 def build_student(

@@ -40,13 +40,23 @@ def reply_rules(engine: Engine, settings: DistillSettings) -> ReplyRules:
     return rules
 
 
-def with_context(options: EngineOptions, tell: Progress) -> EngineOptions:
-    """The options with a context: where none is asked for the model's, though no longer than learning needs.
+def with_context(settings: DistillSettings, tell: Progress) -> DistillSettings:
+    """The settings with a context: where none is asked for the model's, though no longer than learning needs.
 
-    Raises StartupError.
+    Raises StartupError where they ask for a vocabulary or layers that the target does not have.
     """
+    options = settings.engine
+    config = read_config(local_folder(options.folder, tell)).config
+    text = config.get_text_config()
+    rows, layers = int(text.vocab_size), int(text.num_hidden_layers)
+    if settings.vocabulary is not None and settings.vocabulary > rows:
+        raise StartupError(
+            f"a vocabulary of {settings.vocabulary} rows is larger than the target's of {rows}"
+        )
+    for layer in settings.layers or ():
+        if layer >= layers:
+            raise StartupError(f"the target has layers 0 to {layers - 1}, and no layer {layer}")
     if options.max_context_tokens:
-        return options
-    named = longest_context(read_config(local_folder(options.folder, tell)).config)
-    context = min(named or MOST_CONTEXT_TOKENS, MOST_CONTEXT_TOKENS)
-    return replace(options, max_context_tokens=context)
+        return settings
+    context = min(longest_context(config) or MOST_CONTEXT_TOKENS, MOST_CONTEXT_TOKENS)
+    return replace(settings, engine=replace(options, max_context_tokens=context))

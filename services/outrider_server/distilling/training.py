@@ -107,9 +107,10 @@ class Trainer:
             weights = None if refused is None else _weights(refused, batch)
             self._learner.learn(batch, weights, self._step)
             self._step += 1
-            if self._step % every == 0 or self._step == steps:
+            is_judged = self._step % every == 0 or self._step == steps
+            if is_judged:
                 self._judge(note)
-            if self._clock() - saved >= CHECKPOINT_SECONDS or self._step == steps:
+            if is_judged or self._clock() - saved >= CHECKPOINT_SECONDS:
                 self._save()
                 saved = self._clock()
             rate = (self._step - first) / max(self._clock() - began, 1e-9)

@@ -6,7 +6,7 @@ on where a run was stopped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 
 from ..core.errors import InvalidRequest, OutriderError, StartupError
@@ -59,14 +59,19 @@ class Writer:
         self.tokens = 0
         """Reply tokens written, also in conversations that have not ended."""
 
-    def replies(self) -> Iterator[Replies]:
+    def replies(self) -> Generator[Replies, None, None]:
         """The conversations' replies, in order. Raises StartupError where the target gives no numbers."""
-        while self._fill():
-            while self._order and self._order[0] in self._ended:
-                number = self._order.pop(0)
-                yield number, self._ended.pop(number)
-            if self._lines:
-                self._step()
+        try:
+            while self._fill():
+                while self._order and self._order[0] in self._ended:
+                    number = self._order.pop(0)
+                    yield number, self._ended.pop(number)
+                if self._lines:
+                    self._step()
+        finally:  # whoever has enough leaves dialogues unfinished
+            for line in self._lines:
+                self._leave(line)
+            self._lines.clear()
 
     def _fill(self) -> bool:
         """Begins dialogues while there are slots; False once all have ended and been handed out."""
@@ -110,10 +115,14 @@ class Writer:
         ended = [line for line in self._lines if line.is_ended]
         self._lines = [line for line in self._lines if not line.is_ended]
         for line in ended:
-            engine.table.close(line.opened.slot, line.opened.opening)
             self._go_on(line.number, line.dialogue, line)
             if line.number in self._ended:
-                engine.release(str(line.number), line.epoch)
+                self._leave(line)
+
+    def _leave(self, line: _Line) -> None:
+        """Gives up the line's slot."""
+        self._engine.table.close(line.opened.slot, line.opened.opening)
+        self._engine.release(str(line.number), line.epoch)
 
 
 def _read(engine: Engine, job: VerifyJob) -> Work:
