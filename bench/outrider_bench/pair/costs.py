@@ -9,7 +9,7 @@ from outrider_server.pacing.window import Costs
 
 @dataclass(frozen=True, slots=True)
 class ModelTimes:
-    """Milliseconds of one model's steps, medians."""
+    """Milliseconds of one model's steps: the first quartile, as what else runs makes steps longer only."""
 
     step_ms: tuple[float, ...]
     """Of a step of 1 token, of 2, ...; of a draft the first alone."""

@@ -19,6 +19,7 @@ from outrider_server.pacing.window import USUAL_WINDOW
 from ..fleet import FleetOptions, OutriderSystem, running_fleet, warm_up
 from ..peer_process import PeerProcess
 from ..prompts import Prompts
+from ..spread import spread
 from ..tasks import Task
 from .costs import ModelTimes, PairTimes
 from .model_peer import TEMPERATURE
@@ -79,5 +80,5 @@ async def outside_models() -> tuple[float, float]:
 
 
 def _times(answer: dict[str, Any]) -> ModelTimes:
-    medians = tuple(statistics.median(each) for each in answer["step_ms"])
-    return ModelTimes(medians, answer["prefill_ms"])
+    quartiles = tuple(spread(each).low for each in answer["step_ms"])
+    return ModelTimes(quartiles, answer["prefill_ms"])
