@@ -23,9 +23,11 @@ def agreement_of(target_probs: torch.Tensor, draft_probs: torch.Tensor) -> torch
     With t and d the two distributions and one noise for both, token i wins both draws with probability
     1 / sum_j max(t_j / t_i, d_j / d_i) (Daliri, Musco, Suresh, arXiv 2408.07978). Sorted by t / d, the
     terms on one side of i take their first argument and those on the other side the second, so two running
-    sums give every denominator. What one of the two never draws does not agree. It has a gradient.
+    sums give every denominator. What one of the two next to never draws, less often than its dtype tells
+    sums apart, counts as refused. It has a gradient.
     """
-    both = (target_probs > 0) & (draft_probs > 0)
+    smallest = torch.finfo(draft_probs.dtype).eps
+    both = (target_probs > smallest) & (draft_probs > smallest)
     with torch.no_grad():
         ratios = target_probs.log() - draft_probs.log()
         # What neither draws stands anywhere: it adds nothing to either sum.

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..core.errors import StartupError
 from .batches import Batch
 from .draft_vocabulary import DraftVocabulary
 from .objectives import Objective, Pair, agreement, pair_of
@@ -56,7 +57,10 @@ class Learner:
         self._optimizer = torch.optim.AdamW(_groups(student), lr=PEAK_RATE, betas=BETAS, fused=True)
 
     def learn(self, batch: Batch, weights: torch.Tensor | None, step: int) -> None:
-        """One step of training. `weights` [N] says how much each position counts; all the same without."""
+        """One step of training. `weights` [N] says how much each position counts; all the same without.
+
+        Raises StartupError where the gradient is no finite number, with the weights as they were.
+        """
         self.student.train()
         rate = PEAK_RATE * rate_share(step, self.steps)
         for group in self._optimizer.param_groups:
@@ -73,7 +77,11 @@ class Learner:
             torch.autograd.backward((loss * weights[part]).sum())
         assert held.grad is not None, "every position was learnt from"
         torch.autograd.backward(features, held.grad)
-        nn.utils.clip_grad_norm_(self.student.parameters(), LARGEST_GRADIENT)
+        norm = nn.utils.clip_grad_norm_(self.student.parameters(), LARGEST_GRADIENT)
+        if not bool(norm.isfinite()):
+            raise StartupError(
+                f"step {step} of the training gave no finite numbers; try another objective"
+            )
         self._optimizer.step()
         self._optimizer.zero_grad()
 
