@@ -25,6 +25,7 @@ DOCUMENTS = [
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/decisions.md",
+    "docs/drafts.md",
     "docs/models.md",
     "docs/operations.md",
     "docs/protocol.md",

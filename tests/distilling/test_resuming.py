@@ -16,7 +16,7 @@ from outrider_server.distilling.scores import REPLY
 from .subjects import COMMON, command, environment, run_distill, talker
 
 pytestmark = pytest.mark.processes
-BUDGET = ("--tokens=2500", "--passes=12", "--vocabulary=40")
+BUDGET = ("--tokens=1500", "--passes=10", "--vocabulary=40")
 WAIT_SECONDS = 120.0
 
 
@@ -89,14 +89,13 @@ def test_killed_in_each_stage_a_run_ends_with_the_same_weights(
     assert weights(output) == weights(whole)
 
 
-def test_a_second_run_gives_the_same_weights_and_another_seed_others(
+def test_another_seed_gives_other_weights(
     target: Path, cache: Path, whole: Path, tmp_path: Path
 ) -> None:
-    for seed, is_same in ((0, True), (1, False)):
-        output = tmp_path / f"draft {seed}"
-        outcome = run_distill(target, output, *BUDGET, *COMMON, f"--seed={seed}", cache=cache)
-        assert outcome.returncode == 0, outcome.stderr
-        assert (weights(output) == weights(whole)) is is_same
+    output = tmp_path / "draft"
+    outcome = run_distill(target, output, *BUDGET, *COMMON, "--seed=1", cache=cache)
+    assert outcome.returncode == 0, outcome.stderr
+    assert weights(output) != weights(whole)
 
 
 def test_a_finished_run_is_finished_at_once(target: Path, cache: Path, whole: Path) -> None:
@@ -106,7 +105,7 @@ def test_a_finished_run_is_finished_at_once(target: Path, cache: Path, whole: Pa
     assert weights(whole) == before
 
 
-@pytest.mark.parametrize("room", [4_000, 200_000, 60_000_0])
+@pytest.mark.parametrize("room", [4_000, 400_000])
 def test_a_disk_that_fills_ends_in_one_line_and_nothing_is_lost(
     room: int, target: Path, cache: Path, whole: Path, tmp_path: Path
 ) -> None:
@@ -135,3 +134,19 @@ def test_the_folder_is_a_model_and_says_what_it_was_made_of(whole: Path) -> None
     card = (whole / "MODEL_CARD.md").read_text()
     for words in ("the target's own prompts", "| objective | agreement |", "--passes=12"):
         assert words in card
+
+
+def test_what_the_clock_has_decided_is_kept(target: Path, cache: Path, tmp_path: Path) -> None:
+    output = tmp_path / "draft"
+    arguments = (target, output, "--hours=0.003", "--vocabulary=40", *COMMON)
+    work = output / ".distill"
+    fixed = work / "training" / "fixed.json"
+    assert kill_once(arguments, cache, lambda: begun_training(work))
+    plan = json.loads((work / "plan.json").read_text())
+    decided = plan["replies"], plan["reply_tokens"], fixed.read_text()
+    outcome = run_distill(*arguments, cache=cache)
+    assert outcome.returncode == 0, outcome.stderr
+    plan = json.loads((work / "plan.json").read_text())
+    assert (plan["replies"], plan["reply_tokens"], fixed.read_text()) == decided
+    assert plan["seconds"] > 0.003 * 3600 / 2
+    assert (output / "config.json").exists()
