@@ -132,7 +132,7 @@ def test_the_folder_is_a_model_and_says_what_it_was_made_of(whole: Path) -> None
     assert config["vocab_size"] == 40
     assert config["draft_vocab"] == {"target_vocab_size": 61, "unknown": 39}
     card = (whole / "MODEL_CARD.md").read_text()
-    for words in ("the target's own prompts", "| objective | agreement |", "--passes=12"):
+    for words in ("the target's own prompts", "| objective | agreement |", "--passes=10"):
         assert words in card
 
 
