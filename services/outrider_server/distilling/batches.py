@@ -12,8 +12,11 @@ import torch
 
 from .scores import Array, ScoredReplies, learning_temperature
 
-BATCH_TOKENS = 4096
+BATCH_TOKENS = 2048
 """Of a step, prompts, replies and padding together."""
+WIDTH = 64
+"""Steps are a multiple of so many tokens wide, and have all rows that fit. So there are few shapes: libraries
+keep what they made for each, and one for every batch would fill the memory."""
 SORTED_REPLIES = 128
 """Of so many replies, drawn together, those of like lengths share steps."""
 HELD_OUT_SHARE = 0.05
@@ -72,10 +75,14 @@ def epoch_batches(lengths: Array, learnt: Indices, seed: int, epoch: int) -> lis
 def _cut(ranked: Indices, lengths: Array) -> Iterator[Indices]:
     first = 0
     for end in range(1, len(ranked) + 1):
-        longest = 0 if end == len(ranked) else int(lengths[ranked[end]])
+        longest = 0 if end == len(ranked) else _width(int(lengths[ranked[end]]))
         if end == len(ranked) or (end + 1 - first) * longest > BATCH_TOKENS:
             yield ranked[first:end]
             first = end
+
+
+def _width(length: int) -> int:
+    return -(-length // WIDTH) * WIDTH
 
 
 def all_batches(lengths: Array, learnt: Indices, seed: int) -> Iterator[Indices]:
@@ -86,10 +93,10 @@ def all_batches(lengths: Array, learnt: Indices, seed: int) -> Iterator[Indices]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Replies that share a step: B of them, of at most L tokens before the last, with N reply tokens."""
+    """Replies that share a step: at most B, of at most L tokens before the last, with N reply tokens."""
 
     inputs: torch.Tensor
-    """[B, L] int64: own ids of the draft, padded at the end."""
+    """[B, L] int64: own ids of the draft, padded at the end, below by whole rows."""
     decides: torch.Tensor
     """[B, L] bool: where a token of a reply is decided after this one."""
     own_ids: torch.Tensor
@@ -116,9 +123,9 @@ def load_batch(scored: ScoredReplies, chosen: Indices, own: torch.Tensor, unknow
     """
     replies = scored.replies[chosen]
     lengths = replies["prompt"].astype(np.int64) + replies["tokens"] - 1
-    width = int(lengths.max())
-    inputs = np.zeros((len(chosen), width), np.int64)
-    decides = np.zeros((len(chosen), width), bool)
+    width = _width(int(lengths.max()))
+    shape = max(len(chosen), BATCH_TOKENS // width), width
+    inputs, decides = np.zeros(shape, np.int64), np.zeros(shape, bool)
     positions: list[Indices] = []
     token_starts, position_starts = scored.token_starts(), scored.position_starts()
     for row, index in enumerate(chosen):

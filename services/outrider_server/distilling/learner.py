@@ -116,10 +116,11 @@ class Learner:
         return pair_of(logits, batch.own_ids[part], batch.logprobs[part], batch.temperatures[part])
 
     def _logits(self, features: torch.Tensor) -> torch.Tensor:
-        """[N, H] -> float32 [N, known]."""
+        """[N, H] -> float32 [N, known]; of at most `CHUNK_POSITIONS`, and computed of so many in any case."""
+        padding = (0, 0, 0, CHUNK_POSITIONS - len(features))
         with _mixed(self._device):
-            logits = self._head(features)
-        return logits[:, : self._known].float()
+            logits = self._head(nn.functional.pad(features, padding))
+        return logits[: len(features), : self._known].float()
 
 
 def rate_share(step: int, steps: int) -> float:

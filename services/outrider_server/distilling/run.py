@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from dataclasses import replace
 from itertools import islice
@@ -62,13 +61,14 @@ class _Run:
         self._clock = clock
         self._plan = PlanFile(folder.path, clock)
         self._file = ReplyFile(folder.path / REPLIES)
+        self._engine: Engine | None = None
 
     def write(self) -> None:
         """Replies, and how fast the target steps. The rest of the run goes by what there is then."""
         settings, plan = self._settings, self._plan.plan
         if plan.replies and settings.tokens in (None, plan.reply_tokens):
             return
-        engine = self._engine()
+        engine = self._built()
         rules = reply_rules(engine, settings)
         self._file.begin(read_given(settings.replies, engine.loaded.vocabulary_size))
         if not self._is_enough():
@@ -92,9 +92,9 @@ class _Run:
         total = self._plan.plan.replies
         if files.count < total:
             replies = islice(self._file.first(self._plan.plan.reply_tokens), files.count, None)
-            score_replies(self._engine(), replies, files, total, self._display, self._clock)
+            score_replies(self._built(), replies, files, total, self._display, self._clock)
             self._plan.note()
-        self._engine.cache_clear()
+        self._engine = None  # the library's model takes its place
 
     def make(self) -> None:
         """The draft."""
@@ -105,12 +105,12 @@ class _Run:
         )
         maker.make(self._target(), scored, replies)
 
-    @functools.cache  # noqa: B019  # a run ends with its process
-    def _engine(self) -> Engine:
-        """The target's."""
-        engine = build_target(self._settings.engine, self._start)
-        self._check_target(engine.loaded.model_fingerprint)
-        return engine
+    def _built(self) -> Engine:
+        """The target's engine, built where it is not yet."""
+        if self._engine is None:
+            self._engine = build_target(self._settings.engine, self._start)
+            self._check_target(self._engine.loaded.model_fingerprint)
+        return self._engine
 
     def _target(self) -> LoadedModel:
         """The library's model of the target."""

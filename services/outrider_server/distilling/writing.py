@@ -56,8 +56,6 @@ class Writer:
         self._lines: list[_Line] = []
         self._order: list[int] = []
         self._ended: dict[int, tuple[Reply, ...]] = {}
-        self.tokens = 0
-        """Reply tokens written, also in conversations that have not ended."""
 
     def replies(self) -> Generator[Replies, None, None]:
         """The conversations' replies, in order. Raises StartupError where the target gives no numbers."""
@@ -111,7 +109,6 @@ class Writer:
         for line, job, each, row in zip(self._lines, jobs, work, result.rows, strict=True):
             job.take(each, row, len(rows), result.seconds)
             line.written.append(_decided(job))
-        self.tokens += len(rows)
         ended = [line for line in self._lines if line.is_ended]
         self._lines = [line for line in self._lines if not line.is_ended]
         for line in ended:
