@@ -6,8 +6,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol, TextIO
 
@@ -17,6 +17,7 @@ from .start_reports import VARIABLE, StageTimes, amount, said, written
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.live import Live
 
 STANDARD_OUTPUT = 1
 LINE_SECONDS = 5.0
@@ -111,19 +112,9 @@ class Bar:
     """A line for each service that rewrites itself, from the first report on, and is gone in the end."""
 
     def __init__(self, output: TextIO, clock: Clock) -> None:
-        from rich.live import Live
-
-        from .terminal_console import TerminalConsole
-
         self._clock = clock
         self._starts: dict[str, tuple[Report, float]] = {}
-        self._live = Live(
-            console=TerminalConsole(file=output),
-            get_renderable=self._drawn,
-            refresh_per_second=REFRESHES_A_SECOND,
-            transient=True,
-            redirect_stdout=False,
-        )
+        self._live = rewritten(output, self._drawn)
 
     def show(self, service: str, report: Report) -> None:
         """Draws the bar of the service, and how long it has been starting."""
@@ -154,6 +145,45 @@ class Bar:
         return table
 
 
+def rewritten(output: TextIO, draw: Callable[[], RenderableType]) -> Live:
+    """Lines that rewrite themselves once they are started."""
+    from rich.live import Live
+
+    from .terminal_console import TerminalConsole
+
+    return Live(
+        console=TerminalConsole(file=output, highlight=False),
+        get_renderable=draw,
+        refresh_per_second=REFRESHES_A_SECOND,
+        transient=True,
+        redirect_stdout=False,
+    )
+
+
+def has_bars(variables: Mapping[str, str]) -> bool:
+    """Whether standard error is a terminal on which lines rewrite themselves."""
+    return sys.stderr.isatty() and variables.get("TERM", "dumb") not in ("dumb", "unknown")
+
+
+@contextmanager
+def closed_by_signals(close: Callable[[], None]) -> Iterator[None]:
+    """While the body runs, a signal that ends the process closes something first."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        close()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    deadly = [number for number in ENDING if signal.getsignal(number) is signal.SIG_DFL]
+    for number in deadly:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in deadly:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def new_display(
     clock: Clock = time.monotonic, variables: Mapping[str, str] = os.environ
 ) -> Display:
@@ -164,28 +194,17 @@ def new_display(
         # Standard output itself ends the process where nobody reads on, and a child whose parent is gone has
         # to clear up first.
         return ToParent(os.fdopen(STANDARD_OUTPUT, "w", closefd=False), clock)
-    has_bars = sys.stderr.isatty() and variables.get("TERM", "dumb") not in ("dumb", "unknown")
-    return Bar(sys.stderr, clock) if has_bars else Lines(sys.stderr, clock)
+    return Bar(sys.stderr, clock) if has_bars(variables) else Lines(sys.stderr, clock)
 
 
 @contextmanager
 def shown(service: str) -> Iterator[Progress]:
     """Shows the start of this process's service, which is the body. A signal that ends it leaves no bar."""
     display = new_display()
-
-    def end(number: int, _: FrameType | None) -> None:
-        display.close()
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-
-    deadly = [number for number in ENDING if signal.getsignal(number) is signal.SIG_DFL]
-    if isinstance(display, Bar):
-        for number in deadly:
-            signal.signal(number, end)
-    try:
-        yield lambda report: display.show(service, report)
-        display.ready(service)
-    finally:
-        display.close()
-        for number in deadly:
-            signal.signal(number, signal.SIG_DFL)
+    close = display.close if isinstance(display, Bar) else None
+    with nullcontext() if close is None else closed_by_signals(close):
+        try:
+            yield lambda report: display.show(service, report)
+            display.ready(service)
+        finally:
+            display.close()

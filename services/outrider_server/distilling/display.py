@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from ..core.surroundings import Clock
+from ..start_display import BAR_WIDTH, closed_by_signals, has_bars, rewritten
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 LINE_SECONDS = 10.0
 """A stage says how far it is no more often, where it has lines."""
-BAR_WIDTH = 24
-REFRESHES_A_SECOND = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,23 +75,8 @@ class Bar:
     """A line that rewrites itself, below what has been found."""
 
     def __init__(self, output: TextIO) -> None:
-        from rich.console import Console
-        from rich.live import Live
-
-        class KeepingTheCursor(Console):
-            """Hides no cursor, as a process that is killed could not show it again."""
-
-            def show_cursor(self, show: bool = True) -> bool:
-                return False
-
         self._advance = Advance("")
-        self.live = Live(
-            console=KeepingTheCursor(file=output, highlight=False),
-            get_renderable=self._drawn,
-            refresh_per_second=REFRESHES_A_SECOND,
-            transient=True,
-            redirect_stdout=False,
-        )
+        self.live = rewritten(output, self._drawn)
 
     def show(self, advance: Advance) -> None:
         """Redraws the line."""
@@ -116,9 +100,9 @@ class Bar:
 @contextmanager
 def shown(variables: Mapping[str, str] = os.environ) -> Iterator[Display]:
     """The display of this process while the body runs, on standard error."""
-    if not sys.stderr.isatty() or variables.get("TERM", "dumb") in ("dumb", "unknown"):
+    if not has_bars(variables):
         yield Lines(sys.stderr)
         return
     bar = Bar(sys.stderr)
-    with bar.live:
+    with closed_by_signals(bar.live.stop), bar.live:
         yield bar
