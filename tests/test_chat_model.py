@@ -247,6 +247,6 @@ def test_make_installs_it_and_fails_over_nothing_that_the_demo_can_do_without() 
     assert "outrider-server chat-model && touch $@ || true\n" in rules[".venv/chat-model"]
     assert "outrider-server kernels || true\n" in rules[".venv/engine"]
     assert not re.search(r"^\t@?-", makefile, flags=re.MULTILINE), "make would tell of an error"
-    dry = ["make", "--dry-run", "demo"]
+    dry = ["make", "--dry-run", "--no-print-directory", "demo"]
     planned = subprocess.run(dry, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert planned.stdout.rstrip().endswith("outrider-server demo")

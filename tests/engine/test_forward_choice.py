@@ -253,8 +253,9 @@ def test_a_model_that_the_kernels_do_not_take_stays_untouched(
 
 
 def test_without_kernels_every_model_stays_untouched(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward_choice, "kernels_missing", lambda: "no C++ compiler was found")
-    assert served_by_the_library(packable_llama()).kernel_note == "no C++ compiler was found"
+    missing = "no C++ compiler was found"
+    monkeypatch.setattr(forward_choice, "built_kernels_missing", lambda _: missing)
+    assert served_by_the_library(packable_llama()).kernel_note == missing
 
 
 def looks_at_its_tokens(_: nn.Module, inputs: tuple[torch.Tensor]) -> None:
