@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import replace
+from statistics import fmean
 
 import pytest
 from outrider_bench.pair.forecast import foretold
@@ -107,15 +108,17 @@ def test_a_draft_further_away_is_no_faster() -> None:
 def test_the_replay_is_what_the_simulator_of_the_pacing_says(
     verify_ms: float, draft_ms: float, way_ms: float
 ) -> None:
-    """Within 5 %: the simulator knows all costs from the start."""
+    """Within 5 %: the simulator knows all costs from the start. A session begins with what others learnt."""
     times = pair_times(verify_ms, draft_ms, outside_ms=0.0, way_ms=way_ms)
     replies = [reply(in_runs(seed)) for seed in range(4)]
     played = sum(turn.total_ms for turn in replay(replies, times, "model"))
     costs = times.pacing(0.0, beside=False)
-    simulated = sum(
-        simulate_adaptive(one.agreed, costs, Pacer(AgreementEstimate(), 7)).total_ms
-        for one in replies
-    )
+    estimates: list[AgreementEstimate] = []
+    simulated = 0.0
+    for one in replies:
+        learnt = [estimate.value for estimate in estimates]
+        estimates.append(AgreementEstimate(fmean(learnt)) if learnt else AgreementEstimate())
+        simulated += simulate_adaptive(one.agreed, costs, Pacer(estimates[-1], 7)).total_ms
     assert played == pytest.approx(simulated, rel=0.05)
 
 

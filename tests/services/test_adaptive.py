@@ -96,6 +96,33 @@ async def test_adaptive_is_what_a_turn_gets_that_asks_for_nothing(
     assert len(made) == 1
 
 
+@pytest.fixture
+def weighed(target, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """(guesses, chances told with them) of each row that comes to the target."""
+    plan, told = engine.plan_rows, []
+
+    def remember(demands: Sequence[Demand], layout: Layout, step_ms: Any) -> list[int]:
+        if layout is target.engine.runner.layout:
+            told.extend((length - 1, len(survival or ())) for length, survival in demands)
+        return plan(demands, layout, step_ms)
+
+    monkeypatch.setattr(engine, "plan_rows", remember)
+    return told
+
+
+async def test_an_adaptive_turn_says_how_likely_n_grams_are_and_a_pinned_one_insists(
+    service, weighed
+):
+    await generate(service.client, PROMPTS[0], draft="ngram", **OPTIONS)
+    assert sum(guesses for guesses, _ in weighed) > 0
+    assert all(guesses == chances for guesses, chances in weighed)
+    for loop in ("run_ahead", "synchronous"):
+        weighed.clear()
+        await generate(service.client, PROMPTS[0], draft="ngram", loop=loop, **OPTIONS)
+        assert sum(guesses for guesses, _ in weighed) > 0
+        assert not any(chances for _, chances in weighed)
+
+
 @pytest.mark.parametrize("proposer", ["model", "auto"])
 async def test_a_draft_that_is_worth_its_time_is_used(service, large_target, proposer):
     """Guards the tests of this file, which say little where the draft rests."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 
 import pytest
 from hypothesis import given
@@ -63,8 +64,25 @@ def test_what_a_session_learnt_it_still_knows_in_its_next_turn() -> None:
     memory = NgramMemory()
     memory.open("a", [1, 2, 1]).commit(3, [7])
     first = Confidence().of_match(1)
-    assert memory.open("a", [1, 2, 1, 7]).confidence.of_match(1) < first
-    assert memory.open("b", [1, 2, 1]).confidence.of_match(1) == first
+    learnt = memory.open("a", [1, 2, 1, 7]).confidence.of_match(1)
+    assert learnt < first
+
+
+def test_a_new_session_begins_with_what_the_latest_ones_have_learnt() -> None:
+    memory = NgramMemory()
+    memory.open("a", [1, 2, 1]).commit(3, [7])
+    memory.agreement("a").observe(40, 0)
+    memory.open("b", [1, 2, 1]).commit(3, [2, 1, 2])
+    memory.agreement("b").observe(5, 5)
+    learnt = [memory.open(session_id, [1]).confidence.of_match(1) for session_id in "ab"]
+    agreements = [memory.agreement(session_id).value for session_id in "ab"]
+    assert agreements[0] < agreements[1]
+    begun = memory.open("c", [1, 2, 1])
+    assert begun.confidence.of_match(1) == pytest.approx(fmean(learnt))
+    assert begun.confidence.of_match(20) == Confidence().of_match(20)
+    assert memory.agreement("c").value == pytest.approx(fmean(agreements))
+    begun.commit(3, [9])
+    assert [memory.open(one, [1]).confidence.of_match(1) for one in "ab"] == learnt
 
 
 def test_the_session_opened_least_recently_is_forgotten_first(indexed: list[int]) -> None:

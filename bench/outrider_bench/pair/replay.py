@@ -1,8 +1,8 @@
 """Replies played anew through the session service's own loop, drafters and pacing, in virtual time.
 
-Real is everything that decides: the loop, `PacedDrafter` with its meter, n-grams, the link to the draft and
-the draft's job. Recorded are the tokens and the guesses, measured the times of steps and of what a round
-takes outside the models, ledger and client included.
+Real is everything that decides: the loop, the drafters of adaptive turns with their meter, n-grams, the link
+to the draft and its job, how many guesses a step keeps. Recorded are the tokens and the guesses, measured
+the times of steps and of what a round takes outside the models, ledger and client included.
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ from outrider_server.core.types import (
     Verdict,
     decide,
 )
+from outrider_server.engine.layout import Layout
+from outrider_server.engine.scheduling.batching import plan_rows
 from outrider_server.pacing.crowd import Crowd
-from outrider_server.pacing.estimates import AgreementEstimate
 from outrider_server.pacing.meter import CostMeter, TurnMeter
 from outrider_server.pacing.pacer import Pacer
 from outrider_server.pacing.window import USUAL_LEAD, USUAL_WINDOW
+from outrider_server.session.ngrams import NgramMemory
 from outrider_server.session.peers.draft_link import DraftedTurn, RemoteDrafter
 from outrider_server.speculation.decoder import decode_ahead
 from outrider_server.speculation.drafters import NoDrafter
-from outrider_server.speculation.ngram import NgramDrafter
 from outrider_server.speculation.paced import PacedDrafter
+from outrider_server.speculation.paced_ngram import PacedNgramDrafter
 from outrider_server.speculation.ports import Drafter
 from outrider_server.speculation.turn import Turn
 
@@ -44,6 +46,7 @@ from .virtual_time import run_virtually
 MODES = ("off", "ngram", "model", "auto")
 DRAFTED = ("model", "auto")
 """Modes that need a draft."""
+PACKED = Layout(USUAL_WINDOW + 1, packed=True, scratch_slot=0)
 VOCABULARY = (1 << 31) - 1
 """More than any token id."""
 
@@ -71,7 +74,7 @@ async def _replayed(
     replies: Sequence[Reply], times: PairTimes, mode: str, distance_ms: float
 ) -> list[Replayed]:
     service = _Service(times, mode, distance_ms)
-    return [await service.turn(reply) for reply in replies]
+    return [await service.turn(f"session {index}", reply) for index, reply in enumerate(replies)]
 
 
 class _Service:
@@ -82,18 +85,20 @@ class _Service:
         self._outside_seconds = times.outside_ms / 1000
         self._way_seconds = (times.way_ms + distance_ms) / 2000
         self._machine = Machine(times)
+        self._step_ms = times.target.planned()
         self._costs = CostMeter(USUAL_WINDOW + 1)
+        self._ngrams = NgramMemory()
 
-    async def turn(self, reply: Reply) -> Replayed:
+    async def turn(self, session_id: str, reply: Reply) -> Replayed:
         clock = asyncio.get_running_loop().time
         began = clock()
         await asyncio.sleep(self._outside_seconds)  # the target opens the session
         count, prompt = len(reply.tokens), reply.prompt.tokens
         turn = Turn(prompt, 0, USUAL_WINDOW, LengthEnd(count), count)
-        verifier = _ReplayedTarget(reply, self._machine, self._outside_seconds)
+        verifier = _ReplayedTarget(reply, self._machine, self._outside_seconds, self._step_ms)
         meter = TurnMeter(self._costs, resting=self._mode not in DRAFTED)
         model = self._drafter(reply) if self._mode in DRAFTED else None
-        drafter = self._proposing(prompt, model, meter)
+        drafter = self._proposing(session_id, prompt, model, meter)
         rounds, sources = 0, Counter[TokenSource]()
         async for decided in decode_ahead(turn, verifier, drafter, NoLedger(), meter, clock):
             rounds += 1
@@ -104,14 +109,15 @@ class _Service:
         return Replayed(count, rounds, (clock() - began) * 1000, by_source)
 
     def _proposing(
-        self, prompt: Sequence[int], model: RemoteDrafter | None, meter: TurnMeter
+        self, session_id: str, prompt: Sequence[int], model: RemoteDrafter | None, meter: TurnMeter
     ) -> Drafter:
         """What the session service lets propose in this mode."""
-        ngram = NgramDrafter(prompt) if self._mode in ("auto", "ngram") else None
-        if model is None:
-            return ngram or NoDrafter()
-        pacer = Pacer(AgreementEstimate(), USUAL_WINDOW)
-        return PacedDrafter(model, ngram, pacer, meter, Crowd(), USUAL_WINDOW)
+        by_ngram = self._mode in ("auto", "ngram")
+        ngram = self._ngrams.open(session_id, prompt) if by_ngram else None
+        if model is not None:
+            pacer = Pacer(self._ngrams.agreement(session_id), USUAL_WINDOW)
+            return PacedDrafter(model, ngram, pacer, meter, Crowd(), USUAL_WINDOW)
+        return PacedNgramDrafter(ngram, meter, Crowd()) if ngram else NoDrafter()
 
     def _drafter(self, reply: Reply) -> RemoteDrafter:
         drafted = DraftedTurn(
@@ -132,16 +138,26 @@ class _Service:
 class _ReplayedTarget:
     """A verifier that decides what was replied."""
 
-    def __init__(self, reply: Reply, machine: Machine, outside_seconds: float) -> None:
+    def __init__(
+        self,
+        reply: Reply,
+        machine: Machine,
+        outside_seconds: float,
+        step_ms: Sequence[tuple[int, float]],
+    ) -> None:
         self._reply = reply
         self._machine = machine
         self._outside_seconds = outside_seconds
+        self._step_ms = step_ms
 
     async def verify(self, step: Step) -> Verdict:
         """Takes as long as a step of its tokens, and what a round takes outside the models."""
-        context, proposed = len(step.context_tokens) - 1, step.proposed_tokens
+        context = len(step.context_tokens) - 1
+        demand = (len(step.proposed_tokens) + 1, step.survival)
+        (kept,) = plan_rows([demand], PACKED, self._step_ms)
+        proposed = step.proposed_tokens[: kept - 1]
         await asyncio.sleep(self._outside_seconds / 2)
-        spent_ms = await self._machine.verify(context, len(proposed) + 1)
+        spent_ms = await self._machine.verify(context, kept)
         await asyncio.sleep(self._outside_seconds / 2)
         position = step.decided_position - len(self._reply.prompt.tokens)
         drawn = self._reply.tokens[position : position + len(proposed) + 1]

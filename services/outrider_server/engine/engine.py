@@ -14,7 +14,6 @@ from ..core.description import ModelDescription, ShapeAudit
 from ..core.errors import InvalidRequest, ModelMismatch, OutriderError, VocabularyMismatch
 from ..core.surroundings import Clock
 from ..core.types import Draw, tokens_digest
-from ..pacing.estimates import CostEstimate
 from .attention.attention_names import AUTO
 from .layout import Row, RowResult
 from .limits import StepLimits
@@ -26,6 +25,7 @@ from .scheduling.batching import Demand, plan_rows
 from .slots import Slot, SlotTable
 from .starting import Start
 from .step import StepRunner
+from .step_costs import StepCosts
 
 
 @dataclass(slots=True)
@@ -80,7 +80,7 @@ class Engine:
     table: SlotTable = field(init=False)
     parked: ParkedSessions = field(init=False)
     audit: ShapeAudit = field(init=False)
-    _costs: dict[int, CostEstimate] = field(init=False)
+    _costs: StepCosts = field(init=False)
 
     def __post_init__(self) -> None:
         records = records_of(
@@ -243,10 +243,7 @@ class Engine:
 
     def plan_rows(self, demands: Sequence[Demand]) -> list[int]:
         """How many tokens each row of the next step keeps; see `scheduling/batching.py`."""
-        step_ms = [
-            (rows * self.limits.width, cost.value_ms or 0.0) for rows, cost in self._costs.items()
-        ]
-        return plan_rows(demands, self.runner.layout, step_ms)
+        return plan_rows(demands, self.runner.layout, self._costs.step_ms())
 
     def turn_to(self, slot: Slot, length: int) -> bool:
         """Makes the slot ready for a context of `length` tokens.
@@ -296,7 +293,7 @@ class Engine:
         for slot, start, tokens in rows:
             slot.write(start, tokens)
         seconds = self.clock() - started
-        self._costs[bucket].observe(seconds * 1000)
+        self._costs.observe(count if self.runner.layout.packed else bucket * width, seconds * 1000)
         self.counters.verify_steps += 1
         self.counters.verify_rows += len(rows)
         self.counters.device_seconds += seconds

@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from statistics import median
 from typing import Any
 
 from ..core.description import ShapeAudit, ShapeFinding
 from ..core.progress import Progress, Report, Stage
 from ..core.surroundings import Clock
 from ..core.types import Draw, SamplingParams
-from ..pacing.estimates import CostEstimate
 from .audit import audit_shapes, audited_buckets, reference_digest
 from .layout import Row
 from .limits import StepLimits
@@ -24,13 +24,14 @@ from .model.facts import ModelFacts
 from .records import Records
 from .starting import Start
 from .step import StepRunner
+from .step_costs import StepCosts, timed_sizes
 
 RECORD = "audit"
 """The kind of record that an audit is kept as."""
 GREEDY = Draw(SamplingParams(temperature=0.0), seed=0, generated_from=0)
 SAMPLED = Draw(SamplingParams(temperature=1.0), seed=0, generated_from=0)
 TIMED_STEPS = 3
-"""Steps of each bucket that are timed, for the first plans."""
+"""Steps of each size that are timed, for the first plans."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,7 @@ class Readiness:
     """What is known of a runner that is ready."""
 
     audit: ShapeAudit
-    costs: dict[int, CostEstimate]
-    """What a step of each bucket takes."""
+    costs: StepCosts
 
 
 def records_of(
@@ -97,19 +97,27 @@ def _first_draws(runner: StepRunner, buckets: Sequence[int]) -> None:
         runner.draws.write(slot, GREEDY)
 
 
-def _timed(
-    runner: StepRunner, buckets: Sequence[int], clock: Clock, tell: Progress
-) -> dict[int, CostEstimate]:
-    costs = {}
-    for done, bucket in enumerate(buckets):
-        tell(Report(Stage.TIMING, done, len(buckets)))
-        costs[bucket] = cost = CostEstimate()
-        full = [Row(slot, 0, (0,) * runner.limits.width) for slot in range(bucket)]
-        for _ in range(TIMED_STEPS):
-            started = clock()
-            runner.decide(full, bucket)
-            cost.observe((clock() - started) * 1000)
-    return costs
+def _timed(runner: StepRunner, buckets: Sequence[int], clock: Clock, tell: Progress) -> StepCosts:
+    """The median time of a few steps of each size, so that one which waited for a core says nothing."""
+    sizes = timed_sizes(runner.layout, buckets)
+    timed = []
+    for done, tokens in enumerate(sizes):
+        tell(Report(Stage.TIMING, done, len(sizes)))
+        timed.append(
+            (tokens, median(_step_ms(runner, buckets, tokens, clock) for _ in range(TIMED_STEPS)))
+        )
+    return StepCosts(timed)
+
+
+def _step_ms(runner: StepRunner, buckets: Sequence[int], tokens: int, clock: Clock) -> float:
+    """Runs a step of so many tokens, in full rows as far as they go."""
+    width = runner.limits.width
+    bucket = next(size for size in buckets if size * width >= tokens)
+    lengths = [min(width, tokens - begin) for begin in range(0, tokens, width)]
+    rows = [Row(slot, 0, (0,) * length) for slot, length in enumerate(lengths)]
+    started = clock()
+    runner.decide(rows, bucket)
+    return (clock() - started) * 1000
 
 
 def _kept_audit(

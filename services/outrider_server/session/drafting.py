@@ -15,6 +15,7 @@ from ..pacing.pacer import Pacer
 from ..pacing.window import USUAL_LEAD, USUAL_WINDOW
 from ..speculation.drafters import ComposedDrafter, NoDrafter
 from ..speculation.paced import PacedDrafter
+from ..speculation.paced_ngram import PacedNgramDrafter
 from ..speculation.ports import Drafter
 from .ngrams import NgramMemory
 from .open_turn import OpenTurn
@@ -99,8 +100,11 @@ class Drafting:
         return TurnDrafter(both, meter, model)
 
     def _by_ngram(self, opened: OpenTurn, trouble: str) -> TurnDrafter:
-        drafter = self._ngrams.open(opened.request.session_id, opened.tokens)
-        return TurnDrafter(drafter, TurnMeter(self._costs, resting=True), trouble=trouble)
+        ngram = self._ngrams.open(opened.request.session_id, opened.tokens)
+        meter = TurnMeter(self._costs, resting=True)
+        if self.mode(opened.request) is not LoopMode.ADAPTIVE:
+            return TurnDrafter(ngram, meter, trouble=trouble)
+        return TurnDrafter(PacedNgramDrafter(ngram, meter, self.crowd), meter, trouble=trouble)
 
     def _drafted(self, opened: OpenTurn, window: int) -> DraftedTurn:
         mode, description = self.mode(opened.request), self._model.description

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import islice
+from statistics import fmean
 
 from ..pacing.estimates import AgreementEstimate
 from ..speculation.confidence import Confidence
@@ -19,15 +21,17 @@ from ..speculation.suffix_index import SuffixIndex
 MAX_SESSIONS = 4096
 MAX_TOKENS = 500_000
 """Tokens in all indexes together: at most about 150 MB."""
+LATEST_SESSIONS = 32
+"""Sessions that a new one begins after."""
 
 
 @dataclass(slots=True)
 class _Memory:
     """What is known of one session, and who uses it."""
 
-    index: SuffixIndex = field(default_factory=SuffixIndex)
-    confidence: Confidence = field(default_factory=Confidence)
-    agreement: AgreementEstimate = field(default_factory=AgreementEstimate)
+    index: SuffixIndex
+    confidence: Confidence
+    agreement: AgreementEstimate
     drafter: NgramDrafter | None = None
 
 
@@ -50,8 +54,7 @@ class NgramMemory:
 
         A turn from which the session was taken over may still use the drafter before; that one retires.
         """
-        memory = self._sessions.setdefault(session_id, _Memory())
-        self._sessions.move_to_end(session_id)
+        memory = self._memory(session_id)
         if memory.drafter is not None:
             memory.drafter.retire()
         memory.drafter = drafter = NgramDrafter(tokens, memory.index, memory.confidence)
@@ -60,14 +63,25 @@ class NgramMemory:
 
     def agreement(self, session_id: str) -> AgreementEstimate:
         """How often the draft model's guesses agree in the session."""
-        memory = self._sessions.setdefault(session_id, _Memory())
-        self._sessions.move_to_end(session_id)
+        memory = self._memory(session_id)
         self._make_room()
         return memory.agreement
 
     def forget(self, session_id: str) -> None:
         """Drops what is kept of a session, if anything is."""
         self._sessions.pop(session_id, None)
+
+    def _memory(self, session_id: str) -> _Memory:
+        """What is known of a session, which becomes the latest. A new one begins with what others taught."""
+        if session_id not in self._sessions:
+            latest = list(islice(reversed(self._sessions.values()), LATEST_SESSIONS))
+            confidence = Confidence.after([memory.confidence for memory in latest])
+            agreement = AgreementEstimate()
+            if latest:
+                agreement = AgreementEstimate(fmean(memory.agreement.value for memory in latest))
+            self._sessions[session_id] = _Memory(SuffixIndex(), confidence, agreement)
+        self._sessions.move_to_end(session_id)
+        return self._sessions[session_id]
 
     def _make_room(self) -> None:
         held = sum(len(memory.index) for memory in self._sessions.values())

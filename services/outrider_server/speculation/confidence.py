@@ -4,14 +4,17 @@ Owns the chances of one session: one for the draft model, one for each class of 
 Knows neither drafters nor tokens; plain numbers in and out.
 
 A chance is a mean over the session's own outcomes in which an old outcome weighs less than a new one. It
-begins as what was measured on the bundled pair: 64 prompts, 256 tokens each, at temperatures 0, 0.7 and 1.
-There the token after a match of one agreed in 36 % of cases and after a match of twenty in 99 %, the draft's
-guess in 64 %. Beside its length, neither recent success nor the number of places told much of a match.
+begins where it stands in other sessions, and in the first as what was measured on the bundled pair: 64
+prompts, 256 tokens each, at temperatures 0, 0.7 and 1. There the token after a match of one agreed in 36 % of
+cases and after a match of twenty in 99 %, the draft's guess in 64 %. Beside its length, neither recent
+success nor the number of places told much of a match.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
+from statistics import fmean
 
 MATCH_CLASSES = (1, 2, 3, 4, 6, 9, 13, 20)
 """Shortest match, in tokens, of each class."""
@@ -50,9 +53,23 @@ class Chance:
 class Confidence:
     """The chances of one session."""
 
-    def __init__(self) -> None:
-        self._model = Chance(MODEL_CHANCE)
-        self._matches = tuple(Chance(first) for first in MATCH_CHANCES)
+    def __init__(
+        self, model: float = MODEL_CHANCE, matches: Sequence[float] = MATCH_CHANCES
+    ) -> None:
+        self._model = Chance(model)
+        self._matches = tuple(Chance(first) for first in matches)
+
+    @classmethod
+    def after(cls, others: Sequence[Confidence]) -> Confidence:
+        """Begins as the mean of what was learnt elsewhere, if anything was."""
+        if not others:
+            return cls()
+        by_class = zip(
+            *([chance.value for chance in other._matches] for other in others), strict=True
+        )
+        return cls(
+            fmean(other.of_model() for other in others), [fmean(values) for values in by_class]
+        )
 
     def of_model(self) -> float:
         """Chance that a guess of the draft model agrees, if those before it did."""

@@ -41,6 +41,11 @@ class NgramDrafter:
         """How many of `count` proposed tokens will agree, on average; 0 without a match."""
         return self.confidence.expected_of_match(self.match().length, count)
 
+    def chances(self, count: int) -> list[float]:
+        """Chance that each of `count` tokens after the session's end comes, if those before it do."""
+        length = self.match().length
+        return [self.confidence.of_match(max(1, length + depth)) for depth in range(count)]
+
     async def take(self, position: int, minimum: int, maximum: int) -> Proposal:
         """Proposes the tokens after the match. Never waits: `minimum` is of no use to it."""
         return self.propose(position, maximum)

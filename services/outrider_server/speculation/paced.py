@@ -120,9 +120,5 @@ class PacedDrafter:
         model_count = sum(source is TokenSource.DRAFT for source in proposal.sources)
         chances = [of_model] * model_count
         if self._ngram is not None:
-            length = self._ngram.match().length
-            chances += [
-                self._ngram.confidence.of_match(max(1, length + depth))
-                for depth in range(len(proposal.tokens) - model_count)
-            ]
+            chances += self._ngram.chances(len(proposal.tokens) - model_count)
         return tuple(accumulate(chances, mul))
