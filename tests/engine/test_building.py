@@ -28,7 +28,7 @@ class Builds:
     def compile(self, compiler: str, level: Level, sources: list[Path], library: Path) -> None:
         assert all(source.is_file() for source in sources)
         self.levels.append(level.name)
-        library.touch()
+        library.write_bytes(b"compiled")
 
 
 @pytest.fixture
@@ -126,10 +126,14 @@ def test_what_cannot_be_compiled_is_told_in_a_sentence(
     builds: Builds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(*_: object) -> None:
-        raise subprocess.CalledProcessError(1, COMPILER)
+        raise subprocess.CalledProcessError(
+            1, [COMPILER], stderr=b"rows.cpp: fatal error: too much\n"
+        )
 
     monkeypatch.setattr(building, "compile_library", failing)
-    with pytest.raises(StartupError, match=f"level {BEST.name} could not be built"):
+    with pytest.raises(
+        StartupError, match=r"could not be built: /usr/bin/g\+\+: rows.cpp: fatal error: too much$"
+    ):
         kernels()
     assert list(builds.installed.iterdir()) == []
     monkeypatch.setattr(cpp_compiler.shutil, "which", lambda _: None)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -208,12 +209,22 @@ PROGRAM = "from outrider_server.engine.kernels import kernels_missing; print(ker
 def test_a_machine_whose_compiler_fails_is_served_eagerly_by_torchs_kernels(
     tmp_path: Path,
 ) -> None:
-    done = run_python(FAILING_MACHINE, fake_compiler(tmp_path, "exit 1"))
+    environment = fake_compiler(tmp_path, "echo 'x.h:1: error: no room' >&2; exit 1")
+    done = run_python(FAILING_MACHINE, environment)
     told = json.loads(done.stdout)
-    assert told["missing"] == "the kernels could not be built (CalledProcessError)"
     assert not told["packed"]
-    assert "does not compile" in told["note"]
-    assert done.stderr.count("steps run eagerly") == 1
+    assert (
+        told["note"]
+        == told["missing"]
+        == (
+            f"the kernels could not be built ({tmp_path}/bin/g++: x.h:1: error: no room); "
+            "repair the C++ compiler"
+        )
+    )
+    told_once = (
+        f"outrider: steps run eagerly, on torch's kernels, which is slower: {told['note']}\n"
+    )
+    assert done.stderr == told_once
     wanted = packed_runner(packable_llama()).logits([Row(0, 0, (1, 2, 3))], 1)[0]
     got = torch.tensor(told["logits"])
     assert (got - wanted).norm() < 0.05 * wanted.norm()
@@ -230,6 +241,49 @@ def test_the_kernels_are_compiled_once_a_machine(tmp_path: Path) -> None:
             assert run_python(PROGRAM, environment).stdout == "\n"
             calls.append(log.read_text().count("call"))
     assert calls == [len(SOURCES) + 1] * 2, "each source once, and the library made of them"
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:5000] + bytes([content[5000] ^ 1]) + content[5001:],
+        lambda content: content[:-1],
+    ],
+    ids=["empty", "cut short", "a flipped bit", "without its last byte"],
+)
+def test_kernels_that_are_damaged_are_compiled_anew(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    """To load them could end the process without a word."""
+    with built_library(cpp_compiler(), chosen_level()) as library:
+        environment = fake_compiler(tmp_path, copying(library))
+        run_python(PROGRAM, environment)
+        (kept,) = (tmp_path / "cache" / "outrider").glob("kernels-*.so")
+        whole = kept.read_bytes()
+        kept.write_bytes(damage(whole))
+        assert run_python(PROGRAM, environment).stdout == "\n"
+        assert kept.read_bytes() == whole
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("exit 0", "No such file or directory"),
+        ('while [ "$1" != -o ]; do shift; done; echo rubbish > "$2"', "file too short|invalid ELF"),
+    ],
+)
+def test_a_compiler_that_makes_rubbish_is_told_of_and_its_work_is_not_kept(
+    tmp_path: Path, script: str, reason: str
+) -> None:
+    said = run_python(PROGRAM, fake_compiler(tmp_path, script)).stdout
+    assert re.fullmatch(
+        rf"the kernels could not be built \(.*({reason}).*\); repair the C\+\+ compiler\n", said
+    )
+    assert not list((tmp_path / "cache" / "outrider").glob("kernels-*.so"))
 
 
 @needs_kernels

@@ -20,7 +20,7 @@ def kernels(
 ) -> None:
     """Compile the engine's own kernels, so that no start has to."""
     from ..engine.cpp_compiler import NO_COMPILER, cpp_compiler
-    from ..engine.kernels.building import install_library
+    from ..engine.kernels.building import install_library, why_not_built
     from ..engine.kernels.levels import chosen_level, levels_alike
 
     level, compiler = chosen_level(), cpp_compiler()
@@ -34,7 +34,7 @@ def kernels(
             print(f"{each.name}: {install_library(compiler, each)}")
         except (OSError, subprocess.SubprocessError) as error:
             raise _refusal(
-                f"the kernels of level {each.name} could not be built: {error}"
+                f"the kernels of level {each.name} could not be built: {why_not_built(error)}"
             ) from error
 
 

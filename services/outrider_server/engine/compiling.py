@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .cpp_compiler import NO_COMPILER, cpp_compiler
+from .kernels import compiler_failure
 from .model.loading import LoadedModel
 
 MIN_PARAMETERS_TO_COMPILE = 500_000
@@ -22,8 +22,8 @@ class GuardedCompiler:
 
     def __init__(self, loaded: LoadedModel, mode: str) -> None:
         self.note = _reason_not_to_compile(loaded, mode)
-        if self.note == NO_COMPILER:
-            _tell_what_is_slower()
+        if self.note and self.note == _compiler_failure(loaded):
+            _tell_what_is_slower(self.note)
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The bound method, compiled on its first call if at all."""
@@ -49,10 +49,15 @@ class GuardedCompiler:
 
 
 @functools.cache
-def _tell_what_is_slower() -> None:
+def _tell_what_is_slower(why: str) -> None:
     """Once a process, whatever it has engines for."""
-    told = f"outrider: steps run eagerly, on torch's kernels, which is slower: {NO_COMPILER}"
+    told = f"outrider: steps run eagerly, on torch's kernels, which is slower: {why}"
     print(told, file=sys.stderr, flush=True)
+
+
+def _compiler_failure(loaded: LoadedModel) -> str:
+    """Why torch could compile nothing for a CPU, if so; on other devices its compiler is another."""
+    return compiler_failure() if loaded.device.type == "cpu" else ""
 
 
 def _with_code_of_its_own(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -72,8 +77,8 @@ def _reason_not_to_compile(loaded: LoadedModel, mode: str) -> str:
         return "compilation is switched off"
     if loaded.ranks > 1:
         return "a model that ranks share runs eagerly"
-    if loaded.device.type == "cpu" and not cpp_compiler():
-        return NO_COMPILER
+    if failure := _compiler_failure(loaded):
+        return failure
     if mode == "auto" and loaded.parameter_count < MIN_PARAMETERS_TO_COMPILE:
         return "the model is too small to gain from compilation"
     return ""

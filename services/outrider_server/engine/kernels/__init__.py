@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import functools
 import subprocess
+from dataclasses import dataclass
 
 import torch
 
 from ...core.progress import Progress, Report, Stage
 from ..cpp_compiler import NO_COMPILER, cpp_compiler
-from .building import built_library, is_built
+from .building import built_library, is_built, why_not_built
 from .levels import LEVELS, chosen_level
 from .library import kernel_library, load_kernel_library
 
@@ -35,24 +36,49 @@ def built_kernels_missing(tell: Progress) -> str:
     return kernels_missing()
 
 
-@functools.cache
 def kernels_missing() -> str:
     """Loads the kernels, once a process; one sentence why there are none, or nothing.
 
     Raises StartupError where a level was named that cannot be.
     """
-    level = chosen_level()
-    if level is None:
-        return f"the CPU has none of {', '.join(each.name for each in LEVELS)}"
-    compiler = cpp_compiler()
-    if not compiler:
+    return _loading().missing
+
+
+def compiler_failure() -> str:
+    """One sentence why nothing can be compiled on this machine; nothing where it can, or nobody has tried.
+
+    Raises as `kernels_missing`.
+    """
+    if not cpp_compiler():
         return NO_COMPILER
+    loading = _loading()
+    return loading.missing if loading.compiler_failed else ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Loading:
+    """How loading the kernels went."""
+
+    missing: str = ""
+    compiler_failed: bool = False
+
+
+@functools.cache
+def _loading() -> _Loading:
+    level, compiler = chosen_level(), cpp_compiler()
+    if level is None:
+        return _Loading(f"the CPU has none of {', '.join(each.name for each in LEVELS)}")
+    if not compiler:
+        return _Loading(NO_COMPILER)
     try:
         with built_library(compiler, level) as path:
             library = load_kernel_library(path)
     except (OSError, subprocess.SubprocessError) as error:
-        return f"the kernels could not be built ({type(error).__name__})"
+        missing = (
+            f"the kernels could not be built ({why_not_built(error)}); repair the C++ compiler"
+        )
+        return _Loading(missing, compiler_failed=True)
     if library.level_name() != level.name:
-        return f"the C++ compiler does not know {level.name}"
+        return _Loading(f"the C++ compiler does not know {level.name}")
     library.use_tile_unit(True)
-    return ""
+    return _Loading()

@@ -1,8 +1,8 @@
-"""The kernels' library: compiled once for a level of CPU, and kept.
+"""The kernels' library: compiled once for a level of CPU, kept, and not believed once it is damaged.
 
 It is looked for beside what is installed, where `outrider-server kernels` puts it, and in the user's cache
 folder, where the first start does. Its name says its level and a digest of all that it is made of, so none is
-taken for another.
+taken for another. The digest of its own content follows that, so one that is cut short is made anew.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ HEADERS = (
 FLAGS = ("-std=c++20", "-ffp-contract=off", "-w", "-fPIC", "-fvisibility=hidden")
 LIBRARY_FLAGS = ("-shared", "-pthread")
 COMPILE_SECONDS = 300
+DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 @contextmanager
@@ -70,7 +71,11 @@ def built_library(compiler: str, level: Level) -> Iterator[Path]:
     """
     with _place(_name(compiler, level)) as library:
         _make(compiler, level, library)
-        yield library
+        try:
+            yield library
+        except OSError:
+            library.unlink(missing_ok=True)  # whole, and yet no library
+            raise
 
 
 def install_library(compiler: str, level: Level) -> Path:
@@ -80,7 +85,7 @@ def install_library(compiler: str, level: Level) -> Path:
     a home.
     """
     library = installed_folder() / _name(compiler, level)
-    if not library.is_file() and _why_not_written(library.parent):
+    if not _is_whole(library) and _why_not_written(library.parent):
         library = cache_folder() / library.name
     _make(compiler, level, library)
     return library
@@ -90,9 +95,9 @@ def is_built(compiler: str, level: Level) -> bool:
     """Whether the library for a level is there."""
     name = _name(compiler, level)
     try:
-        return any((folder / name).is_file() for folder in (installed_folder(), cache_folder()))
+        return any(_is_whole(folder / name) for folder in (installed_folder(), cache_folder()))
     except StartupError:
-        return (installed_folder() / name).is_file()
+        return _is_whole(installed_folder() / name)
 
 
 def installed_folder() -> Path:
@@ -102,7 +107,7 @@ def installed_folder() -> Path:
 
 def _make(compiler: str, level: Level, library: Path) -> None:
     """Compiles the library where it is not there yet."""
-    if library.is_file():
+    if _is_whole(library):
         return
     library.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -110,9 +115,24 @@ def _make(compiler: str, level: Level, library: Path) -> None:
         tempfile.TemporaryDirectory(dir=library.parent) as scratch,
     ):
         made = Path(scratch) / library.name
-        if not library.is_file():
+        if not _is_whole(library):
             compile_library(compiler, level, [FOLDER / name for name in SOURCES], made)
+            made.write_bytes(_sealed(made.read_bytes()))
             made.replace(library)
+
+
+def _sealed(content: bytes) -> bytes:
+    """A library with the digest of its content behind it, where loaders do not look."""
+    return content + hashlib.sha256(content).digest()
+
+
+def _is_whole(library: Path) -> bool:
+    """Whether a library is there as it was written."""
+    try:
+        written = library.read_bytes()
+    except OSError:
+        return False
+    return len(written) > DIGEST_BYTES and written == _sealed(written[:-DIGEST_BYTES])
 
 
 @contextmanager
@@ -150,7 +170,7 @@ def _run(command: list[str]) -> None:
 def _place(name: str) -> Iterator[Path]:
     """Where a library is, or is to be: in the user's cache folder or, where it cannot be kept, with this."""
     installed = installed_folder() / name
-    if installed.is_file():
+    if _is_whole(installed):
         yield installed
     elif not (reason := _why_not_kept(name)):
         yield cache_folder() / name
@@ -167,7 +187,7 @@ def _why_not_kept(name: str) -> str:
         folder = cache_folder()
     except StartupError as error:
         return str(error)
-    why = "" if (folder / name).is_file() else _why_not_written(folder)
+    why = "" if _is_whole(folder / name) else _why_not_written(folder)
     return f"{folder} cannot be written ({why}); set XDG_CACHE_HOME" if why else ""
 
 
@@ -179,6 +199,20 @@ def _why_not_written(folder: Path) -> str:
     except OSError as error:
         return error.strerror or str(error)
     return ""
+
+
+def why_not_built(error: OSError | subprocess.SubprocessError) -> str:
+    """What went wrong, in a few words: the compiler's own where it says something."""
+    if isinstance(error, subprocess.CalledProcessError):
+        said = (error.stderr or b"").decode(errors="replace").splitlines()
+        errors = [line for line in said if "error" in line.lower()]
+        first = next(iter(errors or said), f"exit status {error.returncode}")
+        return f"{error.cmd[0]}: {first.strip()}"
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"{error.cmd[0]} took more than {COMPILE_SECONDS} s"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _name(compiler: str, level: Level) -> str:
