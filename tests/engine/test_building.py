@@ -77,6 +77,13 @@ def test_without_the_command_a_first_start_compiles_into_the_cache_folder(builds
     assert not builds.installed.exists()
 
 
+def test_what_a_killed_start_was_compiling_is_cleared_away(builds: Builds) -> None:
+    left = builds.cached / f"{building.SCRATCH}killed"
+    left.mkdir(parents=True)
+    (left / "slots.o").touch()
+    assert [started()] == list(builds.cached.iterdir())
+
+
 def test_an_installation_that_cannot_be_written_leaves_the_cache_folder(builds: Builds) -> None:
     with unwritable(builds.installed):
         kernels()

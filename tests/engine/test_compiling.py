@@ -218,7 +218,7 @@ def test_a_machine_whose_compiler_fails_is_served_eagerly_by_torchs_kernels(
         == told["missing"]
         == (
             f"the kernels could not be built ({tmp_path}/bin/g++: x.h:1: error: no room); "
-            "repair the C++ compiler"
+            "mend that and start anew"
         )
     )
     told_once = (
@@ -281,7 +281,7 @@ def test_a_compiler_that_makes_rubbish_is_told_of_and_its_work_is_not_kept(
 ) -> None:
     said = run_python(PROGRAM, fake_compiler(tmp_path, script)).stdout
     assert re.fullmatch(
-        rf"the kernels could not be built \(.*({reason}).*\); repair the C\+\+ compiler\n", said
+        rf"the kernels could not be built \(.*({reason}).*\); mend that and start anew\n", said
     )
     assert not list((tmp_path / "cache" / "outrider").glob("kernels-*.so"))
 

@@ -75,7 +75,7 @@ def _loading() -> _Loading:
             library = load_kernel_library(path)
     except (OSError, subprocess.SubprocessError) as error:
         missing = (
-            f"the kernels could not be built ({why_not_built(error)}); repair the C++ compiler"
+            f"the kernels could not be built ({why_not_built(error)}); mend that and start anew"
         )
         return _Loading(missing, compiler_failed=True)
     if library.level_name() != level.name:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -60,6 +61,7 @@ HEADERS = (
 FLAGS = ("-std=c++20", "-ffp-contract=off", "-w", "-fPIC", "-fvisibility=hidden")
 LIBRARY_FLAGS = ("-shared", "-pthread")
 COMPILE_SECONDS = 300
+SCRATCH = "compiling-"
 DIGEST_BYTES = hashlib.sha256().digest_size
 
 
@@ -110,11 +112,8 @@ def _make(compiler: str, level: Level, library: Path) -> None:
     if _is_whole(library):
         return
     library.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        _one_at_a_time(library.parent),
-        tempfile.TemporaryDirectory(dir=library.parent) as scratch,
-    ):
-        made = Path(scratch) / library.name
+    with _one_at_a_time(library.parent), _scratch(library.parent) as scratch:
+        made = scratch / library.name
         if not _is_whole(library):
             compile_library(compiler, level, [FOLDER / name for name in SOURCES], made)
             made.write_bytes(_sealed(made.read_bytes()))
@@ -133,6 +132,15 @@ def _is_whole(library: Path) -> bool:
     except OSError:
         return False
     return len(written) > DIGEST_BYTES and written == _sealed(written[:-DIGEST_BYTES])
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A folder in it to compile in, and the only one: nobody else is at work, who left one was killed."""
+    for left in folder.glob(f"{SCRATCH}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=SCRATCH) as scratch:
+        yield Path(scratch)
 
 
 @contextmanager
