@@ -23,7 +23,7 @@ from outrider_server.engine.lengths import LengthRule
 from outrider_server.engine.limits import StepLimits
 from outrider_server.engine.parking import Layers, ParkedSessions
 from outrider_server.engine.slots import SlotTable
-from outrider_server.pacing.estimates import CostEstimate
+from outrider_server.engine.step_costs import StepCosts, timed_sizes
 from outrider_server.session.text.chat import ChatTemplate
 from outrider_server.session.text.model import ServedModel
 from outrider_server.session.text.tokenizer import Tokenizer
@@ -159,7 +159,8 @@ class HashRunner:
 
     def decide(self, rows: Sequence[Row], bucket: int) -> list[RowResult]:
         """Reads tokens and draws after each of them."""
-        self._spend(TOKEN_SECONDS * bucket * WIDTH)
+        packed = self.layout.tokens([len(row.tokens) for row in rows])
+        self._spend(TOKEN_SECONDS * (packed if self.layout.packed else bucket * WIDTH))
         return [self._decide(row) for row in rows]
 
     def _decide(self, row: Row) -> RowResult:
@@ -201,9 +202,8 @@ class SimulatedEngine(Engine):
         self.table = SlotTable(self.limits.slots, self._park_slot)
         self.parked = ParkedSessions(self.park_bytes)
         self.audit = ShapeAudit(False, self.limits.row_buckets, ())
-        self._costs = {rows: CostEstimate() for rows in self.limits.row_buckets}
-        for rows, cost in self._costs.items():
-            cost.observe(TOKEN_SECONDS * rows * WIDTH * 1000)
+        sizes = timed_sizes(self.runner.layout, self.limits.row_buckets)
+        self._costs = StepCosts([(tokens, TOKEN_SECONDS * tokens * 1000) for tokens in sizes])
 
     def describe(self) -> ModelDescription:
         """What a service asks for."""

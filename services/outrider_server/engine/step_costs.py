@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
 from ..pacing.estimates import CostEstimate
+from ..pacing.meter import LEAST_MS
 from .layout import Layout
 
 BETWEEN = 4
@@ -62,7 +63,8 @@ class StepCosts:
 
         No step is cheaper than a smaller one: an estimate that says so has not been looked at for long.
         """
-        costs = accumulate((self._between(tokens) for tokens in self._planned), max)
+        costs = accumulate(map(self._between, self._planned), max, initial=LEAST_MS)
+        next(costs)
         return list(zip(self._planned, costs, strict=True))
 
     def _between(self, tokens: int) -> float:
