@@ -273,6 +273,11 @@ def setting(**changes: Any) -> Any:
     return change
 
 
+def without_order(folder: Path) -> None:
+    setting(desc_act=True)(folder)
+    change_tensors(folder, g_idx=None)
+
+
 def tensor(**changes: torch.Tensor | None) -> Any:
     return lambda folder: change_tensors(folder, **changes)
 
@@ -286,7 +291,22 @@ UNREAD = {
     "other groups": (setting(group_size=64), r"qzeros has the shape \[6, 16\], and \[3, 16\] by"),
     "no zeros": (tensor(qzeros=None), "lack .*q_proj.qzeros"),
     "scales alone": (tensor(qweight=None), "cannot tell what .*q_proj.* scales"),
-    "whole scales": (tensor(scales=torch.ones(4, 128, dtype=torch.int32)), "q_proj.scales has"),
+    "whole scales": (
+        tensor(scales=torch.ones(4, 128, dtype=torch.int32)),
+        "q_proj.scales does not hold floating-point numbers",
+    ),
+    "numbers in floats": (
+        tensor(qweight=torch.ones(16, 128)),
+        "q_proj.qweight does not hold int32",
+    ),
+    "an order that it lacks": (
+        without_order,
+        "says desc_act, and its weight files lack .*q_proj.g_idx",
+    ),
+    "an order cut short": (
+        tensor(g_idx=torch.arange(120, dtype=torch.int32) // 32),
+        r"q_proj.g_idx has the shape \[120\], and \[128\] by",
+    ),
 }
 
 

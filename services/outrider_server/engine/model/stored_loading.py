@@ -114,27 +114,41 @@ def _check_layer(found: StoredLayers, layer: str) -> None:
         held = found.tensors.get(f"{layer}.{name}")
         if held is None:
             raise ModelRefused(f"its weight files lack {layer}.{name}")
-        whole = name != "scales"
-        if held.shape != shape or held.dtype is None or (held.dtype == torch.int32) != whole:
+        if held.shape != shape:
             raise ModelRefused(
                 f"{layer}.{name} has the shape {list(held.shape)}, and {list(shape)} by "
                 "quantization_config"
             )
+        whole = name != "scales"
+        if held.dtype is None or (held.dtype == torch.int32) != whole:
+            kind = "int32" if whole else "floating-point numbers"
+            raise ModelRefused(f"{layer}.{name} does not hold {kind}")
 
 
 def _check_order(checkpoint: Checkpoint, found: StoredLayers) -> None:
     """Inputs of a group must follow each other."""
     for path in checkpoint.weights:
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118
-                if name.endswith(".g_idx"):
-                    groups = file.get_tensor(name)
-                    each = found.format.group or len(groups)
-                    if not torch.equal(groups.long(), torch.arange(len(groups)) // each):
-                        raise ModelRefused(
-                            f"the inputs of {name.removesuffix('.g_idx')} are out of order (desc_act, "
-                            "act-order), which outrider itself does not read"
-                        )
+            for name in found.orders & set(file.keys()):
+                _check_layer_order(found, name.removesuffix(".g_idx"), file.get_tensor(name))
+    missing = found.orders - found.tensors.keys()
+    if found.format.reordered and missing:
+        raise ModelRefused(
+            f"its quantization_config says desc_act, and its weight files lack {min(missing)}"
+        )
+
+
+def _check_layer_order(found: StoredLayers, layer: str, groups: torch.Tensor) -> None:
+    _, inputs = found.format.layer_size(found.tensors[f"{layer}{NUMBERS}"].shape)
+    if groups.shape != (inputs,):
+        raise ModelRefused(
+            f"{layer}.g_idx has the shape {list(groups.shape)}, and {[inputs]} by the layer's inputs"
+        )
+    if not torch.equal(groups.long(), torch.arange(inputs) // (found.format.group or inputs)):
+        raise ModelRefused(
+            f"the inputs of {layer} are out of order (desc_act, act-order), which outrider itself "
+            "does not read"
+        )
 
 
 def plain_config(config: PreTrainedConfig) -> PreTrainedConfig:

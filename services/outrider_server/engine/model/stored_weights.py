@@ -46,6 +46,8 @@ class StoredFormat:
     group: int
     """Inputs that share a scale; 0 for all."""
     zeros_less_one: bool = False
+    reordered: bool = False
+    """Whether inputs may be of any group, as `g_idx` says."""
 
     def sizes(self, outputs: int, inputs: int) -> dict[str, tuple[int, int]]:
         """The shapes of a layer's tensors, by name."""
@@ -78,13 +80,14 @@ def stored_format(settings: Mapping[str, Any]) -> StoredFormat:
     admitted = (4, 8) if method == GPTQ else (4,)
     if bits not in admitted:
         named = " or ".join(map(str, admitted))
-        raise ModelRefused(f"outrider itself reads {method} of {named} bits only, not of {bits}")
+        raise ModelRefused(f"outrider itself reads {method} of {named} bits only, not of {bits!r}")
     if type(group) is not int or not (group == -1 or (group > 0 and group % GROUP_STEP == 0)):
         raise ModelRefused(
-            f"outrider itself reads groups of a multiple of {GROUP_STEP} inputs only, not of {group}"
+            f"outrider itself reads groups of a multiple of {GROUP_STEP} inputs only, not of {group!r}"
         )
     version = _version(method, settings)
-    return StoredFormat(method, bits, max(group, 0), version == GPTQ)
+    reordered = method == GPTQ and bool(settings.get("desc_act")) and group > 0
+    return StoredFormat(method, bits, max(group, 0), version == GPTQ, reordered)
 
 
 def _version(method: str, settings: Mapping[str, Any]) -> str:
