@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models_for_tests import needs_kernels
-from outrider_server.engine.model.quantized_weights import BLOCK, LARGEST_CODE, QuantizedWeight
+from outrider_server.engine.model.quantized_weights import BLOCK, LARGEST_CODES, QuantizedWeight
 from outrider_server.engine.program.weights import packed_quantized
 
 from .kernel_levels import LEVEL_NAMES
@@ -24,9 +24,12 @@ from .quantized_driver import QuantizedKernels
 from .subjects import random
 
 pytestmark = needs_kernels
-COUNTED = torch.arange(-8, 8)
-"""Codes that follow each other are multiplied as bytes where the CPU has no products of four."""
-CODES = torch.tensor([-127, -99, -71, -55, -40, -31, -2, 0, 1, 3, 17, 28, 56, 77, 100, 126])
+CODES = {
+    "any": torch.tensor([-127, -99, -71, -55, -40, -31, -2, 0, 1, 3, 17, 28, 56, 77, 100, 126]),
+    "narrow": torch.tensor([-64, -50, -41, -33, -20, -11, -2, 0, 1, 3, 9, 15, 28, 37, 51, 64]),
+    "counted": torch.arange(-8, 8),
+}
+"""Where the CPU has no products of four, all but the first are multiplied as bytes."""
 LEAST = 1e-30
 """A block whose largest input is below this counts as zeros."""
 
@@ -38,21 +41,22 @@ class Format:
     bits: int
     group: int
     offsets: bool = False
-    counted: bool = False
+    kind: str = "any"
+    """Of `CODES`."""
 
     def __str__(self) -> str:
-        marks = f"{'+' if self.offsets else ''}{' counted' if self.counted else ''}"
-        return f"{self.bits}x{self.group}{marks}"
+        kind = f" {self.kind}" if self.bits == 4 else ""
+        return f"{self.bits}x{self.group}{'+' if self.offsets else ''}{kind}"
 
     @property
     def codes(self) -> torch.Tensor:
         """Of 4 bits."""
-        return COUNTED if self.counted else CODES
+        return CODES[self.kind]
 
 
 FORMATS = [
-    Format(bits, group, offsets, counted)
-    for bits, counted in ((8, False), (4, False), (4, True))
+    Format(bits, group, offsets, kind)
+    for bits, kind in ((8, "any"), (4, "any"), (4, "narrow"), (4, "counted"))
     for group in (0, 32, 64, 128)
     for offsets in (False, True)
 ]
@@ -61,8 +65,10 @@ FEW = [
     Format(4, 64),
     Format(8, 32),
     Format(4, 32, True),
-    Format(4, 32, counted=True),
-    Format(4, 128, True, counted=True),
+    Format(4, 32, True, "narrow"),
+    Format(4, 64, kind="narrow"),
+    Format(4, 32, kind="counted"),
+    Format(4, 128, True, "counted"),
 ]
 ANY = st.sampled_from(FORMATS)
 few_formats = pytest.mark.parametrize("kept", FEW, ids=str)
@@ -236,13 +242,15 @@ def test_tokens_one_by_one_have_the_bits_that_they_have_together(
     assert torch.equal(kernels.multiply(layer, x), alone)
 
 
-@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("largest", LARGEST_CODES)
+@pytest.mark.parametrize("of_inputs", [1, -1])
+@pytest.mark.parametrize("of_weights", [1, -1])
 def test_the_largest_inputs_and_weights_are_multiplied_whole(
-    kernels: QuantizedKernels, sign: int
+    kernels: QuantizedKernels, largest: int, of_inputs: int, of_weights: int
 ) -> None:
     """No sum of products of 8 bits is cut off on its way to 32 bits."""
-    made = case(Format(4, 64), 33, 128, codes=torch.full((16,), sign * LARGEST_CODE))
-    x = torch.full((9, 128), 255 / 128)
+    made = case(Format(4, 64), 33, 128, codes=torch.full((16,), of_weights * largest))
+    x = torch.full((9, 128), of_inputs * 255 / 128)
     wanted = x.double() @ made.weight.T + made.bias
     got = kernels.multiply(kernels.pack(made.quantized, made.bias), x)
     torch.testing.assert_close(got.double(), wanted, rtol=1e-6, atol=0)

@@ -9,7 +9,6 @@ import torch
 from models_for_tests import needs_kernels
 from outrider_server.engine.model.int8 import Int8Linear
 from outrider_server.engine.model.quantized_weights import (
-    LARGEST_CODE,
     integer_codes,
     is_quantized,
     quantized_weight,
@@ -23,7 +22,9 @@ from .subjects import random
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
 FORMATS = ["nf4", "fp4"]
-MEAN_ERROR = {"nf4": 0.0018, "fp4": 0.0012}
+LARGEST = {"nf4": 64, "fp4": 127}
+"""Integer code."""
+MEAN_ERROR = {"nf4": 0.0039, "fp4": 0.0012}
 """How far integer codes are from the format's values, of which the largest is 1."""
 
 
@@ -56,7 +57,8 @@ def test_codes_are_integers_near_the_formats_values(kind: str) -> None:
     values = bitsandbytes.functional.get_4bit_type(kind, device="cpu").double()
     codes, one = integer_codes(values)
     assert codes.dtype is torch.int8
-    assert codes.abs().max() <= LARGEST_CODE
+    assert codes.abs().max() <= LARGEST[kind]
+    assert torch.equal(codes == 0, values == 0)
     assert (codes.double() / one - values).square().mean().sqrt() <= MEAN_ERROR[kind]
 
 
@@ -80,7 +82,7 @@ def test_a_layer_on_the_kernels_computes_what_it_holds(build: Any, tokens: int) 
     x = random(tokens, weight.shape[1])
     wanted = x.double() @ weight.T + bias
     got = multiply(packed_quantized(quantized_weight(layer), layer.bias), x)
-    assert (got.double() - wanted).norm() <= 0.01 * wanted.norm()
+    assert (got.double() - wanted).norm() <= 0.012 * wanted.norm()
 
 
 def test_larger_blocks_keep_their_own_scales() -> None:

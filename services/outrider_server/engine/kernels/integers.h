@@ -59,7 +59,8 @@ inline int32_t sum_of(IntPart lanes) { return vaddvq_s32((int32x4_t)lanes); }
 inline int32_t largest_of(IntPart lanes) { return vmaxvq_s32((int32x4_t)lanes); }
 #endif
 
-// Whether weights below 16 have products of their own: the sums of eight lines of them fit into 16 bits.
+// Whether weights of fewer than 8 bits have products of their own. Two products with weights of up to 128 fit into 16
+// bits, and of eight lines those with weights below 16.
 #if defined(__AVX2__) && !defined(__AVX512VNNI__)
 constexpr bool kNarrow = true;
 
@@ -81,6 +82,11 @@ constexpr bool kNarrow = true;
 #else
   return (IntPart)_mm256_madd_epi16((__m256i)sums, _mm256_set1_epi16(1));
 #endif
+}
+
+// sums + the four products of every lane with weights of up to 128.
+[[gnu::always_inline]] inline IntPart add_products(IntPart sums, const int8_t* inputs, BytePart weights) {
+  return sums + pair_sums(add_narrow(PairPart{}, inputs, weights));
 }
 #else
 constexpr bool kNarrow = false;

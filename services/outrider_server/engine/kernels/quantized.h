@@ -4,7 +4,7 @@
 // are of its output and a group of inputs: 32 of them, 64 or a multiple, or all. The inputs of a token become integers
 // of 8 bits too (tokens.h), whose sum an offset is multiplied with.
 //
-//   bitsandbytes  int8: one group; nf4, fp4: sixteen integers near the format's values, groups of 64
+//   bitsandbytes  int8: one group; nf4, fp4: sixteen integers near the format's values (nf4's have 7 bits), groups of 64
 //   GPTQ, AWQ     4 bits: the integers -8 to 7, 8 bits: less 128; an offset of scale (8 or 128 - zero) where the zero
 //                 is another
 //   GGUF          groups of 32. Q8_0: 8 bits. Q4_0: the integers -8 to 7. Q4_1: 0 to 15, the minimum as offset
@@ -19,6 +19,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 
 #include "integers.h"
@@ -32,39 +33,41 @@ namespace quantized {
 constexpr int64_t kTogether = kBytes == 64 ? 8 : 4;  // tokens whose sums fit into registers
 constexpr int64_t kMost = 64;                        // tokens for one reading of the weights
 
-// The sums of the products of `Count` tokens with outputs of a tile, as much as one register holds of them.
+// The sums of the products of `Count` tokens with outputs of a tile: a register of them, and one half a tile behind it.
 template <int Count>
 struct Sums {
-  IntPart low[Count], high[Count];
+  IntPart of[Count][2];
+
+  // Calls change(sum, token, which of the two) for all of them.
+  template <typename Change>
+  [[gnu::always_inline]] void each(const Change& change) {
+#pragma GCC unroll 8
+    for (int m = 0; m < Count; ++m)
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; ++half) change(of[m][half], m, half);
+  }
 };
 
 // Adds the products of `Lines` lines from `begin` on.
 template <int Count, int64_t Lines, typename Weights>
-[[gnu::always_inline]] inline void add_lines(const Weights& weights, const Inputs& x, int64_t begin,
-                                             int part, Sums<Count>& sums) {
+[[gnu::always_inline]] inline void add_lines(const Weights& weights, const Inputs& x, int64_t begin, int part,
+                                             Sums<Count>& sums) {
   constexpr int kChains = kBytes == 64 && Count <= 4 ? 2 : 1;  // sums at once: one waits for the one before it
-  IntPart low[Count][kChains] = {}, high[Count][kChains] = {};
-#pragma GCC unroll 8
-  for (int m = 0; m < Count; ++m) low[m][0] = sums.low[m], high[m][0] = sums.high[m];
-  for (int64_t line = begin; line < begin + Lines; line += kChains) {
+  const auto* inputs = Weights::inputs(x);
+  Sums<Count> chains[kChains] = {sums};
+  for (int64_t line = begin; line < begin + Lines;) {
 #pragma GCC unroll 2
-    for (int chain = 0; chain < kChains; ++chain) {
-      if (part == 0) weights.ask_ahead(line + chain);
-      const TwoParts both = weights.line(line + chain, part);
-      const Fours first = as_fours(both.low), second = as_fours(both.high);
-#pragma GCC unroll 8
-      for (int m = 0; m < Count; ++m) {
-        const Whole* inputs = x.integers + m * kBlock + (line + chain) * 4;
-        low[m][chain] = add_products(low[m][chain], inputs, first);
-        high[m][chain] = add_products(high[m][chain], inputs, second);
-      }
+    for (int chain = 0; chain < kChains; ++chain, ++line) {
+      if (part == 0) weights.ask_ahead(line);
+      const decltype(weights.taken(line, part)) taken[] = {weights.taken(line, part),
+                                                           weights.taken(line, part + kParts)};
+      chains[chain].each([&](IntPart& sum, int m, int half) {
+        sum = add_products(sum, inputs + m * kBlock + line * 4, taken[half]);
+      });
     }
   }
-#pragma GCC unroll 8
-  for (int m = 0; m < Count; ++m) {
-    sums.low[m] = kChains == 2 ? low[m][0] + low[m][1] : low[m][0];
-    sums.high[m] = kChains == 2 ? high[m][0] + high[m][1] : high[m][0];
-  }
+  sums = chains[0];
+  if constexpr (kChains == 2) sums.each([&](IntPart& sum, int m, int half) { sum += chains[1].of[m][half]; });
 }
 
 #if defined(__AVX2__) && !defined(__AVX512VNNI__)
@@ -75,56 +78,51 @@ template <int Count, int64_t Lines>
                                              Sums<Count>& sums) {
   constexpr int64_t kFitting = 8;
   for (const int64_t end = begin + Lines; begin < end; begin += kFitting) {
-    PairPart low[Count] = {}, high[Count] = {};
+    PairPart pairs[Count][2] = {};
     for (int64_t line = begin; line < begin + kFitting; ++line) {
       if (part == 0) weights.ask_ahead(line);
-      const TwoParts both = weights.line(line, part);
+      const BytePart low = weights.line(line, part), high = weights.line(line, part + kParts);
 #pragma GCC unroll 8
       for (int m = 0; m < Count; ++m) {
-        low[m] = add_narrow(low[m], x.bytes + m * kBlock + line * 4, both.low);
-        high[m] = add_narrow(high[m], x.bytes + m * kBlock + line * 4, both.high);
+        pairs[m][0] = add_narrow(pairs[m][0], x.bytes + m * kBlock + line * 4, low);
+        pairs[m][1] = add_narrow(pairs[m][1], x.bytes + m * kBlock + line * 4, high);
       }
     }
-#pragma GCC unroll 8
-    for (int m = 0; m < Count; ++m) {
-      sums.low[m] += pair_sums(low[m]);
-      sums.high[m] += pair_sums(high[m]);
-    }
+    sums.each([&](IntPart& sum, int m, int half) { sum += pair_sums(pairs[m][half]); });
   }
 }
 
 #endif
 
-// Adds a block's products of some tokens to their sums [Count, 32]. The block is of one group, or each half is of its
-// own.
+// Adds a block's products of some tokens, the first of which is `first`, to their sums [Count, 32]. The block is of one
+// group, or each half is of its own.
 template <int Count, int Groups, typename Weights>
-void add_block(const Weights& weights, const Group& group, const Inputs& x, float* sums) {
+void add_block(const Weights& weights, const Group& group, const Inputs& tokens, int64_t first, float* sums) {
+  const Inputs x = tokens.at(first);
   constexpr int64_t kGroupLines = kLines / Groups;
   for (int turn = 0; turn < kParts * Groups; ++turn) {
-    const int part = turn % kParts, half = turn / kParts;
+    const int part = turn % kParts, of = turn / kParts;
     Sums<Count> found;
-#pragma GCC unroll 8
-    for (int m = 0; m < Count; ++m)
-      found.low[m] = found.high[m] = IntPart{} - weights.offset() * x.scaled[m].sum<Groups>(half);
-    add_lines<Count, kGroupLines>(weights, x, half * kGroupLines, part, found);
-    const float* scales = group.scales + half * kTile + part * kPartLanes;
-#pragma GCC unroll 8
-    for (int m = 0; m < Count; ++m) {
-      float* to = sums + m * kTile + part * kPartLanes;
-      add_scaled(found.low[m], scales, x.scaled[m].scale, to);
-      add_scaled(found.high[m], scales + kLanes, x.scaled[m].scale, to + kLanes);
-    }
+    found.each([&](IntPart& sum, int m, int) {
+      sum = IntPart{} - weights.offset() * x.scaled[m].sum<Groups>(of);
+    });
+    add_lines<Count, kGroupLines>(weights, x, of * kGroupLines, part, found);
+    found.each([&](IntPart& sum, int m, int half) {
+      const int64_t output = half * kLanes + part * kPartLanes;
+      add_scaled(sum, group.scales + of * kTile + output, x.scaled[m].scale, sums + m * kTile + output);
+    });
     if (group.offsets && part == kParts - 1)
-      add_offsets<Groups>(group.offsets + half * kTile, x, half, Count, sums);
+      add_offsets<Groups>(group.offsets + of * kTile, x, of, Count, sums);
   }
 }
 
-// Adds a block's products of `count` tokens.
+// Adds a block's products of `count` tokens from `first` on.
 template <int Groups, typename Weights>
-void add_tokens(const Weights& weights, const Group& group, const Inputs& x, int64_t count, float* sums) {
+void add_tokens(const Weights& weights, const Group& group, const Inputs& x, int64_t first, int64_t count,
+                float* sums) {
   for (int64_t m = 0; m < count;) {
     const auto add = [&]<int Count>() {
-      add_block<Count, Groups>(weights, group, x.at(m), sums + m * kTile);
+      add_block<Count, Groups>(weights, group, x, first + m, sums + m * kTile);
       m += Count;
     };
     const int64_t left = count - m;
@@ -167,6 +165,10 @@ struct Layer {
       if (codes[place] != codes[0] + place) return false;
     return true;
   }
+
+  bool narrow() const {
+    return std::all_of(codes, codes + 16, [](int code) { return std::abs(code) <= kNarrowCode; });
+  }
 };
 
 // Where the products of a layer with some tokens go: the first token's outputs, the next one's `stride` behind them.
@@ -187,11 +189,11 @@ template <int Groups, typename Weights>
 void add_all(const Weights& weights, const Group& group, const Tokens& tokens, int64_t block, int64_t first,
              int64_t count, float* sums) {
   const int64_t at = block * tokens.count + first;
-  add_tokens<Groups>(weights, group, tokens.rounded.at(at), count, sums);
+  add_tokens<Groups>(weights, group, tokens.rounded.inputs(), at, count, sums);
   if (tokens.rest_count == 0) return;
   for (int64_t m = 0; m < count; ++m)
     if (const int32_t rest = tokens.rests[at + m]; rest >= 0)
-      add_block<1, Groups>(weights, group, tokens.of_rests.at(rest), sums + m * kTile);
+      add_block<1, Groups>(weights, group, tokens.of_rests.inputs(), rest, sums + m * kTile);
 }
 
 // A tile of outputs of all tokens.
@@ -210,10 +212,11 @@ void multiply_tile(const Layer& layer, const Weights& weights, int64_t tile, con
   }
 }
 
-inline BytePart table_of(const int8_t* codes) {
+template <bool Narrow>
+Coded<Narrow> coded(const uint8_t* weights, const int8_t* codes) {
   uint8_t table[16];
-  for (int place = 0; place < 16; ++place) table[place] = static_cast<uint8_t>(codes[place] + kOffset);
-  return load_table(table);
+  for (int place = 0; place < 16; ++place) table[place] = static_cast<uint8_t>(codes[place] + Coded<Narrow>::offset());
+  return {weights, load_table(table)};
 }
 
 // A tile of outputs of all tokens, by how its weights are kept.
@@ -230,8 +233,10 @@ inline void multiply_tile(const Layer& layer, int64_t tile, const Tokens& tokens
     multiply(Eight{layer.packed + tile * weights});
   else if (layer.counts())
     multiply(Four{four, -layer.codes[0]});
+  else if (layer.narrow())
+    multiply(coded<kNarrow>(four, layer.codes));
   else
-    multiply(Coded{four, table_of(layer.codes)});
+    multiply(coded<false>(four, layer.codes));
 }
 
 // x [count, K] as integers. They lie in what the thread keeps for this from one layer to the next.

@@ -15,7 +15,8 @@ namespace quantized {
 constexpr int64_t kTile = 32;                        // outputs
 constexpr int64_t kLines = kBlock / 4;               // four inputs of a block each
 constexpr int64_t kAhead = 4096;                     // bytes that weights are asked for before they are used
-constexpr int kOffset = 128;                         // of a weight
+constexpr int kOffset = 128;                         // of a weight of 8 bits
+constexpr int kNarrowCode = 64;                      // largest magnitude of codes whose products fit into 16 bits
 
 constexpr int64_t tiles_of(int64_t outputs) { return (outputs + kTile - 1) / kTile; }
 
@@ -39,12 +40,9 @@ inline void pack4(const uint8_t* weight, int64_t outputs, int64_t inputs, uint8_
           weight[n * inputs + k] << (n % kTile / 16 * 4);
 }
 
-struct TwoParts {
-  BytePart low, high;  // outputs 0 to 15 and 16 to 31 of a tile, as much as one register holds of them
-};
-
 // Weights of a tile from a block on: of 8 bits, of 4 that name codes, and of 4 that are the integers themselves. They
-// are `offset()` more than what they stand for.
+// are `offset()` more than what they stand for. Those `taken` of a line are as add_products multiplies them with
+// `inputs`; `part` is which of the tile's 2 kParts registers of outputs they are.
 
 struct Eight {
   const uint8_t* weights;
@@ -53,29 +51,47 @@ struct Eight {
 
   static int32_t offset() { return kOffset; }
 
+  static const Whole* inputs(const Inputs& x) { return x.integers; }
+
   [[gnu::always_inline]] void ask_ahead(int64_t line) const {
     for (int64_t half = 0; half < 2; ++half) __builtin_prefetch(weights + line * 128 + half * 64 + kAhead);
   }
 
-  [[gnu::always_inline]] TwoParts line(int64_t line, int part) const {
-    const uint8_t* from = weights + line * 128 + part * kBytes;
-    return {load_part<BytePart>(from), load_part<BytePart>(from + 64)};
+  [[gnu::always_inline]] Fours taken(int64_t line, int part) const {
+    return as_fours(load_part<BytePart>(weights + line * 128 + part * kBytes));
   }
 };
 
+// A line of 4 bits, as much as one register holds of it, each in a byte.
+[[gnu::always_inline]] inline BytePart load_fours(const uint8_t* line, int part) {
+  const auto both = load_part<BytePart>(line + part % kParts * kBytes);
+  return part < kParts ? both & 15 : both >> 4;
+}
+
+template <bool Narrow>
 struct Coded {
   const uint8_t* weights;
   BytePart codes;
 
   Coded at(int64_t block) const { return {weights + block * kBlock * kTile / 2, codes}; }
 
-  static int32_t offset() { return kOffset; }
+  static int32_t offset() { return Narrow ? kNarrowCode : kOffset; }
+
+  static auto inputs(const Inputs& x) {
+    if constexpr (Narrow)
+      return x.bytes;
+    else
+      return x.integers;
+  }
 
   [[gnu::always_inline]] void ask_ahead(int64_t line) const { __builtin_prefetch(weights + line * 64 + kAhead); }
 
-  [[gnu::always_inline]] TwoParts line(int64_t line, int part) const {
-    const auto both = load_part<BytePart>(weights + line * 64 + part * kBytes);
-    return {looked_up(codes, both & 15), looked_up(codes, both >> 4)};
+  [[gnu::always_inline]] auto taken(int64_t line, int part) const {
+    const BytePart found = looked_up(codes, load_fours(weights + line * 64, part));
+    if constexpr (Narrow)
+      return found;
+    else
+      return as_fours(found);
   }
 };
 
@@ -87,12 +103,13 @@ struct Four {
 
   int32_t offset() const { return zero; }
 
+  static const Whole* inputs(const Inputs& x) { return x.integers; }
+
   [[gnu::always_inline]] void ask_ahead(int64_t line) const { __builtin_prefetch(weights + line * 64 + kAhead); }
 
-  [[gnu::always_inline]] TwoParts line(int64_t line, int part) const {
-    const auto both = load_part<BytePart>(weights + line * 64 + part * kBytes);
-    return {both & 15, both >> 4};
-  }
+  [[gnu::always_inline]] BytePart line(int64_t line, int part) const { return load_fours(weights + line * 64, part); }
+
+  [[gnu::always_inline]] Fours taken(int64_t begin, int part) const { return as_fours(line(begin, part)); }
 };
 
 // What the integers of some inputs are times, and what is added to them then, for 32 outputs: [32] each. `offsets`

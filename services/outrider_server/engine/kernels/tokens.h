@@ -93,7 +93,7 @@ struct Rounded {
     scaled.resize(blocks);
   }
 
-  Inputs at(int64_t block) const { return Inputs{integers.data(), bytes.data(), scaled.data()}.at(block); }
+  Inputs inputs() const { return {integers.data(), bytes.data(), scaled.data()}; }
 
   // Rounds a block; returns the sum of its integers' magnitudes.
   int32_t round(const float* from, float scale, float inverse, int64_t block) {
@@ -158,7 +158,7 @@ struct Tokens {
   }
 
   void add_rest(const float* values, int64_t at, float inverse) {
-    const Inputs taken = rounded.at(at);
+    const Inputs taken = rounded.inputs().at(at);
     const float scale = taken.scaled->scale;
     float left[kBlock];
     for (int64_t k = 0; k < kBlock; ++k) left[k] = values[k] - static_cast<float>(taken.integers[k]) * scale;

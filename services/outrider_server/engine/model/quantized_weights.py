@@ -20,8 +20,8 @@ from .stored_weights import StoredLinear, StoredWeight
 
 BLOCK = 64
 """Inputs that the kernels round together. So many weights share a scale, a multiple, half as many, or all."""
-LARGEST_CODE = 127
-"""An integer of the kernels has 8 bits."""
+LARGEST_CODES = (64, 127)
+"""A code has 8 bits. Where the CPU has no products of four, those up to 64 are multiplied faster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +129,20 @@ def _block_scales(state: Any) -> torch.Tensor:
 def integer_codes(values: torch.Tensor) -> tuple[torch.Tensor, int]:
     """A format's values as integers, [16] int8, and the integer that stands for 1.
 
-    That one is chosen so that the integers come nearest. The values are off by 0.17 % (nf4) and 0.11 % (fp4)
-    of the largest, in quadratic mean; quantizing itself costs 20 times as much.
+    They have 7 bits where none of the values becomes zero by it, and 8 elsewhere. nf4's have 7 and are off
+    by 0.38 % of the largest in quadratic mean, which adds 0.8 % to the squared error of quantizing. fp4's
+    have 8, as its least value is a 192nd of the largest, and are off by 0.11 %.
     """
-    exact = values.double()
-    ones = torch.arange(LARGEST_CODE // 2, LARGEST_CODE + 1)
+    for largest in LARGEST_CODES:
+        codes, one = _nearest_integers(values.double(), largest)
+        if torch.equal(codes == 0, values == 0):
+            break
+    return codes, one
+
+
+def _nearest_integers(exact: torch.Tensor, largest: int) -> tuple[torch.Tensor, int]:
+    """Integers up to `largest`, and the one that stands for 1, chosen so that they come nearest."""
+    ones = torch.arange(largest // 2, largest + 1)
     rounded = (exact * ones[:, None]).round()
     error = (rounded / ones[:, None] - exact).square().mean(dim=1)
     best = int(error.argmin())
