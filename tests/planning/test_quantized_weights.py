@@ -11,13 +11,17 @@ from typing import Any
 
 import pytest
 import torch
-from models_for_tests import needs_kernels, save_tokenizer, tiny_limits
+from gguf_files import write_model
+from models_for_tests import needs_kernels, save_tokenizer, tiny_limits, tiny_llama
+from outrider_server.core.errors import ModelRefused
 from outrider_server.engine.model.loading import load_model
 from outrider_server.engine.options import EngineOptions
 from outrider_server.engine.step import StepRunner
 from outrider_server.planning.config_file import read_config
 from outrider_server.planning.counting import count_model
 from outrider_server.planning.memory import SPREAD_BYTES, plan_memory, workspace_bytes
+from outrider_server.planning.plan import make_plan
+from outrider_server.planning.settings import PlanSettings
 from outrider_server.planning.shape import engine_shape
 from outrider_server.planning.types import LinearLayer, StoredLayer, sizes_from
 from outrider_server.planning.weights import packing_bytes, weight_bytes
@@ -165,6 +169,20 @@ def test_what_is_counted_of_a_stored_checkpoint_can_be_kept(tmp_path: Path) -> N
     sizes = count_model(read_config(saved(Writer("gptq", 4, 32), tmp_path)))
     assert sizes.read_here
     assert sizes_from(json.loads(json.dumps(asdict(sizes)))) == sizes
+
+
+def test_what_a_service_would_not_quantize_is_not_planned_so(tmp_path: Path) -> None:
+    """In the words of the service: `plan` says what a start would."""
+    stored = saved(Writer("gptq", 4, 32), tmp_path)
+    file = write_model(tiny_llama(), tmp_path / "tiny.gguf")
+    for source in (stored, file):
+        options = EngineOptions(folder=source, quantization="int8", max_context_tokens=64)
+        with pytest.raises(ModelRefused) as planned:
+            make_plan(PlanSettings(target=options))
+        with pytest.raises(ModelRefused) as loaded:
+            load_model(source, "auto", torch.device("cpu"), quantization="int8")
+        assert str(planned.value) == str(loaded.value)
+        assert "leave the quantization out" in str(planned.value)
 
 
 def test_a_stored_checkpoint_the_plain_way_spreads_its_largest_layer_out(tmp_path: Path) -> None:

@@ -76,6 +76,17 @@ def read_config(source: Path) -> ConfigFile:
     )
 
 
+def check_unquantized(file: ConfigFile) -> None:
+    """Raises ModelRefused for a model that no service quantizes."""
+    if is_gguf(file.path):
+        raise ModelRefused(f"{file.path} is served as it is quantized; leave the quantization out")
+    if file.quantized_by:
+        raise ModelRefused(
+            f"model folder {file.folder} is quantized already ({file.quantized_by}); "
+            "leave the quantization out"
+        )
+
+
 def first_line(error: Exception) -> str:
     """What an exception of the library says, in one line."""
     lines = str(error).strip().splitlines()

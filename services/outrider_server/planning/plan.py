@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..core.errors import ModelRefused
 from ..engine.model.formats import only_drafts
 from ..engine.options import EngineOptions
-from .config_file import read_config
+from .config_file import check_unquantized, read_config
 from .config_path import config_path
 from .counting import count_model
 from .fitting import fit
@@ -46,7 +46,10 @@ def make_plan(settings: PlanSettings) -> Plan:
 
 
 def _engine_plan(options: EngineOptions, settings: PlanSettings) -> EnginePlan:
-    sizes = count_model(read_config(options.folder), options.device.partition(":")[0])
+    file = read_config(options.folder)
+    if options.quantization != "none":
+        check_unquantized(file)
+    sizes = count_model(file, options.device.partition(":")[0])
     shape = engine_shape(sizes, options)
     memory, bandwidth = settings.memory_bytes, settings.bandwidth
     return EnginePlan(
