@@ -4,11 +4,11 @@ Owns the chances of one session: one for the draft model, one for each class of 
 Knows neither drafters nor tokens; plain numbers in and out.
 
 A chance is a mean over the session's own outcomes in which an old outcome weighs less than a new one. It
-begins where it stands in other sessions, and in the first about half-way between what was measured on two kinds of
-text: Python source of the bundled pair (64 prompts, 256 tokens each, at temperatures 0, 0.7 and 1), and chats
-of SmolLM2-135M-Instruct (2,400 replies, 645,000 tokens, at the same). There the token after a match of one
-agreed in 36 % and in 16 % of cases, after a match of twenty in 99 % of both; the bundled draft's guess in
-64 %. Beside its length, neither recent success nor the number of places told much of a match.
+begins where it stands in other sessions, and in the first about half-way between what was measured on two
+kinds of text: Python source of the bundled pair (64 prompts, 256 tokens each, at temperatures 0, 0.7 and 1),
+and chats of SmolLM2-135M-Instruct (2,400 replies of 645,000 tokens, at the same). There the token after a
+match of one agreed in 36 % and in 16 % of cases, after a match of twenty in 99 % of both; the bundled draft's
+guess in 64 %. Beside its length, neither recent success nor the number of places told much of a match.
 """
 
 from __future__ import annotations
