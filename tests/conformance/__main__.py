@@ -17,7 +17,9 @@ from pathlib import Path
 import torch
 from transformers.utils import logging as library_logging
 
-from .architectures import REFUSED, SERVED, Architecture
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from .architectures import FROM_GGUF, REFUSED, SERVED, Architecture
 from .outcome import Outcome, find_outcome
 from .page import PAGE, write_page
 from .refusing import refusal
@@ -30,7 +32,7 @@ HALVES = {"eager": "off", "recorded": "on"}
 def parse_arguments() -> argparse.Namespace:
     """What to run."""
     parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__)
-    known = [architecture.name for architecture in SERVED]
+    known = list(dict.fromkeys(each.name for each in (*SERVED, *FROM_GGUF)))
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(known))
     parser.add_argument("--only", choices=HALVES, help="run this half only")
     parser.add_argument("--dtype", choices=sorted({setting.dtype for setting in SETTINGS}))
@@ -50,7 +52,7 @@ def wanted(chosen: argparse.Namespace, kept: Results) -> Iterator[tuple[Architec
             continue
         if chosen.dtype not in (None, setting.dtype):
             continue
-        for architecture in SERVED:
+        for architecture in setting.served:
             if chosen.names and architecture.name not in chosen.names:
                 continue
             if again or not counts(kept.get((architecture.name, setting.name)), architecture):
@@ -87,7 +89,7 @@ def main() -> None:
     library_logging.set_verbosity_error()
     library_logging.disable_progress_bar()
     refused = run_refused()
-    known = {architecture.name: architecture for architecture in SERVED}
+    known = {architecture.name: architecture for architecture in (*SERVED, *FROM_GGUF)}
     kept = {
         key: result
         for key, result in read_results().items()

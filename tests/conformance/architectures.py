@@ -163,6 +163,35 @@ SERVED = (
     _served("StableLM", "grouped-query, part rotary", "StableLm", GATED),
     _served("StarCoder 2", "grouped-query, window, tied", "Starcoder2", GATED, SLIDING),
 )
+TIED_GEMMA = {"head_dim": 32, "query_pre_attn_scalar": 32, "tie_word_embeddings": True}
+_WRITTEN_AS_THEY_ARE = (
+    *("Llama", "Llama, multi-head", "Llama, multi-query", "Qwen2", "Qwen3", "Phi-3"),
+    *("Phi-3, sliding", "GPT-2", "Bloom", "Falcon", "Falcon, new decoder", "StableLM"),
+)
+FROM_GGUF = (
+    *(each for each in SERVED if each.name in _WRITTEN_AS_THEY_ARE),
+    _served(
+        "Gemma 2, tied",
+        "window, capped scores",
+        "Gemma2",
+        GATED,
+        SLIDING,
+        CAPPED,
+        TIED_GEMMA,
+    ),
+    _served(
+        "Gemma 3, 6 layers",
+        "window in five of six, head norms, tied",
+        "Gemma3Text",
+        GATED,
+        SLIDING,
+        TIED_GEMMA | {"num_hidden_layers": 6},
+    ),
+    _served(
+        "StarCoder 2, full", "grouped-query, tied", "Starcoder2", GATED, {"sliding_window": None}
+    ),
+)
+"""What files can say: their formats have heads, kinds of layers and windows as these models have them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ COMMAND = "python -m tests.conformance"
 EXPLANATION = f"""\
 The engine over small random models of two layers, with prompts of 67 to 112 tokens, beside transformers' own
 full forward pass with its plain attention (for Falcon with ALiBi its default one, as the plain one adds the
-biases twice). Every model is saved to a folder and loaded as any other.
+biases twice). Every model is saved to a folder and loaded as any other; *from GGUF* it is loaded from a file
+as llama.cpp's converter would write it, in F32.
 
 - **error**: the largest difference of a logit from the library's in float32, over prefill and steps of
   1, 3, 7 and 8 tokens beside a neighbour. In float32 at most {FLOAT32_BOUND:g} is let pass. In bfloat16 the
@@ -52,7 +53,7 @@ def _table(results: Results, setting: Setting) -> str:
         "| architecture | traits | error | greedy | promise | turns | kernels |",
         "|---|---|---|---|---|---|---|",
     ]
-    for architecture in SERVED:
+    for architecture in setting.served:
         cells = ["not run", "", "", "", ""]
         found = results.get((architecture.name, setting.name))
         if found:

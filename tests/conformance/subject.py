@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from gguf_files import write_model
 from outrider_server.engine.engine import Engine
 from outrider_server.engine.limits import StepLimits
 from outrider_server.engine.model.loading import load_model
@@ -13,7 +14,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from .architectures import VOCABULARY, Architecture
+from .architectures import FROM_GGUF, SERVED, VOCABULARY, Architecture
 
 LIMITS = StepLimits(slots=6, max_context_tokens=192, width=8, prefill_width=16, row_buckets=(1, 4))
 
@@ -24,15 +25,24 @@ class Setting:
 
     dtype: str
     compile_mode: str
+    is_gguf: bool = False
+    """Whether the engine reads the model from a GGUF file."""
 
     @property
     def name(self) -> str:
         """As the table names it."""
-        return f"{self.dtype}, {'recorded' if self.compile_mode == 'on' else 'eager'}"
+        name = f"{self.dtype}, {'recorded' if self.compile_mode == 'on' else 'eager'}"
+        return f"{name}, from GGUF" if self.is_gguf else name
+
+    @property
+    def served(self) -> tuple[Architecture, ...]:
+        """What is served so."""
+        return FROM_GGUF if self.is_gguf else SERVED
 
 
-SETTINGS = tuple(
-    Setting(dtype, mode) for dtype in ("float32", "bfloat16") for mode in ("off", "on")
+SETTINGS = (
+    *(Setting(dtype, mode) for dtype in ("float32", "bfloat16") for mode in ("off", "on")),
+    Setting("float32", "on", is_gguf=True),
 )
 
 
@@ -63,8 +73,11 @@ def library_model(architecture: Architecture, folder: Path, dtype: str) -> PreTr
 
 
 def make_engine(folder: Path, setting: Setting) -> Engine:
-    """An audited engine over the folder."""
-    loaded = load_model(folder, setting.dtype, torch.device("cpu"))
+    """An audited engine over the folder, or over a GGUF file of its model."""
+    source = folder
+    if setting.is_gguf:
+        source = write_model(AutoModelForCausalLM.from_pretrained(folder), folder / "model.gguf")
+    loaded = load_model(source, setting.dtype, torch.device("cpu"))
     return Engine(loaded, LIMITS, setting.compile_mode)
 
 

@@ -14,7 +14,7 @@ import torch
 from models_for_tests import needs_kernels
 from transformers.utils import logging as library_logging
 
-from .architectures import SERVED, Architecture
+from .architectures import FROM_GGUF, SERVED, Architecture
 from .outcome import Outcome, find_outcome
 from .subject import Setting, save_model
 
@@ -64,6 +64,16 @@ async def test_an_architecture_is_served_in_bfloat16(name: str, tmp_path: Path) 
 @pytest.mark.parametrize("architecture", SERVED, ids=lambda each: each.name)
 async def test_every_architecture_is_recorded(architecture: Architecture, tmp_path: Path) -> None:
     outcome = await hold(architecture, tmp_path, RECORDED)
+    assert outcome.packed, outcome.kernel_note
+    assert outcome.greedy_differences == 0
+
+
+@needs_kernels
+@pytest.mark.parametrize("architecture", FROM_GGUF, ids=lambda each: each.name)
+async def test_an_architecture_is_served_from_a_gguf_file(
+    architecture: Architecture, tmp_path: Path
+) -> None:
+    outcome = await hold(architecture, tmp_path, Setting("float32", "on", is_gguf=True))
     assert outcome.packed, outcome.kernel_note
     assert outcome.greedy_differences == 0
 
