@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from outrider_server.commands.kernels import kernels
@@ -75,6 +76,20 @@ def test_without_the_command_a_first_start_compiles_into_the_cache_folder(builds
     assert building.is_built(COMPILER, BEST)
     assert builds.levels == [BEST.name]
     assert not builds.installed.exists()
+
+
+def test_a_disk_that_is_nearly_full_is_left_alone(
+    builds: Builds, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The compiler would fail in the middle, and its words would be about a file that nobody asked for."""
+    monkeypatch.setattr(building.shutil, "disk_usage", lambda _: SimpleNamespace(free=9 << 20))
+    library = started()
+    assert library.parent not in (builds.cached, builds.installed)
+    assert not library.exists(), "it was for this process alone"
+    assert capsys.readouterr().err == (
+        f"outrider: every start compiles the kernels anew: {builds.cached} cannot be written "
+        "(less than 16 MiB are free); set XDG_CACHE_HOME\n"
+    )
 
 
 def test_what_a_killed_start_was_compiling_is_cleared_away(builds: Builds) -> None:

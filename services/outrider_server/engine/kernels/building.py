@@ -62,6 +62,8 @@ FLAGS = ("-std=c++20", "-ffp-contract=off", "-w", "-fPIC", "-fvisibility=hidden"
 LIBRARY_FLAGS = ("-shared", "-pthread")
 COMPILE_SECONDS = 300
 SCRATCH = "compiling-"
+NEEDED_BYTES = 16 << 20
+"""Room for all that is compiled."""
 DIGEST_BYTES = hashlib.sha256().digest_size
 
 
@@ -200,13 +202,14 @@ def _why_not_kept(name: str) -> str:
 
 
 def _why_not_written(folder: Path) -> str:
-    """Why no file can be made in a folder, as the system says it; nothing where one can."""
+    """Why nothing can be compiled in a folder, as the system says it; nothing where it can."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
+        left = shutil.disk_usage(folder).free
     except OSError as error:
         return error.strerror or str(error)
-    return ""
+    return "" if left >= NEEDED_BYTES else f"less than {NEEDED_BYTES >> 20} MiB are free"
 
 
 def why_not_built(error: OSError | subprocess.SubprocessError) -> str:
