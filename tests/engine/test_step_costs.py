@@ -12,6 +12,7 @@ from models_for_tests import loaded, needs_kernels, packable_llama, tiny_limits
 from outrider_server.engine.engine import Engine
 from outrider_server.engine.layout import Layout, Row, RowResult, packed_buckets
 from outrider_server.engine.readying import GREEDY
+from outrider_server.engine.scheduling.batching import plan_rows
 from outrider_server.engine.step_costs import StepCosts, timed_sizes
 
 PACKED = Layout(8, packed=True, scratch_slot=9)
@@ -46,6 +47,18 @@ def test_a_step_between_two_sizes_tells_of_the_nearer_one() -> None:
     costs.observe(14, 1.5 * 17.0)
     assert costs.step_ms()[0] == (8, 11.0)
     assert costs.step_ms()[-1] == (16, pytest.approx((19.0 + 1.5 * 19.0) / 2))
+
+
+def test_what_passes_between_two_steps_is_part_of_each() -> None:
+    """Far from its sessions a target decides as much as it can each time; near them what its steps allow."""
+    costs = StepCosts([(1, 10.0), (8, 20.0)])
+    demand = [(8, (0.5, 0.25, 0.1, 0.0, 0.0, 0.0, 0.0))]
+    near = plan_rows(demand, PACKED, costs.step_ms())
+    for _ in range(20):
+        costs.waited(40.0)
+        costs.waited(60_000.0)
+    assert costs.step_ms()[0] == (1, pytest.approx(50.0))
+    assert plan_rows(demand, PACKED, costs.step_ms()) > near
 
 
 def test_a_larger_step_is_never_thought_cheaper_than_a_smaller_one() -> None:

@@ -203,6 +203,7 @@ class SimulatedEngine(Engine):
         self.parked = ParkedSessions(self.park_bytes)
         self.audit = ShapeAudit(False, self.limits.row_buckets, ())
         sizes = timed_sizes(self.runner.layout, self.limits.row_buckets)
+        self._ended = self.clock()
         self._costs = StepCosts([(tokens, TOKEN_SECONDS * tokens * 1000) for tokens in sizes])
 
     def describe(self) -> ModelDescription:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import accumulate
 
 from outrider_server.pacing.window import Costs
 
@@ -20,10 +19,6 @@ class ModelTimes:
     def step(self, tokens: int) -> float:
         """A step of so many tokens; the longest one's for more."""
         return self.step_ms[min(tokens, len(self.step_ms)) - 1]
-
-    def planned(self) -> list[tuple[int, float]]:
-        """(tokens, ms) as steps are planned with: none is thought cheaper than a smaller one."""
-        return list(enumerate(accumulate(self.step_ms, max), 1))
 
 
 @dataclass(frozen=True, slots=True)

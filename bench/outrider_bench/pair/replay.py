@@ -23,6 +23,7 @@ from outrider_server.core.types import (
 )
 from outrider_server.engine.layout import Layout
 from outrider_server.engine.scheduling.batching import plan_rows
+from outrider_server.engine.step_costs import StepCosts
 from outrider_server.pacing.crowd import Crowd
 from outrider_server.pacing.meter import CostMeter, TurnMeter
 from outrider_server.pacing.pacer import Pacer
@@ -85,7 +86,7 @@ class _Service:
         self._outside_seconds = times.outside_ms / 1000
         self._way_seconds = (times.way_ms + distance_ms) / 2000
         self._machine = Machine(times)
-        self._step_ms = times.target.planned()
+        self._step_costs = StepCosts(list(enumerate(times.target.step_ms, 1)))
         self._costs = CostMeter(USUAL_WINDOW + 1)
         self._ngrams = NgramMemory()
 
@@ -95,7 +96,7 @@ class _Service:
         await asyncio.sleep(self._outside_seconds)  # the target opens the session
         count, prompt = len(reply.tokens), reply.prompt.tokens
         turn = Turn(prompt, 0, USUAL_WINDOW, LengthEnd(count), count)
-        verifier = _ReplayedTarget(reply, self._machine, self._outside_seconds, self._step_ms)
+        verifier = _ReplayedTarget(reply, self._machine, self._outside_seconds, self._step_costs)
         meter = TurnMeter(self._costs, resting=self._mode not in DRAFTED)
         model = self._drafter(reply) if self._mode in DRAFTED else None
         drafter = self._proposing(session_id, prompt, model, meter)
@@ -143,21 +144,25 @@ class _ReplayedTarget:
         reply: Reply,
         machine: Machine,
         outside_seconds: float,
-        step_ms: Sequence[tuple[int, float]],
+        costs: StepCosts,
     ) -> None:
         self._reply = reply
         self._machine = machine
         self._outside_seconds = outside_seconds
-        self._step_ms = step_ms
+        self._costs = costs
+        self._ended = asyncio.get_running_loop().time()
 
     async def verify(self, step: Step) -> Verdict:
         """Takes as long as a step of its tokens, and what a round takes outside the models."""
         context = len(step.context_tokens) - 1
-        demand = (len(step.proposed_tokens) + 1, step.survival)
-        (kept,) = plan_rows([demand], PACKED, self._step_ms)
-        proposed = step.proposed_tokens[: kept - 1]
+        clock = asyncio.get_running_loop().time
         await asyncio.sleep(self._outside_seconds / 2)
+        self._costs.waited((clock() - self._ended) * 1000)
+        demand = (len(step.proposed_tokens) + 1, step.survival)
+        (kept,) = plan_rows([demand], PACKED, self._costs.step_ms())
+        proposed = step.proposed_tokens[: kept - 1]
         spent_ms = await self._machine.verify(context, kept)
+        self._ended = clock()
         await asyncio.sleep(self._outside_seconds / 2)
         position = step.decided_position - len(self._reply.prompt.tokens)
         drawn = self._reply.tokens[position : position + len(proposed) + 1]

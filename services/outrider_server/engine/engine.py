@@ -81,6 +81,8 @@ class Engine:
     parked: ParkedSessions = field(init=False)
     audit: ShapeAudit = field(init=False)
     _costs: StepCosts = field(init=False)
+    _ended: float = field(init=False)
+    """When the last step did."""
 
     def __post_init__(self) -> None:
         records = records_of(
@@ -94,6 +96,7 @@ class Engine:
         self.parked = ParkedSessions(self.park_bytes)
         ready = make_ready(self.runner, self.reproducible, start, self.clock)
         self.audit, self._costs = ready.audit, ready.costs
+        self._ended = self.clock()
 
     def open(self, session_id: str, epoch: int, committed_length: int, draw: Draw) -> OpenedSlot:
         """Opens a session for one turn. KV beyond `committed_length` is dropped.
@@ -275,13 +278,15 @@ class Engine:
         slot.write(start_position, tokens)
         self.counters.prefill_steps += 1
         self.counters.prefilled_tokens += len(tokens)
-        seconds = self.clock() - started
+        self._ended = self.clock()
+        seconds = self._ended - started
         self.counters.device_seconds += seconds
         return seconds
 
     def decide(self, rows: Sequence[tuple[Slot, int, tuple[int, ...]]]) -> BatchResult:
         """One step over (slot, start position, tokens) rows of at most `width` tokens, which must fit."""
         started = self.clock()
+        self._costs.waited((started - self._ended) * 1000)
         count = self.runner.layout.tokens([len(tokens) for _, _, tokens in rows])
         width = self.limits.width
         bucket = next(size for size in self.audit.row_buckets if size * width >= count)
@@ -292,7 +297,8 @@ class Engine:
         )
         for slot, start, tokens in rows:
             slot.write(start, tokens)
-        seconds = self.clock() - started
+        self._ended = self.clock()
+        seconds = self._ended - started
         self._costs.observe(count if self.runner.layout.packed else bucket * width, seconds * 1000)
         self.counters.verify_steps += 1
         self.counters.verify_rows += len(rows)

@@ -1,4 +1,4 @@
-"""What steps take, by their tokens: timed at a start, followed while they run.
+"""What steps take, by their tokens: timed at a start, followed while they run; and what passes between them.
 
 Owns these estimates, which the plans of steps are made from. Knows no clock: who measures passes times.
 """
@@ -13,6 +13,8 @@ from ..pacing.estimates import CostEstimate
 from ..pacing.meter import LEAST_MS
 from .layout import Layout
 
+LONGEST_WAIT_MS = 250.0
+"""A device that stood still for longer waited for no session: nobody had anything to ask."""
 BETWEEN = 4
 """Parts that plans make of the way between two sizes that are far apart."""
 
@@ -46,6 +48,7 @@ class StepCosts:
         for estimate, (_, ms) in zip(self._estimates, timed, strict=True):
             estimate.observe(ms)
         self._planned = _planned(self._sizes)
+        self._wait = CostEstimate()
 
     def observe(self, tokens: int, ms: float) -> None:
         """Takes the time of a step of 1 to the most tokens; the timed size that is nearest learns from it."""
@@ -58,14 +61,21 @@ class StepCosts:
         scale = (estimate.value_ms or 0.0) / expected_ms if expected_ms else 1.0
         estimate.observe(ms * scale)
 
-    def step_ms(self) -> list[tuple[int, float]]:
-        """(tokens, ms) of the sizes that a plan chooses from, ascending.
+    def waited(self, ms: float) -> None:
+        """Takes the time from one step to the next, in which the device did nothing."""
+        if ms <= LONGEST_WAIT_MS:
+            self._wait.observe(ms)
 
-        No step is cheaper than a smaller one: an estimate that says so has not been looked at for long.
+    def step_ms(self) -> list[tuple[int, float]]:
+        """(tokens, ms) of the sizes that a plan chooses from, ascending: a step and the wait before it.
+
+        No step is cheaper than a smaller one: an estimate that says so has not been looked at for long. The
+        wait is the way to the sessions and back, and nothing where others fill it.
         """
         costs = accumulate(map(self._between, self._planned), max, initial=LEAST_MS)
         next(costs)
-        return list(zip(self._planned, costs, strict=True))
+        wait_ms = self._wait.value_ms or 0.0
+        return [(tokens, ms + wait_ms) for tokens, ms in zip(self._planned, costs, strict=True)]
 
     def _between(self, tokens: int) -> float:
         place = bisect_left(self._sizes, tokens)
