@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from itertools import pairwise
 
 from ..pacing.estimates import CostEstimate
 from ..pacing.meter import LEAST_MS
@@ -72,10 +72,15 @@ class StepCosts:
         No step is cheaper than a smaller one: an estimate that says so has not been looked at for long. The
         wait is the way to the sessions and back, and nothing where others fill it.
         """
-        costs = accumulate(map(self._between, self._planned), max, initial=LEAST_MS)
-        next(costs)
-        wait_ms = self._wait.value_ms or 0.0
-        return [(tokens, ms + wait_ms) for tokens, ms in zip(self._planned, costs, strict=True)]
+        timed = [estimate.value_ms or 0.0 for estimate in self._estimates]
+        wait_ms, largest_ms, planned = self._wait.value_ms or 0.0, LEAST_MS, []
+        for tokens, lower, share in self._planned:
+            ms = timed[lower]
+            if share:
+                ms += (timed[lower + 1] - ms) * share
+            largest_ms = max(largest_ms, ms)
+            planned.append((tokens, largest_ms + wait_ms))
+        return planned
 
     def _between(self, tokens: int) -> float:
         place = bisect_left(self._sizes, tokens)
@@ -86,8 +91,10 @@ class StepCosts:
         return lower_ms + (upper_ms - lower_ms) * (tokens - lower) / (upper - lower)
 
 
-def _planned(sizes: Sequence[int]) -> list[int]:
-    planned = set(sizes)
-    for lower, upper in pairwise(sizes):
-        planned |= {lower + (upper - lower) * part // BETWEEN for part in range(1, BETWEEN)}
+def _planned(sizes: Sequence[int]) -> list[tuple[int, int, float]]:
+    """(tokens, place of the timed size that is no larger, how far they are from that to the next one)."""
+    planned = [(sizes[-1], len(sizes) - 1, 0.0)]
+    for place, (lower, upper) in enumerate(pairwise(sizes)):
+        between = {lower + (upper - lower) * part // BETWEEN for part in range(BETWEEN)}
+        planned += [(tokens, place, (tokens - lower) / (upper - lower)) for tokens in between]
     return sorted(planned)

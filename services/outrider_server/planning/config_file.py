@@ -15,7 +15,7 @@ from transformers.utils import logging as library_logging
 
 from ..core.errors import ModelRefused
 from ..engine.model.causal_class import causal_class
-from ..engine.model.formats import DRAFT_VOCABULARY, is_gguf, model_name
+from ..engine.model.formats import DRAFT_VOCABULARY, is_gguf, model_name, not_quantized_anew
 from ..engine.model.opening import open_checkpoint
 from .config_path import config_path
 
@@ -78,13 +78,9 @@ def read_config(source: Path) -> ConfigFile:
 
 def check_unquantized(file: ConfigFile) -> None:
     """Raises ModelRefused for a model that no service quantizes."""
-    if is_gguf(file.path):
-        raise ModelRefused(f"{file.path} is served as it is quantized; leave the quantization out")
-    if file.quantized_by:
-        raise ModelRefused(
-            f"model folder {file.folder} is quantized already ({file.quantized_by}); "
-            "leave the quantization out"
-        )
+    source = file.path if is_gguf(file.path) else file.folder
+    if is_gguf(source) or file.quantized_by:
+        raise ModelRefused(not_quantized_anew(source, file.quantized_by))
 
 
 def first_line(error: Exception) -> str:

@@ -20,6 +20,7 @@ from ...core.progress import Progress
 from ..model.architectures import attention_at_loading
 from ..model.causal_class import causal_class
 from ..model.counted_loading import counted_loading
+from ..model.formats import not_quantized_anew
 from ..model.quantizing import NONE
 from ..model.weight_loading import ReadModel, Wanted, element_type, first_line
 from .checkpoint import GgufCheckpoint
@@ -88,9 +89,7 @@ def kept_layers(empty: nn.Module, places: Mapping[str, Place]) -> dict[str, Plac
 
 def _check_wanted(checkpoint: GgufCheckpoint, wanted: Wanted) -> None:
     if wanted.quantization != NONE:
-        raise ModelRefused(
-            f"{checkpoint.source} is served as it is quantized; leave the quantization out"
-        )
+        raise ModelRefused(not_quantized_anew(checkpoint.source, ""))
 
 
 def _class_with(config: Any, kept: Mapping[str, Place]) -> type[PreTrainedModel]:

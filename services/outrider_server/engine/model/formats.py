@@ -28,6 +28,13 @@ def described(path: Path) -> str:
     return f"model file {path}" if is_gguf(path) else f"model folder {path}"
 
 
+def not_quantized_anew(path: Path, method: str) -> str:
+    """Why a GGUF file, or a folder that is quantized by a method, is served without `--quantization` only."""
+    is_so = "served as it is quantized" if is_gguf(path) else f"quantized already ({method})"
+    named = path if is_gguf(path) else described(path)
+    return f"{named} is {is_so}; leave the quantization out"
+
+
 def model_name(path: Path) -> str:
     """What a model is called by where it is: its folder, or its file without suffix and number."""
     whole = path.resolve()

@@ -19,6 +19,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from ...core.errors import ModelRefused
+from .formats import not_quantized_anew
 from .int8 import Int8Linear
 from .quantized_weights import is_four_bit
 
@@ -65,9 +66,7 @@ def loading_options(
     `dtype` is that of what stays unquantized. Raises ModelRefused where the machine lacks something.
     """
     if wanted != NONE and stored:
-        raise ModelRefused(
-            f"model folder {folder} is quantized already ({stored}); leave the quantization out"
-        )
+        raise ModelRefused(not_quantized_anew(folder, stored))
     kind = stored or wanted
     if kind == NONE or read_here:
         return {}
